@@ -1,0 +1,5 @@
+//! TCP/IP and the other sockets, in process.
+
+mod socket;
+
+pub use socket::{Ancillary, Message, RecvFlags, SockAddr, Socket, SocketOption};

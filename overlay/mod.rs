@@ -1,0 +1,1 @@
+//! The copy-up file system.

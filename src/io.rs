@@ -1,0 +1,139 @@
+//! Where bytes go to and come from in a read or write: container memory or a buffer of the sentry's own, one interface.
+//!
+//! A file fills a [`Sink`] and drains a [`Source`] slice by slice, so that what lies in a socket's ring or a mapped file
+//! moves in one copy. Both may stop early: a bad pointer part-way gives the bytes before it, `EFAULT` only with none.
+
+use crate::errno::{Errno, Result};
+
+/// The destination of a read.
+pub trait Sink {
+    /// How many more bytes it takes.
+    fn room(&self) -> usize;
+
+    /// Takes a prefix of `bytes` and returns its length: less than all when the room ends or the rest of the destination
+    /// is not writable. `EFAULT` when not one byte could be stored though `room` and `bytes` were not empty.
+    fn put(&mut self, bytes: &[u8]) -> Result<usize>;
+
+    /// Lets a host descriptor fill the sink: `preadv` when `offset` is given, else `readv`. Returns 0 at its end.
+    fn put_from_fd(&mut self, fd: std::os::fd::BorrowedFd<'_>, offset: Option<u64>, limit: usize) -> Result<usize> {
+        let mut buf = vec![0u8; self.room().min(limit).min(256 << 10)];
+        let n = host_read(fd, &mut buf, offset)?;
+        self.put(&buf[..n])
+    }
+}
+
+/// The origin of a write.
+pub trait Source {
+    /// How many more bytes it gives.
+    fn left(&self) -> usize;
+
+    /// Fills a prefix of `buf` and returns its length: less than all when the source ends or the rest of it is not
+    /// readable. `EFAULT` when not one byte could be fetched though `left` and `buf` were not empty.
+    fn take(&mut self, buf: &mut [u8]) -> Result<usize>;
+
+    /// Takes at most `limit` bytes as a vector.
+    fn take_vec(&mut self, limit: usize) -> Result<Vec<u8>> {
+        let mut buf = vec![0u8; self.left().min(limit)];
+        let n = self.take(&mut buf)?;
+        buf.truncate(n);
+        Ok(buf)
+    }
+}
+
+/// `pread(2)` or `read(2)` on a host descriptor that the sandbox owns.
+pub fn host_read(fd: std::os::fd::BorrowedFd<'_>, buf: &mut [u8], offset: Option<u64>) -> Result<usize> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: `buf` is valid for writes of its length for the whole call.
+    let n = unsafe {
+        match offset {
+            Some(offset) => libc::pread(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), offset as libc::off_t),
+            None => libc::read(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()),
+        }
+    };
+    usize::try_from(n).map_err(|_| Errno::last())
+}
+
+/// `pwrite(2)` or `write(2)` on a host descriptor that the sandbox owns.
+pub fn host_write(fd: std::os::fd::BorrowedFd<'_>, buf: &[u8], offset: Option<u64>) -> Result<usize> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: `buf` is valid for reads of its length for the whole call.
+    let n = unsafe {
+        match offset {
+            Some(offset) => libc::pwrite(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), offset as libc::off_t),
+            None => libc::write(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len()),
+        }
+    };
+    usize::try_from(n).map_err(|_| Errno::last())
+}
+
+/// A sink in the sentry's memory, bounded by the slice.
+pub struct SliceSink<'a> {
+    buf: &'a mut [u8],
+    filled: usize,
+}
+
+impl<'a> SliceSink<'a> {
+    /// Fills `buf` from its start.
+    pub fn new(buf: &'a mut [u8]) -> Self {
+        SliceSink { buf, filled: 0 }
+    }
+
+    /// How many bytes were put.
+    pub fn filled(&self) -> usize {
+        self.filled
+    }
+}
+
+impl Sink for SliceSink<'_> {
+    fn room(&self) -> usize {
+        self.buf.len() - self.filled
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<usize> {
+        let n = bytes.len().min(self.room());
+        self.buf[self.filled..self.filled + n].copy_from_slice(&bytes[..n]);
+        self.filled += n;
+        Ok(n)
+    }
+}
+
+/// A source in the sentry's memory.
+impl Source for &[u8] {
+    fn left(&self) -> usize {
+        self.len()
+    }
+
+    fn take(&mut self, buf: &mut [u8]) -> Result<usize> {
+        let n = self.len().min(buf.len());
+        let (now, rest) = self.split_at(n);
+        buf[..n].copy_from_slice(now);
+        *self = rest;
+        Ok(n)
+    }
+}
+
+/// A source that keeps back what is over `limit`.
+pub struct Limited<'a> {
+    inner: &'a mut dyn Source,
+    limit: usize,
+}
+
+impl<'a> Limited<'a> {
+    /// Gives at most `limit` bytes of `inner`.
+    pub fn new(inner: &'a mut dyn Source, limit: usize) -> Self {
+        Limited { inner, limit }
+    }
+}
+
+impl Source for Limited<'_> {
+    fn left(&self) -> usize {
+        self.inner.left().min(self.limit)
+    }
+
+    fn take(&mut self, buf: &mut [u8]) -> Result<usize> {
+        let n = buf.len().min(self.limit);
+        let n = self.inner.take(&mut buf[..n])?;
+        self.limit -= n;
+        Ok(n)
+    }
+}

@@ -1,0 +1,21 @@
+//! The virtual file system: mounts, names, inodes and open files.
+
+use std::sync::Arc;
+
+pub mod file;
+pub mod inode;
+
+/// A place in the tree of mounts.
+#[derive(Clone)]
+pub struct Path {
+    /// The mount.
+    pub mount: Arc<Mount>,
+    /// The name in it.
+    pub dentry: Arc<Dentry>,
+}
+
+/// A mounted file system. (The VFS core's; to be filled in.)
+pub struct Mount {}
+
+/// A cached name. (The VFS core's; to be filled in.)
+pub struct Dentry {}
