@@ -4,9 +4,15 @@
 //! [`sentry`] answers them; files come from [`vfs`], whose root is an [`overlay`] over what the [`gofer`] process serves;
 //! sockets come from [`netstack`]. `docs/architecture.md` has the whole picture.
 
+pub mod cli;
+pub mod container;
 pub mod errno;
+pub mod gofer;
 pub mod io;
+pub mod logging;
 pub mod platform;
+pub mod seccomp;
+pub mod sentry;
 pub mod wait;
 
 #[path = "../netstack/mod.rs"]

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `runsc` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    runsc::cli::main()
+}

@@ -1,0 +1,311 @@
+//! The grammar of the command line.
+
+use std::net::IpAddr;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::container::network::{Mac, NetConfig, Prefix};
+use crate::container::sandbox::Options;
+use crate::container::spec::Leniency;
+use crate::container::{Error, Result};
+use crate::logging::Format;
+
+/// What `--version` prints after the name: the form that Docker and containerd parse.
+const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.1.0");
+
+/// Runs Linux containers on a kernel in user space.
+#[derive(Debug, Parser)]
+#[command(name = "runsc", version = VERSION, disable_version_flag = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub globals: Globals,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags before the command.
+#[derive(Debug, Args)]
+pub struct Globals {
+    /// Where the state of containers is kept [default: $XDG_RUNTIME_DIR/runsc or /var/run/runsc]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+
+    /// How system calls are captured
+    #[arg(long, default_value = "ptrace", value_parser = PossibleValuesParser::new(["ptrace"]))]
+    pub platform: String,
+
+    /// The container's network: `sandbox` is the stack of its own, with loopback and the TAP device of --tap; `none` is
+    /// loopback alone. `host` does not exist: host sockets are never reached
+    #[arg(long, value_enum, default_value_t = Network::Sandbox)]
+    pub network: Network,
+
+    /// The TAP device of the sandbox. It must exist, in the network namespace that config.json names or else in this one
+    #[arg(long, value_name = "NAME")]
+    pub tap: Option<String>,
+
+    /// An address of the sandbox on the TAP device; may be repeated, IPv4 and IPv6
+    #[arg(long, value_name = "ADDR/PREFIX")]
+    pub ip: Vec<Prefix>,
+
+    /// The default gateway; may be given once for IPv4 and once for IPv6
+    #[arg(long, value_name = "ADDR")]
+    pub gateway: Vec<IpAddr>,
+
+    /// Largest IP packet in bytes [default: the TAP device's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(576..))]
+    pub mtu: Option<u16>,
+
+    /// The Ethernet address of the sandbox [default: made up]
+    #[arg(long, value_name = "XX:XX:XX:XX:XX:XX")]
+    pub mac: Option<Mac>,
+
+    /// `root:memory`: changes to the root file system are kept in memory and discarded; `none`: they go to the host
+    #[arg(long, default_value = "root:memory", value_parser = PossibleValuesParser::new(["root:memory", "none"]))]
+    pub overlay2: String,
+
+    /// Run containers without the resource limits that config.json sets, which are not supported yet
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub ignore_cgroups: bool,
+
+    /// Refused: sandboxes are made by root
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub rootless: bool,
+
+    /// Log debug lines too
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub debug: bool,
+
+    /// Where to log. %COMMAND%, %ID% and %TIMESTAMP% are replaced; with a slash at the end, a directory of one file a
+    /// command
+    #[arg(long, value_name = "PATH")]
+    pub debug_log: Option<String>,
+
+    /// How lines of the debug log look
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub debug_log_format: Format,
+
+    /// Where to log warnings and errors of this command, for whoever called it
+    #[arg(long, value_name = "PATH")]
+    pub log: Option<PathBuf>,
+
+    /// How lines of --log look
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub log_format: Format,
+
+    /// Log every system call of the container: to the debug log, or to standard error when there is none
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub strace: bool,
+
+    /// Print the version
+    #[arg(long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+}
+
+/// `--network`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Network {
+    Sandbox,
+    None,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create and run a container
+    Run(RunArgs),
+    /// Run a command with the host's files, in a sandbox whose changes are discarded
+    Do(DoArgs),
+    /// Make a config.json to start from
+    Spec(SpecArgs),
+    /// Print the state of a container
+    State(IdArgs),
+    /// List the containers
+    List(ListArgs),
+    /// Remove what is left of a container
+    Delete(DeleteArgs),
+    /// Describe the flags that go before the command
+    Flags,
+    /// The sentry's process
+    #[command(hide = true)]
+    Boot(InternalArgs),
+    /// The gofer's process
+    #[command(hide = true)]
+    Gofer(InternalArgs),
+}
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The bundle's directory
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// Return once the container runs
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub detach: bool,
+    /// Where to write the sandbox's process number
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Refused: terminals made by the runtime are not supported yet
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// The container's name
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// Flags of `do`.
+#[derive(Debug, Args)]
+pub struct DoArgs {
+    /// The directory that is the container's root
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
+    /// The working directory [default: the current one]
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+    /// An environment variable, besides those of this process; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// Accepted for gVisor's callers: nothing is printed anyway
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub quiet: bool,
+    /// The command and its arguments
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+/// Flags of `spec`.
+#[derive(Debug, Args)]
+pub struct SpecArgs {
+    /// The bundle's directory
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// The working directory of the container's program
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub cwd: PathBuf,
+    /// A network namespace to take the TAP device from
+    #[arg(long, value_name = "PATH")]
+    pub netns: Option<PathBuf>,
+    /// The program and its arguments
+    #[arg(value_name = "ARGS", default_value = "sh", last = true)]
+    pub args: Vec<String>,
+}
+
+/// Flags of `list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Print names only
+    #[arg(long, short, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub quiet: bool,
+    /// How to print
+    #[arg(long, default_value = "text", value_parser = PossibleValuesParser::new(["text", "json"]))]
+    pub format: String,
+}
+
+/// Flags of `delete`.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// Kill the container first if it runs
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub force: bool,
+    /// The containers' names
+    #[arg(value_name = "ID", required = true)]
+    pub ids: Vec<String>,
+}
+
+/// A command that takes a name only.
+#[derive(Debug, Args)]
+pub struct IdArgs {
+    /// The container's name
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// What the command line passes to the sandbox's processes.
+#[derive(Debug, Args)]
+pub struct InternalArgs {
+    /// A memory file with the configuration
+    #[arg(long)]
+    pub config_fd: RawFd,
+    /// The container's name, for the reader of a process list
+    #[arg(long)]
+    pub id: String,
+}
+
+impl Command {
+    /// The command's name and the container's, for the names of logs.
+    pub fn name_and_id(&self) -> (&'static str, &str) {
+        match self {
+            Command::Run(args) => ("run", &args.id),
+            Command::Do(_) => ("do", "do"),
+            Command::Spec(_) => ("spec", ""),
+            Command::State(args) => ("state", &args.id),
+            Command::List(_) => ("list", ""),
+            Command::Delete(args) => ("delete", args.ids.first().map_or("", String::as_str)),
+            Command::Flags => ("flags", ""),
+            Command::Boot(args) => ("boot", &args.id),
+            Command::Gofer(args) => ("gofer", &args.id),
+        }
+    }
+}
+
+impl Globals {
+    /// Where state is kept.
+    pub fn state_root(&self) -> PathBuf {
+        let chosen = self.root.clone();
+        chosen
+            .or_else(|| std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()).map(|dir| PathBuf::from(dir).join("runsc")))
+            .unwrap_or_else(|| "/var/run/runsc".into())
+    }
+
+    /// What may go unheeded.
+    pub fn leniency(&self) -> Leniency {
+        Leniency { ignore_cgroups: self.ignore_cgroups }
+    }
+
+    /// The choices for a sandbox, after checking that they go together.
+    pub fn options(&self, attached: bool) -> Result<Options> {
+        let refuse = |text: &str| Err(Error::Usage(text.into()));
+        if self.rootless {
+            return refuse("--rootless: sandboxes are made by root; rootless ones are not supported yet");
+        }
+        let configured = !self.ip.is_empty() || !self.gateway.is_empty() || self.mac.is_some() || self.mtu.is_some();
+        match (self.network, &self.tap) {
+            (Network::None, Some(_)) => return refuse("--tap: --network=none has no device"),
+            (_, None) if configured => return refuse("--ip, --gateway, --mtu and --mac need a device: --tap=NAME"),
+            _ => {}
+        }
+        let v4 = self.gateway.iter().filter(|gateway| gateway.is_ipv4()).count();
+        if v4 > 1 || self.gateway.len() - v4 > 1 {
+            return refuse("--gateway: given twice for one address family");
+        }
+        Ok(Options {
+            state_root: self.state_root(),
+            platform: self.platform.clone(),
+            strace: self.strace,
+            debug: self.debug,
+            debug_log: self.debug_log.clone(),
+            debug_log_format: self.debug_log_format,
+            overlay: self.overlay2 != "none",
+            tap: self.tap.clone(),
+            network: NetConfig {
+                addresses: self.ip.clone(),
+                gateways: self.gateway.clone(),
+                mtu: self.mtu,
+                mac: self.mac,
+                vnet_header: false,
+            },
+            attached,
+        })
+    }
+}

@@ -1,0 +1,159 @@
+//! `runsc boot`: from a freshly executed process to the sentry's main loop.
+//!
+//! Order matters: what needs the host (reading the configuration, raising limits) first, then the mounts, then the
+//! identity, and the seccomp filter last, before any thread exists.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use oci_spec::runtime::Spec;
+use serde::{Deserialize, Serialize};
+
+use super::error::{Context, Result};
+use super::network::NetConfig;
+use super::{isolate, report};
+use crate::logging::{self, Format, Sink};
+use crate::seccomp;
+
+/// Everything the sentry is told. Descriptors are numbers in the sentry's process; it owns them.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct BootConfig {
+    /// The container's name.
+    pub id: String,
+    /// What to run.
+    pub spec: Spec,
+    /// The platform's name: `ptrace`.
+    pub platform: String,
+    /// Whether system calls are traced.
+    pub strace: bool,
+    /// Whether debug lines are logged.
+    pub debug: bool,
+    /// What the gofer serves; the first is the root.
+    pub gofer_fds: Vec<GoferMount>,
+    /// The container's standard input, output and error. The process's own 0 and 1 are /dev/null; 2 stays the
+    /// operator's, for the last words of a sentry that crashes.
+    pub stdio: [RawFd; 3],
+    /// The listening control socket; see [`control`](super::control).
+    pub control_fd: RawFd,
+    /// Where [`report`] writes.
+    pub report_fd: RawFd,
+    /// The TAP device, when there is a network beyond loopback. Non-blocking.
+    pub tap_fd: Option<RawFd>,
+    /// How the interface on it is set up.
+    pub network: NetConfig,
+    /// Whether the root gets a writable layer in memory. Otherwise writes go to the host, or fail if it is read-only.
+    pub overlay: bool,
+    /// Where the `log` crate's records go, if anywhere.
+    pub log: Option<LogTarget>,
+    /// Where `strace` lines go: the debug log, or else standard error.
+    pub strace_fd: RawFd,
+    /// Whether the sandbox ends with the command that made it.
+    pub attached: bool,
+}
+
+/// One tree of files that the gofer serves.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GoferMount {
+    /// The connection.
+    pub fd: RawFd,
+    /// Where it is mounted in the container; `/` for the root.
+    pub destination: PathBuf,
+    /// The mount's options from the specification.
+    pub options: Vec<String>,
+    /// Whether the gofer refuses every change.
+    pub read_only: bool,
+}
+
+/// An open log file.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct LogTarget {
+    /// Open for appending.
+    pub fd: RawFd,
+    /// How lines look.
+    pub format: Format,
+    /// Whether debug lines are wanted.
+    pub debug: bool,
+}
+
+impl LogTarget {
+    /// Starts logging there. Takes the descriptor.
+    pub fn init(self, command: &str) {
+        let level = if self.debug { log::LevelFilter::Debug } else { log::LevelFilter::Info };
+        logging::init(command, vec![Sink { file: take(self.fd).into(), format: self.format, level }]);
+    }
+}
+
+/// The process behind `runsc boot`. Returns its exit status, which only matters when no report could be sent.
+pub fn main(config_fd: RawFd) -> i32 {
+    match prepare(config_fd) {
+        Ok(config) => {
+            let status = crate::sentry::boot::run(config);
+            report::exited(status);
+            status
+        }
+        Err(error) => {
+            report::failed(&error.to_string());
+            128
+        }
+    }
+}
+
+fn prepare(config_fd: RawFd) -> Result<BootConfig> {
+    let mut config: BootConfig = read_config(config_fd)?;
+    report::init(take(config.report_fd));
+    if let Some(log) = config.log {
+        log.init("boot");
+    }
+    config.stdio = move_stdio()?;
+    if config.strace_fd == 2 {
+        config.strace_fd = config.stdio[2];
+    }
+    isolate::raise_limits()?;
+    isolate::private_mounts()?;
+    isolate::empty_root()?;
+    isolate::become_nobody()?;
+    if config.attached {
+        isolate::die_with_parent()?;
+    }
+    seccomp::sentry::install()?;
+    log::debug!("sandbox of {} is set up", config.id);
+    Ok(config)
+}
+
+/// Reads the configuration that the command line left in a memory file.
+pub fn read_config<T: for<'de> Deserialize<'de>>(fd: RawFd) -> Result<T> {
+    let mut file = File::from(take(fd));
+    let mut text = Vec::new();
+    file.rewind().and_then(|()| file.read_to_end(&mut text)).doing(|| "read the configuration")?;
+    serde_json::from_slice(&text).map_err(io::Error::from).doing(|| "read the configuration")
+}
+
+/// Owns a descriptor that the command line passed by number.
+pub fn take(fd: RawFd) -> OwnedFd {
+    // SAFETY: the command line made this descriptor for this process and named it once in its configuration.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Moves the container's standard descriptors above 2, so that the sentry can close them like any other and so that
+/// nothing of the sentry's own ends up in them.
+fn move_stdio() -> Result<[RawFd; 3]> {
+    let doing = || "set up standard input and output";
+    let null = File::options().read(true).write(true).open("/dev/null").doing(doing)?;
+    let mut moved = [-1; 3];
+    for (fd, moved) in moved.iter_mut().enumerate() {
+        // SAFETY: duplicates a descriptor; no memory is passed.
+        *moved = unsafe { libc::fcntl(fd as RawFd, libc::F_DUPFD_CLOEXEC, 3) };
+        if *moved < 0 {
+            return Err(super::Error::last_os(doing()));
+        }
+    }
+    for fd in [0, 1] {
+        // SAFETY: as above. Rust's own standard input and output go to /dev/null from here on.
+        if unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&null), fd) } < 0 {
+            return Err(super::Error::last_os(doing()));
+        }
+    }
+    Ok(moved)
+}

@@ -1,0 +1,166 @@
+//! `runsc gofer`: from a freshly executed process to one that sees the container's own mounts and nothing else.
+//!
+//! Each tree is cloned out of the host's mounts with `open_tree(2)`, with the mounts beneath it, and made read-only there
+//! if that is all the container may do. The clones are attached nowhere; when the root is gone they are all there is.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, umount2};
+use serde::{Deserialize, Serialize};
+
+use super::boot::{LogTarget, read_config, take};
+use super::error::{Context, Error, Result};
+use super::isolate::{self, Capability};
+use super::report;
+use crate::gofer::{Export, serve};
+
+/// Everything the gofer is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GoferConfig {
+    /// What to serve; the first is the root file system.
+    pub trees: Vec<Tree>,
+    /// Places in the root that the sentry mounts its own file systems on (`/proc`, `/dev`): what the host has mounted
+    /// there is not served.
+    pub covered: Vec<PathBuf>,
+    /// Where [`report`] writes.
+    pub report_fd: RawFd,
+    /// Where the `log` crate's records go, if anywhere.
+    pub log: Option<LogTarget>,
+    /// Whether the gofer ends with the command that made it.
+    pub attached: bool,
+}
+
+/// A host directory or file.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Tree {
+    /// Where it is on the host.
+    pub source: PathBuf,
+    /// Whether the mounts beneath it belong to it.
+    pub recursive: bool,
+    /// Whether it may be changed.
+    pub writable: bool,
+    /// The connection to the sentry.
+    pub socket: RawFd,
+}
+
+/// The process behind `runsc gofer`; returns its exit status.
+pub fn main(config_fd: RawFd) -> i32 {
+    match prepare(config_fd) {
+        Ok(exports) => {
+            report::started();
+            serve(exports);
+            0
+        }
+        Err(error) => {
+            report::failed(&error.to_string());
+            128
+        }
+    }
+}
+
+fn prepare(config_fd: RawFd) -> Result<Vec<Export>> {
+    let config: GoferConfig = read_config(config_fd)?;
+    report::init(take(config.report_fd));
+    if let Some(log) = config.log {
+        log.init("gofer");
+    }
+    isolate::raise_limits()?;
+    isolate::private_mounts()?;
+    // The bind mounts first: their sources may lie beneath what is taken away from the root.
+    let mut exports = Vec::with_capacity(config.trees.len());
+    let (root, binds) = config.trees.split_first().ok_or_else(|| Error::Usage("no root to serve".into()))?;
+    for tree in binds {
+        exports.push(export(tree)?);
+    }
+    for place in &config.covered {
+        uncover(&root.source, place);
+    }
+    exports.insert(0, export(root)?);
+    isolate::empty_root()?;
+    // SAFETY: no memory is passed. The container's umask was applied by the sentry.
+    unsafe { libc::umask(0) };
+    let writable = config.trees.iter().any(|tree| tree.writable);
+    isolate::keep_capabilities(if writable { FOR_WRITING } else { FOR_READING })?;
+    if config.attached {
+        isolate::die_with_parent()?;
+    }
+    Ok(exports)
+}
+
+/// The sentry has checked permissions; the gofer must be able to read what root inside the container may.
+const FOR_READING: &[Capability] = &[Capability::DacOverride, Capability::DacReadSearch];
+
+/// To make files in the names of the container's users.
+const FOR_WRITING: &[Capability] = &[
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::DacReadSearch,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Mknod,
+];
+
+fn export(tree: &Tree) -> Result<Export> {
+    let doing = || format!("open {}", tree.source.display());
+    let path = CString::new(tree.source.as_os_str().as_bytes()).map_err(io::Error::from).doing(doing)?;
+    let recursive = if tree.recursive { libc::AT_RECURSIVE as u32 } else { 0 };
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | recursive;
+    // SAFETY: the path is NUL-terminated; the result is a new descriptor or -1.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    if fd < 0 {
+        return Err(Error::last_os(doing()));
+    }
+    // SAFETY: a descriptor that was just made.
+    let root = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    restrict(&root, tree.writable).doing(doing)?;
+    Ok(Export { socket: take(tree.socket), root, writable: tree.writable })
+}
+
+/// Has the kernel itself refuse devices and set-id programs, and changes unless they are allowed.
+fn restrict(tree: &OwnedFd, writable: bool) -> io::Result<()> {
+    let read_only = if writable { 0 } else { libc::MOUNT_ATTR_RDONLY };
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | read_only,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    // SAFETY: mount_setattr(2) reads an empty C string and the structure, whose size is given.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Unmounts what is mounted at `place` beneath `root`, in this process's own mounts, if anything is. A path through a
+/// symbolic link is left alone: it may lead anywhere.
+fn uncover(root: &Path, place: &Path) {
+    let Ok(relative) = place.strip_prefix("/") else { return };
+    if relative.as_os_str().is_empty() {
+        return;
+    }
+    let mut path = root.to_owned();
+    for part in relative {
+        path.push(part);
+        if !path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+            return;
+        }
+    }
+    match umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        // EINVAL: nothing is mounted there.
+        Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
+        Err(error) => log::warn!("unmount {}: {error}", path.display()),
+    }
+}

@@ -1,0 +1,163 @@
+//! Giving up what the sandbox's processes must not have: the host's files, capabilities, identity.
+
+use std::io;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::unistd::{Gid, Uid, chdir, pivot_root, setgroups, setresgid, setresuid};
+
+use super::error::{Context, Error, Result};
+
+/// The unprivileged user and group that the sentry runs as: `nobody`.
+const NOBODY: u32 = 65534;
+
+/// A capability's number, `capabilities(7)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Capability {
+    /// Give files away.
+    Chown = 0,
+    /// Ignore permission bits.
+    DacOverride = 1,
+    /// Ignore permission bits for reading.
+    DacReadSearch = 2,
+    /// Act on files of others.
+    Fowner = 3,
+    /// Keep set-id bits.
+    Fsetid = 4,
+    /// Make device nodes.
+    Mknod = 27,
+}
+
+/// Makes the mount namespace's changes its own: nothing propagates to the host.
+pub fn private_mounts() -> Result<()> {
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .map_err(io::Error::from)
+        .doing(|| "make mounts private")
+}
+
+/// Replaces the root by an empty, read-only directory and detaches everything else. Descriptors that are open stay good.
+/// Call [`private_mounts`] first.
+pub fn empty_root() -> Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    // Over /proc, as it is there on any host that got this far.
+    mount(Some("none"), "/proc", Some("tmpfs"), flags, Some("size=4k,nr_inodes=2,mode=0555"))
+        .and_then(|()| chdir("/proc"))
+        // Both arguments the same: the old root ends up on top of the new one, and is unmounted from there. See NOTES
+        // in pivot_root(2).
+        .and_then(|()| pivot_root(".", "."))
+        .and_then(|()| umount2(".", MntFlags::MNT_DETACH))
+        .and_then(|()| {
+            let read_only = flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+            mount(None::<&str>, "/", None::<&str>, read_only, None::<&str>)
+        })
+        .and_then(|()| chdir("/"))
+        .map_err(io::Error::from)
+        .doing(|| "make an empty root")
+}
+
+/// Becomes `nobody`, without any capability. The process stays dumpable, which is what `ptrace(2)` asks of its children.
+pub fn become_nobody() -> Result<()> {
+    limit_capabilities(&[])?;
+    let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    setgroups(&[])
+        .and_then(|()| setresgid(gid, gid, gid))
+        .and_then(|()| setresuid(uid, uid, uid))
+        .map_err(io::Error::from)
+        .doing(|| "become nobody")?;
+    set_capabilities(&[])?;
+    prctl(libc::PR_SET_DUMPABLE, 1).doing(|| "stay dumpable")?;
+    no_new_privs()
+}
+
+/// Keeps the user, and of its capabilities `keep` alone.
+pub fn keep_capabilities(keep: &[Capability]) -> Result<()> {
+    limit_capabilities(keep)?;
+    set_capabilities(keep)?;
+    no_new_privs()
+}
+
+/// Promises the kernel that no program run from here gains privileges; needed before a seccomp filter too.
+fn no_new_privs() -> Result<()> {
+    prctl(libc::PR_SET_NO_NEW_PRIVS, 1).doing(|| "set no_new_privs")
+}
+
+/// Drops everything but `keep` from the bounding set, and all ambient capabilities.
+fn limit_capabilities(keep: &[Capability]) -> Result<()> {
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64).doing(|| "clear ambient capabilities")?;
+    for number in 0..64 {
+        if keep.iter().any(|&kept| kept as u32 == number) {
+            continue;
+        }
+        match prctl(libc::PR_CAPBSET_DROP, u64::from(number)) {
+            Ok(()) => {}
+            // Past the last capability that this kernel knows.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && number > 0 => break,
+            Err(source) => return Err(Error::Io { doing: format!("drop capability {number}"), source }),
+        }
+    }
+    Ok(())
+}
+
+/// Sets the permitted and effective sets; the inheritable set becomes empty.
+fn set_capabilities(keep: &[Capability]) -> Result<()> {
+    /// `_LINUX_CAPABILITY_VERSION_3`: two words a set.
+    const VERSION_3: u32 = 0x2008_0522;
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    let low = keep.iter().fold(0, |set, &capability| set | 1 << capability as u32);
+    let header = Header { version: VERSION_3, pid: 0 };
+    let data = [Data { effective: low, permitted: low, inheritable: 0 }, Data::default()];
+    // SAFETY: capset(2) reads one header and, with version 3, two data structures.
+    match unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(Error::last_os("set capabilities")),
+    }
+}
+
+/// Lifts the limits that would count against the container as a whole: it has its own, kept by the sentry.
+pub fn raise_limits() -> Result<()> {
+    let files = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let files: u64 = files.unwrap_or(1 << 20);
+    setrlimit(Resource::RLIMIT_NOFILE, files, files).map_err(io::Error::from).doing(|| "raise RLIMIT_NOFILE")?;
+    let unlimited = [
+        Resource::RLIMIT_AS,
+        Resource::RLIMIT_CPU,
+        Resource::RLIMIT_DATA,
+        Resource::RLIMIT_FSIZE,
+        Resource::RLIMIT_MEMLOCK,
+        Resource::RLIMIT_NPROC,
+        Resource::RLIMIT_SIGPENDING,
+    ];
+    for resource in unlimited {
+        setrlimit(resource, libc::RLIM_INFINITY, libc::RLIM_INFINITY)
+            .map_err(io::Error::from)
+            .doing(|| format!("raise {resource:?}"))?;
+    }
+    // A core file would hold the container's memory.
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(io::Error::from).doing(|| "set RLIMIT_CORE")
+}
+
+/// Has the kernel kill this process when the thread that made it ends. After changes of identity, which undo it.
+pub fn die_with_parent() -> Result<()> {
+    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).doing(|| "set the parent-death signal")
+}
+
+/// `prctl(2)` for the operations that take one number.
+fn prctl(operation: i32, argument: u64) -> io::Result<()> {
+    // SAFETY: the operations used here take numbers, no memory.
+    match unsafe { libc::prctl(operation, argument, 0u64, 0u64, 0u64) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,27 @@
+//! Containers as the operator knows them: bundles, state on disk, the sandbox's processes and how to talk to them.
+//!
+//! ```text
+//! runsc run ──clone──▶ runsc gofer   own mounts only, no network, serves host files      (gofer)
+//!     │     ──clone──▶ runsc boot    empty root, no capabilities, seccomp: the sentry    (boot)
+//!     │                   └─ stubs
+//!     ├── report pipes ◀─ "started", "failed: …", "exited: 3"                            (report)
+//!     └── control socket ─▶ signals, state                                               (control)
+//! ```
+//!
+//! The command line does what needs the host's privileges (opening the bundle, the TAP device, the control socket, the
+//! logs) and hands descriptors to the two processes, which then give up everything else.
+
+pub mod boot;
+pub mod control;
+pub mod error;
+pub mod gofer;
+pub mod isolate;
+pub mod network;
+pub mod report;
+pub mod sandbox;
+pub mod spawn;
+pub mod spec;
+pub mod state;
+mod watch;
+
+pub use error::{Context, Error, Result};

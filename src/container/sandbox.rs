@@ -1,0 +1,285 @@
+//! Making a sandbox: names, descriptors, processes. [`watch`](super::watch) is what happens to it afterwards.
+//!
+//! A [`Sandbox`] owns its two processes and the container's state: dropping it kills, reaps and removes, so every error
+//! path cleans up by returning.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use nix::fcntl::OFlag;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signalfd::SignalFd;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::unistd::pipe2;
+use oci_spec::runtime::ContainerState;
+use serde::Serialize;
+
+use super::boot::{BootConfig, GoferMount, LogTarget};
+use super::control;
+use super::error::{Context, Error, Result};
+use super::gofer::{GoferConfig, Tree};
+use super::network::{NetConfig, open_tap};
+use super::report::Reader;
+use super::spawn::{Child, spawn};
+use super::spec::{Bundle, is_bind};
+use super::state::{HostProcess, Record, StateDir};
+use super::watch::{self, Progress};
+use crate::logging::{self, Format};
+
+/// What the operator chose, beyond the bundle.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where state is kept.
+    pub state_root: PathBuf,
+    /// The platform's name.
+    pub platform: String,
+    /// Trace system calls.
+    pub strace: bool,
+    /// Log debug lines.
+    pub debug: bool,
+    /// The pattern of `--debug-log`; see [`logging::expand`].
+    pub debug_log: Option<String>,
+    /// The format of the debug log.
+    pub debug_log_format: Format,
+    /// Give the root a writable layer in memory.
+    pub overlay: bool,
+    /// The TAP device's name.
+    pub tap: Option<String>,
+    /// What goes on it.
+    pub network: NetConfig,
+    /// Whether the sandbox ends with this command.
+    pub attached: bool,
+}
+
+/// A running sandbox with one container.
+pub struct Sandbox {
+    // In the order of dropping: the processes go before the state that they can be found by.
+    pub(super) sentry: Child,
+    pub(super) gofer: Child,
+    pub(super) claim: Claim,
+    pub(super) sentry_reports: Option<Reader>,
+    pub(super) gofer_reports: Option<Reader>,
+    pub(super) signals: SignalFd,
+    pub(super) progress: Progress,
+    record: Record,
+}
+
+impl Sandbox {
+    /// Claims the name, starts the sandbox and returns once the container's program is about to run, or with the reason
+    /// why it cannot.
+    pub fn start(id: &str, bundle: &Bundle, options: &Options) -> Result<Sandbox> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(Error::Usage("must be run as root: rootless sandboxes are not supported yet".into()));
+        }
+        // From here on a signal is read when it can be dealt with; it cannot leave half a sandbox behind.
+        let signals = watch::take_signals()?;
+        let claim = Claim(Some(StateDir::create(&options.state_root, id)?));
+        let (to_gofer, trees) = connections(bundle, options)?;
+        // Both processes set themselves up at the same time.
+        let (gofer, gofer_reports) = start_gofer(id, bundle, options, trees)?;
+        let (sentry, sentry_reports) = start_sentry(id, bundle, options, &claim, to_gofer)?;
+        let record = Record {
+            sentry: HostProcess::of(sentry.pid()),
+            gofer: HostProcess::of(gofer.pid()),
+            ..new_record(id, bundle)
+        };
+        let mut sandbox = Sandbox {
+            sentry,
+            gofer,
+            claim,
+            sentry_reports: Some(Reader::new(sentry_reports)),
+            gofer_reports: Some(Reader::new(gofer_reports)),
+            signals,
+            progress: Progress::default(),
+            record,
+        };
+        sandbox.claim.dir()?.save(&sandbox.record)?;
+        sandbox.wait_started()?;
+        sandbox.record.status = ContainerState::Running;
+        sandbox.claim.dir()?.save(&sandbox.record)?;
+        Ok(sandbox)
+    }
+
+    /// The sentry's process number, which stands for the container's on the host.
+    pub fn pid(&self) -> i32 {
+        self.sentry.pid()
+    }
+
+    /// The container's name.
+    pub fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    /// Lets the sandbox run on without this command.
+    pub fn detach(self) {
+        let Sandbox { sentry, gofer, mut claim, .. } = self;
+        sentry.release();
+        gofer.release();
+        claim.0 = None;
+    }
+}
+
+/// A container's state directory that is removed again when dropped.
+pub(super) struct Claim(Option<StateDir>);
+
+impl Claim {
+    pub(super) fn dir(&self) -> Result<&StateDir> {
+        self.0.as_ref().ok_or_else(|| Error::Usage("the container's state has been given up".into()))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(directory) = self.0.take()
+            && let Err(error) = directory.remove()
+        {
+            log::warn!("{error}");
+        }
+    }
+}
+
+fn new_record(id: &str, bundle: &Bundle) -> Record {
+    Record {
+        id: id.to_owned(),
+        oci_version: bundle.spec.version().clone(),
+        status: ContainerState::Creating,
+        bundle: bundle.path.clone(),
+        created: logging::rfc3339(SystemTime::now()),
+        owner: nix::unistd::getuid().as_raw(),
+        sentry: None,
+        gofer: None,
+        annotations: bundle.spec.annotations().clone().unwrap_or_default(),
+    }
+}
+
+/// The sentry's side of a connection to the gofer, with what it carries.
+struct Connection {
+    socket: OwnedFd,
+    mount: GoferMount,
+}
+
+/// The gofer's side.
+struct Served {
+    socket: OwnedFd,
+    tree: Tree,
+}
+
+/// Connects the two processes: once for the root, once for each bind mount.
+fn connections(bundle: &Bundle, options: &Options) -> Result<(Vec<Connection>, Vec<Served>)> {
+    let root_writable = !bundle.root_read_only() && !options.overlay;
+    let root = (bundle.root().to_owned(), PathBuf::from("/"), Vec::new(), true, root_writable);
+    let binds = bundle.spec.mounts().iter().flatten().filter(|mount| is_bind(mount)).filter_map(|mount| {
+        let options = mount.options().clone().unwrap_or_default();
+        let has = |wanted: &str| options.iter().any(|option| option == wanted);
+        let (recursive, writable) = (has("rbind"), !has("ro"));
+        Some((mount.source().clone()?, mount.destination().clone(), options, recursive, writable))
+    });
+    let mut ours = Vec::new();
+    let mut theirs = Vec::new();
+    for (source, destination, options, recursive, writable) in std::iter::once(root).chain(binds) {
+        let (sentry, gofer) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .map_err(io::Error::from)
+                .doing(|| "connect the sentry to the gofer")?;
+        let mount = GoferMount { fd: sentry.as_raw_fd(), destination, options, read_only: !writable };
+        ours.push(Connection { socket: sentry, mount });
+        theirs.push(Served { tree: Tree { source, recursive, writable, socket: gofer.as_raw_fd() }, socket: gofer });
+    }
+    Ok((ours, theirs))
+}
+
+fn start_gofer(id: &str, bundle: &Bundle, options: &Options, served: Vec<Served>) -> Result<(Child, OwnedFd)> {
+    let (reports, report) = pipe()?;
+    let log = open_log(options, "gofer", id)?;
+    let (sockets, trees): (Vec<OwnedFd>, Vec<Tree>) = served.into_iter().map(|one| (one.socket, one.tree)).unzip();
+    let own_mounts = bundle.spec.mounts().iter().flatten().filter(|mount| !is_bind(mount));
+    let config = GoferConfig {
+        trees,
+        covered: own_mounts.map(|mount| mount.destination().clone()).collect(),
+        report_fd: report.as_raw_fd(),
+        log: log.as_ref().map(|file| log_target(file, options)),
+        attached: options.attached,
+    };
+    let mut donated = vec![report.as_raw_fd()];
+    donated.extend(log.as_ref().map(AsRawFd::as_raw_fd));
+    donated.extend(sockets.iter().map(AsRawFd::as_raw_fd));
+    Ok((start_process("gofer", id, &config, donated)?, reports))
+}
+
+fn start_sentry(
+    id: &str,
+    bundle: &Bundle,
+    options: &Options,
+    claim: &Claim,
+    to_gofer: Vec<Connection>,
+) -> Result<(Child, OwnedFd)> {
+    let control = claim.dir()?.short_path(control::SOCKET);
+    let control = UnixListener::bind(&control).doing(|| "make the control socket")?;
+    let tap = match &options.tap {
+        Some(name) => Some(open_tap(name, bundle.network_namespace())?),
+        None => None,
+    };
+    let (reports, report) = pipe()?;
+    let log = open_log(options, "boot", id)?;
+    let mut network = options.network.clone();
+    if let Some(tap) = &tap {
+        network.vnet_header = true;
+        network.mtu = network.mtu.or(Some(tap.mtu));
+    }
+    let (sockets, gofer_fds): (Vec<OwnedFd>, Vec<GoferMount>) =
+        to_gofer.into_iter().map(|one| (one.socket, one.mount)).unzip();
+    let config = BootConfig {
+        id: id.to_owned(),
+        spec: bundle.spec.clone(),
+        platform: options.platform.clone(),
+        strace: options.strace,
+        debug: options.debug,
+        gofer_fds,
+        stdio: [0, 1, 2],
+        control_fd: control.as_raw_fd(),
+        report_fd: report.as_raw_fd(),
+        tap_fd: tap.as_ref().map(|tap| tap.fd.as_raw_fd()),
+        network,
+        overlay: options.overlay,
+        log: log.as_ref().map(|file| log_target(file, options)),
+        strace_fd: log.as_ref().map_or(2, AsRawFd::as_raw_fd),
+        attached: options.attached,
+    };
+    let mut donated = vec![control.as_raw_fd(), report.as_raw_fd()];
+    donated.extend(config.tap_fd);
+    donated.extend(log.as_ref().map(AsRawFd::as_raw_fd));
+    donated.extend(sockets.iter().map(AsRawFd::as_raw_fd));
+    Ok((start_process("boot", id, &config, donated)?, reports))
+}
+
+/// Starts `runsc COMMAND` with its configuration in a memory file.
+fn start_process(command: &str, id: &str, config: &impl Serialize, mut donated: Vec<RawFd>) -> Result<Child> {
+    let doing = || format!("pass the configuration to runsc {command}");
+    let text = serde_json::to_vec(config).map_err(io::Error::from).doing(doing)?;
+    let memory = memfd_create("runsc-config", MFdFlags::MFD_CLOEXEC).map_err(io::Error::from).doing(doing)?;
+    let mut memory = File::from(memory);
+    memory.write_all(&text).doing(doing)?;
+    donated.push(memory.as_raw_fd());
+    let descriptor = format!("--config-fd={}", memory.as_raw_fd());
+    let name = if command == "boot" { "runsc-sandbox" } else { "runsc-gofer" };
+    // The name is for the reader of a process list only.
+    spawn(&[name, command, &descriptor, "--id", id], &donated)
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from).doing(|| "make a pipe")
+}
+
+fn open_log(options: &Options, command: &str, id: &str) -> Result<Option<File>> {
+    let Some(pattern) = &options.debug_log else { return Ok(None) };
+    let path = logging::expand(pattern, command, id, SystemTime::now());
+    logging::open(&path).doing(|| format!("open {}", path.display())).map(Some)
+}
+
+fn log_target(file: &File, options: &Options) -> LogTarget {
+    LogTarget { fd: file.as_raw_fd(), format: options.debug_log_format, debug: options.debug }
+}

@@ -1,0 +1,346 @@
+//! Reading `config.json` and refusing what cannot be run, by the name of the field.
+//!
+//! What the sandbox cannot honour yet is refused rather than ignored where ignoring it would leave the operator with
+//! less isolation, or another program, than was asked for.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Spec};
+
+use super::error::{Context, Error, Result};
+
+/// Longest host name, `sethostname(2)`.
+const HOST_NAME_MAX: usize = 64;
+
+/// A bundle that can be run.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    /// Its directory, absolute.
+    pub path: PathBuf,
+    /// Its `config.json`; `root.path` and the sources of bind mounts are absolute.
+    pub spec: Spec,
+}
+
+/// What the operator allows to go unheeded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Leniency {
+    /// `--ignore-cgroups`: run without the resource limits of the specification.
+    pub ignore_cgroups: bool,
+}
+
+impl Bundle {
+    /// Reads and checks the bundle in `directory`.
+    pub fn load(directory: &Path, leniency: Leniency) -> Result<Bundle> {
+        let path = fs::canonicalize(directory).doing(|| format!("bundle {}", directory.display()))?;
+        let file = path.join("config.json");
+        let text = fs::read(&file).doing(|| format!("read {}", file.display()))?;
+        let spec = parse(&text).map_err(|problem| problem.at(&file))?;
+        Bundle::new(path, spec, leniency).map_err(|problem| problem.at(&file))
+    }
+
+    /// A bundle from a specification in memory, checked the same way.
+    pub fn new(path: PathBuf, mut spec: Spec, leniency: Leniency) -> std::result::Result<Bundle, Problem> {
+        check_version(&spec)?;
+        check_process(&spec)?;
+        check_root(&path, &mut spec)?;
+        check_mounts(&path, &mut spec)?;
+        check_linux(&spec, leniency)?;
+        check_rest(&spec)?;
+        Ok(Bundle { path, spec })
+    }
+
+    /// The root file system, absolute.
+    pub fn root(&self) -> &Path {
+        self.spec.root().as_ref().map_or(Path::new("/"), |root| root.path())
+    }
+
+    /// Whether `root.readonly` is set.
+    pub fn root_read_only(&self) -> bool {
+        self.spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false)
+    }
+
+    /// The network namespace that the specification names, if any.
+    pub fn network_namespace(&self) -> Option<&Path> {
+        let namespaces = self.spec.linux().as_ref()?.namespaces().as_ref()?;
+        namespaces.iter().find(|ns| ns.typ() == LinuxNamespaceType::Network)?.path().as_deref()
+    }
+}
+
+/// A field and what is wrong with it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Path through the document, `mounts[2].source`.
+    pub field: String,
+    /// What is wrong.
+    pub text: String,
+}
+
+impl Problem {
+    fn new(field: impl Into<String>, text: impl Into<String>) -> Problem {
+        Problem { field: field.into(), text: text.into() }
+    }
+
+    /// The error for the operator, who wants to know the file too.
+    pub fn at(self, file: &Path) -> Error {
+        Error::Spec { path: file.to_owned(), field: self.field, problem: self.text }
+    }
+}
+
+type Check = std::result::Result<(), Problem>;
+
+/// Whether a mount brings in a host directory or file: by its type or, as runtimes do, by its options.
+pub fn is_bind(mount: &Mount) -> bool {
+    mount.typ().as_deref() == Some("bind")
+        || mount.options().iter().flatten().any(|option| option == "bind" || option == "rbind")
+}
+
+/// Parses a document; an error names the field that serde was at.
+pub fn parse(text: &[u8]) -> std::result::Result<Spec, Problem> {
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let spec = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let field = match error.path().to_string() {
+            path if path == "." => "document".to_owned(),
+            path => path,
+        };
+        Problem::new(field, error.into_inner().to_string())
+    })?;
+    reader.end().map_err(|error| Problem::new("document", error.to_string()))?;
+    Ok(spec)
+}
+
+fn check_version(spec: &Spec) -> Check {
+    let version = spec.version();
+    match version.split('.').next() {
+        Some("1") => Ok(()),
+        _ if version.is_empty() => Err(Problem::new("ociVersion", "is missing")),
+        _ => Err(Problem::new("ociVersion", format!("version {version:?} is not supported: 1.x is"))),
+    }
+}
+
+fn check_process(spec: &Spec) -> Check {
+    let process = spec.process().as_ref().ok_or_else(|| Problem::new("process", "is missing"))?;
+    let args = process.args().as_deref().unwrap_or_default();
+    match args.first() {
+        None => return Err(Problem::new("process.args", "is missing or empty")),
+        Some(first) if first.is_empty() => return Err(Problem::new("process.args[0]", "is empty")),
+        Some(_) => {}
+    }
+    no_nul("process.args", args)?;
+    let env = process.env().as_deref().unwrap_or_default();
+    no_nul("process.env", env)?;
+    if let Some(bad) = env.iter().position(|entry| !entry.contains('=')) {
+        return Err(Problem::new(format!("process.env[{bad}]"), format!("{:?} is not NAME=VALUE", env[bad])));
+    }
+    if !process.cwd().is_absolute() {
+        return Err(Problem::new("process.cwd", format!("{:?} is not an absolute path", process.cwd())));
+    }
+    if process.terminal() == Some(true) {
+        return Err(Problem::new("process.terminal", "terminals made by the runtime are not supported yet"));
+    }
+    let limits = process.rlimits().as_deref().unwrap_or_default();
+    for (index, limit) in limits.iter().enumerate() {
+        if limit.soft() > limit.hard() {
+            return Err(Problem::new(format!("process.rlimits[{index}].soft"), "is above the hard limit"));
+        }
+        if limits[..index].iter().any(|earlier| earlier.typ() == limit.typ()) {
+            return Err(Problem::new(format!("process.rlimits[{index}].type"), format!("{} twice", limit.typ())));
+        }
+    }
+    Ok(())
+}
+
+fn no_nul(field: &str, words: &[String]) -> Check {
+    match words.iter().position(|word| word.contains('\0')) {
+        Some(index) => Err(Problem::new(format!("{field}[{index}]"), "contains a NUL byte")),
+        None => Ok(()),
+    }
+}
+
+fn check_root(bundle: &Path, spec: &mut Spec) -> Check {
+    let root = spec.root_mut().as_mut().ok_or_else(|| Problem::new("root", "is missing"))?;
+    if root.path().as_os_str().is_empty() {
+        return Err(Problem::new("root.path", "is missing or empty"));
+    }
+    let path = bundle.join(root.path());
+    let path = fs::canonicalize(&path)
+        .doing(|| path.display().to_string())
+        .map_err(|error| Problem::new("root.path", error.to_string()))?;
+    if !path.is_dir() {
+        return Err(Problem::new("root.path", format!("{} is not a directory", path.display())));
+    }
+    root.set_path(path);
+    Ok(())
+}
+
+fn check_mounts(bundle: &Path, spec: &mut Spec) -> Check {
+    for (index, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
+        let destination = mount.destination();
+        // Old specifications have relative destinations, which OCI says are relative to "/".
+        let destination = Path::new("/").join(destination);
+        if destination.components().any(|part| part == Component::ParentDir) {
+            let text = format!("{} leads upwards", destination.display());
+            return Err(Problem::new(format!("mounts[{index}].destination"), text));
+        }
+        if is_bind(mount) {
+            let field = || format!("mounts[{index}].source");
+            let source = mount.source().as_ref().ok_or_else(|| Problem::new(field(), "is missing"))?;
+            let source = bundle.join(source);
+            let source = fs::canonicalize(&source)
+                .doing(|| source.display().to_string())
+                .map_err(|error| Problem::new(field(), error.to_string()))?;
+            mount.set_source(Some(source));
+        } else if mount.typ().is_none() {
+            return Err(Problem::new(format!("mounts[{index}].type"), "is missing"));
+        }
+        if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+            return Err(Problem::new(format!("mounts[{index}].uidMappings"), "id-mapped mounts are not supported"));
+        }
+        mount.set_destination(destination);
+    }
+    Ok(())
+}
+
+fn check_linux(spec: &Spec, leniency: Leniency) -> Check {
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    let namespaces = linux.namespaces().as_deref().unwrap_or_default();
+    for (index, namespace) in namespaces.iter().enumerate() {
+        let typ = namespace.typ();
+        let field = |what: &str| format!("linux.namespaces[{index}].{what}");
+        if namespaces[..index].iter().any(|earlier| earlier.typ() == typ) {
+            return Err(Problem::new(field("type"), format!("{typ} twice")));
+        }
+        match (typ, namespace.path()) {
+            (LinuxNamespaceType::User, _) => {
+                return Err(Problem::new(field("type"), "user namespaces are not supported yet"));
+            }
+            (LinuxNamespaceType::Network, Some(path)) => {
+                let found = fs::metadata(path).doing(|| path.display().to_string());
+                found.map_err(|error| Problem::new(field("path"), error.to_string()))?;
+            }
+            (_, Some(path)) if !path.as_os_str().is_empty() => {
+                return Err(Problem::new(field("path"), format!("joining another {typ} namespace is not supported")));
+            }
+            _ => {}
+        }
+    }
+    match linux.resources().as_ref().and_then(limited) {
+        Some(what) if !leniency.ignore_cgroups => Err(Problem::new(
+            format!("linux.resources.{what}"),
+            "resource limits are not supported yet; --ignore-cgroups runs without them",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The first resource that is limited. Device rules are none: no host device is reachable from the sandbox.
+fn limited(resources: &LinuxResources) -> Option<&'static str> {
+    let set = [
+        ("memory", resources.memory().is_some_and(|memory| memory != Default::default())),
+        ("cpu", resources.cpu().as_ref().is_some_and(|cpu| *cpu != Default::default())),
+        ("pids", resources.pids().is_some()),
+        ("blockIO", resources.block_io().is_some()),
+        ("hugepageLimits", resources.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty())),
+        ("rdma", resources.rdma().as_ref().is_some_and(|limits| !limits.is_empty())),
+        ("unified", resources.unified().as_ref().is_some_and(|files| !files.is_empty())),
+    ];
+    set.into_iter().find_map(|(name, is_set)| is_set.then_some(name))
+}
+
+fn check_rest(spec: &Spec) -> Check {
+    for (field, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
+        if name.as_ref().is_some_and(|name| name.len() > HOST_NAME_MAX) {
+            return Err(Problem::new(field, format!("is longer than {HOST_NAME_MAX} bytes")));
+        }
+    }
+    match spec.hooks() {
+        Some(hooks) if *hooks != Default::default() => Err(Problem::new("hooks", "hooks are not supported yet")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn good() -> Value {
+        json!({
+            "ociVersion": "1.0.2",
+            "process": {"user": {"uid": 0, "gid": 0}, "args": ["/bin/true"], "cwd": "/"},
+            "root": {"path": "/"},
+        })
+    }
+
+    /// The field that is refused when `change` is merged into a good document at the JSON pointer `at`.
+    fn refused(at: &str, change: Value) -> String {
+        let mut document = good();
+        let (parent, name) = at.rsplit_once('/').unwrap();
+        document.pointer_mut(parent).unwrap()[name] = change;
+        let text = serde_json::to_vec(&document).unwrap();
+        let outcome = parse(&text).and_then(|spec| Bundle::new("/".into(), spec, Leniency::default()));
+        outcome.err().expect("accepted").field
+    }
+
+    #[test]
+    fn a_small_bundle_is_accepted() {
+        let spec = parse(&serde_json::to_vec(&good()).unwrap()).unwrap();
+        let bundle = Bundle::new("/".into(), spec, Leniency::default()).unwrap();
+        assert_eq!(bundle.root(), Path::new("/"));
+        assert!(!bundle.root_read_only());
+    }
+
+    #[test]
+    fn types_are_checked_by_field() {
+        assert_eq!(refused("/process/user", json!({"uid": "root"})), "process.user.uid");
+        assert_eq!(refused("/process/args", json!(["a", 1])), "process.args[1]");
+        assert_eq!(refused("/process/env", json!("A=b")), "process.env");
+        assert_eq!(parse(b"[").unwrap_err().field, "document");
+        assert_eq!(parse(b"{} x").unwrap_err().field, "document");
+    }
+
+    #[test]
+    fn values_are_checked_by_field() {
+        assert_eq!(refused("/ociVersion", json!("2.0.0")), "ociVersion");
+        assert_eq!(refused("/process/args", json!([])), "process.args");
+        assert_eq!(refused("/process/args", json!(["a", "b\0"])), "process.args[1]");
+        assert_eq!(refused("/process/env", json!(["A=b", "C"])), "process.env[1]");
+        assert_eq!(refused("/process/cwd", json!("tmp")), "process.cwd");
+        assert_eq!(refused("/process/terminal", json!(true)), "process.terminal");
+        assert_eq!(refused("/root", json!({"path": "/no such"})), "root.path");
+        assert_eq!(refused("/root", json!({"path": "/proc/self/stat"})), "root.path");
+        assert_eq!(refused("/hostname", json!("h".repeat(65))), "hostname");
+        assert_eq!(refused("/hooks", json!({"prestart": [{"path": "/bin/true"}]})), "hooks");
+    }
+
+    #[test]
+    fn limits_are_checked() {
+        let nofile = json!({"type": "RLIMIT_NOFILE", "soft": 1, "hard": 2});
+        assert_eq!(refused("/process/rlimits", json!([nofile, nofile])), "process.rlimits[1].type");
+        let above = json!({"type": "RLIMIT_NOFILE", "soft": 3, "hard": 2});
+        assert_eq!(refused("/process/rlimits", json!([above])), "process.rlimits[0].soft");
+        let linux = json!({"resources": {"pids": {"limit": 5}}});
+        assert_eq!(refused("/linux", linux), "linux.resources.pids");
+    }
+
+    #[test]
+    fn mounts_are_checked_by_index() {
+        let proc = json!({"destination": "/proc", "type": "proc"});
+        let missing = json!({"destination": "/x", "type": "bind", "source": "/no such"});
+        assert_eq!(refused("/mounts", json!([proc, missing])), "mounts[1].source");
+        assert_eq!(refused("/mounts", json!([{"destination": "/x"}])), "mounts[0].type");
+        let upwards = json!({"destination": "/a/../../x", "type": "tmpfs"});
+        assert_eq!(refused("/mounts", json!([upwards])), "mounts[0].destination");
+    }
+
+    #[test]
+    fn namespaces_are_checked_by_index() {
+        let twice = json!({"namespaces": [{"type": "pid"}, {"type": "pid"}]});
+        assert_eq!(refused("/linux", twice), "linux.namespaces[1].type");
+        assert_eq!(refused("/linux", json!({"namespaces": [{"type": "user"}]})), "linux.namespaces[0].type");
+        let joined = json!({"namespaces": [{"type": "ipc", "path": "/proc/self/ns/ipc"}]});
+        assert_eq!(refused("/linux", joined), "linux.namespaces[0].path");
+        let gone = json!({"namespaces": [{"type": "network", "path": "/no such"}]});
+        assert_eq!(refused("/linux", gone), "linux.namespaces[0].path");
+    }
+}

@@ -1,0 +1,3 @@
+//! The kernel: tasks, memory, signals and the system calls.
+
+pub mod boot;
