@@ -87,8 +87,7 @@ impl Logger {
                     Level::Info => "info",
                     Level::Debug | Level::Trace => "debug",
                 };
-                let line =
-                    Line { time: &time, level, msg: message.trim_end(), command: &self.command, pid: self.pid };
+                let line = Line { time: &time, level, msg: message.trim_end(), command: &self.command, pid: self.pid };
                 serde_json::to_string(&line).map(|line| line + "\n").unwrap_or_default()
             }
         }

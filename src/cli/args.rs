@@ -264,7 +264,11 @@ impl Globals {
     pub fn state_root(&self) -> PathBuf {
         let chosen = self.root.clone();
         chosen
-            .or_else(|| std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()).map(|dir| PathBuf::from(dir).join("runsc")))
+            .or_else(|| {
+                std::env::var_os("XDG_RUNTIME_DIR")
+                    .filter(|dir| !dir.is_empty())
+                    .map(|dir| PathBuf::from(dir).join("runsc"))
+            })
             .unwrap_or_else(|| "/var/run/runsc".into())
     }
 

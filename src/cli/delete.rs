@@ -20,7 +20,10 @@ fn delete(globals: &Globals, id: &str, force: bool) -> Result<()> {
     match directory.load() {
         Ok(record) => {
             if record.status() != ContainerState::Stopped && !force {
-                return Err(Error::Usage(format!("container {id:?} is {}: stop it first, or use --force", record.status())));
+                return Err(Error::Usage(format!(
+                    "container {id:?} is {}: stop it first, or use --force",
+                    record.status()
+                )));
             }
             for process in [record.sentry, record.gofer].into_iter().flatten() {
                 spawn::kill_and_wait(process)?;

@@ -124,8 +124,7 @@ mod tests {
     #[test]
     fn a_file_that_is_there_is_kept() {
         let bundle = tempfile::tempdir().unwrap();
-        let args =
-            SpecArgs { bundle: bundle.path().into(), cwd: "/".into(), netns: None, args: vec!["sh".into()] };
+        let args = SpecArgs { bundle: bundle.path().into(), cwd: "/".into(), netns: None, args: vec!["sh".into()] };
         run(&args).unwrap();
         assert!(run(&args).unwrap_err().to_string().contains("exists"));
     }

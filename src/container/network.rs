@@ -118,8 +118,7 @@ fn within<T: Send>(path: Option<&Path>, work: impl FnOnce() -> Result<T> + Send)
 /// <https://www.kernel.org/doc/html/latest/networking/tuntap.html>.
 fn attach(name: &str) -> Result<Tap> {
     let doing = || format!("attach to TAP device {name}");
-    let device =
-        File::options().read(true).write(true).open("/dev/net/tun").doing(|| "open /dev/net/tun")?;
+    let device = File::options().read(true).write(true).open("/dev/net/tun").doing(|| "open /dev/net/tun")?;
     let mut request = interface_request(name)?;
     request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
     let fd = device.as_raw_fd();
@@ -180,7 +179,9 @@ mod tests {
     #[test]
     fn macs() {
         assert_eq!("02:00:00:00:00:fE".parse(), Ok(Mac([2, 0, 0, 0, 0, 0xfe])));
-        for bad in ["", "02:00:00:00:00", "02:00:00:00:00:01:02", "2:0:0:0:0:1", "01:00:00:00:00:00", "+2:00:00:00:00:00"] {
+        for bad in
+            ["", "02:00:00:00:00", "02:00:00:00:00:01:02", "2:0:0:0:0:1", "01:00:00:00:00:00", "+2:00:00:00:00:00"]
+        {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
     }

@@ -181,10 +181,9 @@ fn connections(bundle: &Bundle, options: &Options) -> Result<(Vec<Connection>, V
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     for (source, destination, options, recursive, writable) in std::iter::once(root).chain(binds) {
-        let (sentry, gofer) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-                .map_err(io::Error::from)
-                .doing(|| "connect the sentry to the gofer")?;
+        let (sentry, gofer) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .map_err(io::Error::from)
+            .doing(|| "connect the sentry to the gofer")?;
         let mount = GoferMount { fd: sentry.as_raw_fd(), destination, options, read_only: !writable };
         ours.push(Connection { socket: sentry, mount });
         theirs.push(Served { tree: Tree { source, recursive, writable, socket: gofer.as_raw_fd() }, socket: gofer });
