@@ -3,7 +3,7 @@
 use std::io;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid, chdir, pivot_root, setgroups, setresgid, setresuid};
 
 use super::error::{Context, Error, Result};
@@ -128,8 +128,7 @@ fn set_capabilities(keep: &[Capability]) -> Result<()> {
 /// Lifts the limits that would count against the container as a whole: it has its own, kept by the sentry.
 pub fn raise_limits() -> Result<()> {
     let files = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
-    let files: u64 = files.unwrap_or(1 << 20);
-    setrlimit(Resource::RLIMIT_NOFILE, files, files).map_err(io::Error::from).doing(|| "raise RLIMIT_NOFILE")?;
+    raise_limit(Resource::RLIMIT_NOFILE, files.unwrap_or(1 << 20))?;
     let unlimited = [
         Resource::RLIMIT_AS,
         Resource::RLIMIT_CPU,
@@ -139,13 +138,18 @@ pub fn raise_limits() -> Result<()> {
         Resource::RLIMIT_NPROC,
         Resource::RLIMIT_SIGPENDING,
     ];
-    for resource in unlimited {
-        setrlimit(resource, libc::RLIM_INFINITY, libc::RLIM_INFINITY)
-            .map_err(io::Error::from)
-            .doing(|| format!("raise {resource:?}"))?;
-    }
+    unlimited.into_iter().try_for_each(|resource| raise_limit(resource, libc::RLIM_INFINITY))?;
     // A core file would hold the container's memory.
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(io::Error::from).doing(|| "set RLIMIT_CORE")
+}
+
+/// Sets both limits to `wanted`, or, where root has been denied CAP_SYS_RESOURCE, the soft one to the hard one.
+fn raise_limit(resource: Resource, wanted: u64) -> Result<()> {
+    let raised = setrlimit(resource, wanted, wanted).or_else(|_| {
+        let (_, hard) = getrlimit(resource)?;
+        setrlimit(resource, hard, hard)
+    });
+    raised.map_err(io::Error::from).doing(|| format!("raise {resource:?}"))
 }
 
 /// Has the kernel kill this process when the thread that made it ends. After changes of identity, which undo it.

@@ -279,7 +279,7 @@ mod tests {
         document.pointer_mut(parent).unwrap()[name] = change;
         let text = serde_json::to_vec(&document).unwrap();
         let outcome = parse(&text).and_then(|spec| Bundle::new("/".into(), spec, Leniency::default()));
-        outcome.err().expect("accepted").field
+        outcome.expect_err("accepted").field
     }
 
     #[test]
