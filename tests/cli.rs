@@ -165,3 +165,19 @@ fn errors_reach_the_callers_log_as_json() {
     assert_eq!(line["level"], "error");
     assert!(line["msg"].as_str().unwrap().contains("/no/such"));
 }
+
+#[test]
+fn a_program_that_is_not_there_leaves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let output = runsc(&["--root", root.path().to_str().unwrap(), "do", "/no/such/program"]);
+    one_line(&output);
+    assert!(is_empty(root.path()), "state is left");
+}
+
+#[test]
+fn a_tap_that_is_not_there_is_named() {
+    let root = tempfile::tempdir().unwrap();
+    let output = runsc(&["--root", root.path().to_str().unwrap(), "--tap=no-such-tap", "do", "true"]);
+    assert!(one_line(&output).contains("no-such-tap"));
+    assert!(is_empty(root.path()), "state is left");
+}

@@ -43,6 +43,7 @@ pub struct Globals {
     pub network: Network,
 
     /// The TAP device of the sandbox. It must exist, in the network namespace that config.json names or else in this one
+    /// [default: the only TAP device of the namespace that config.json names, if any]
     #[arg(long, value_name = "NAME")]
     pub tap: Option<String>,
 
@@ -283,11 +284,8 @@ impl Globals {
         if self.rootless {
             return refuse("--rootless: sandboxes are made by root; rootless ones are not supported yet");
         }
-        let configured = !self.ip.is_empty() || !self.gateway.is_empty() || self.mac.is_some() || self.mtu.is_some();
-        match (self.network, &self.tap) {
-            (Network::None, Some(_)) => return refuse("--tap: --network=none has no device"),
-            (_, None) if configured => return refuse("--ip, --gateway, --mtu and --mac need a device: --tap=NAME"),
-            _ => {}
+        if self.network == Network::None && (self.tap.is_some() || self.network_config().needs_interface()) {
+            return refuse("--network=none has no device: leave out --tap, --ip, --gateway, --mtu and --mac");
         }
         let v4 = self.gateway.iter().filter(|gateway| gateway.is_ipv4()).count();
         if v4 > 1 || self.gateway.len() - v4 > 1 {
@@ -301,15 +299,20 @@ impl Globals {
             debug_log: self.debug_log.clone(),
             debug_log_format: self.debug_log_format,
             overlay: self.overlay2 != "none",
+            interface: self.network == Network::Sandbox,
             tap: self.tap.clone(),
-            network: NetConfig {
-                addresses: self.ip.clone(),
-                gateways: self.gateway.clone(),
-                mtu: self.mtu,
-                mac: self.mac,
-                vnet_header: false,
-            },
+            network: self.network_config(),
             attached,
         })
+    }
+
+    fn network_config(&self) -> NetConfig {
+        NetConfig {
+            addresses: self.ip.clone(),
+            gateways: self.gateway.clone(),
+            mtu: self.mtu,
+            mac: self.mac,
+            vnet_header: false,
+        }
     }
 }

@@ -139,21 +139,14 @@ pub fn take(fd: RawFd) -> OwnedFd {
 /// Moves the container's standard descriptors above 2, so that the sentry can close them like any other and so that
 /// nothing of the sentry's own ends up in them.
 fn move_stdio() -> Result<[RawFd; 3]> {
-    let doing = || "set up standard input and output";
-    let null = File::options().read(true).write(true).open("/dev/null").doing(doing)?;
-    let mut moved = [-1; 3];
-    for (fd, moved) in moved.iter_mut().enumerate() {
+    let mut moved = [0, 1, 2];
+    for fd in &mut moved {
         // SAFETY: duplicates a descriptor; no memory is passed.
-        *moved = unsafe { libc::fcntl(fd as RawFd, libc::F_DUPFD_CLOEXEC, 3) };
-        if *moved < 0 {
-            return Err(super::Error::last_os(doing()));
+        *fd = unsafe { libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, 3) };
+        if *fd < 0 {
+            return Err(super::Error::last_os("duplicate standard input and output"));
         }
     }
-    for fd in [0, 1] {
-        // SAFETY: as above. Rust's own standard input and output go to /dev/null from here on.
-        if unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&null), fd) } < 0 {
-            return Err(super::Error::last_os(doing()));
-        }
-    }
+    isolate::silence(&[0, 1])?;
     Ok(moved)
 }

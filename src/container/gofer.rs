@@ -68,6 +68,8 @@ fn prepare(config_fd: RawFd) -> Result<Vec<Export>> {
     if let Some(log) = config.log {
         log.init("gofer");
     }
+    // The container's input and output are none of the gofer's business.
+    isolate::silence(&[0, 1])?;
     isolate::raise_limits()?;
     isolate::private_mounts()?;
     // The bind mounts first: their sources may lie beneath what is taken away from the root.

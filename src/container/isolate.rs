@@ -1,6 +1,8 @@
 //! Giving up what the sandbox's processes must not have: the host's files, capabilities, identity.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -152,9 +154,25 @@ fn raise_limit(resource: Resource, wanted: u64) -> Result<()> {
     raised.map_err(io::Error::from).doing(|| format!("raise {resource:?}"))
 }
 
-/// Has the kernel kill this process when the thread that made it ends. After changes of identity, which undo it.
+/// Has the kernel kill this process when the thread that made it ends. After changes of identity, which undo it, and
+/// after [`report::init`](super::report::init).
 pub fn die_with_parent() -> Result<()> {
-    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).doing(|| "set the parent-death signal")
+    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).doing(|| "set the parent-death signal")?;
+    // It may have ended before. Its number cannot be asked for, as it is in another namespace.
+    if super::report::is_heard() { Ok(()) } else { Err(Error::Usage("the command that made this process is gone".into())) }
+}
+
+/// Points the descriptors at /dev/null. From 0 to 2, so that nothing else can take their place.
+pub fn silence(descriptors: &[RawFd]) -> Result<()> {
+    let doing = || "open /dev/null";
+    let null = File::options().read(true).write(true).open("/dev/null").doing(doing)?;
+    for &fd in descriptors {
+        // SAFETY: replaces a descriptor by another; no memory is passed.
+        if unsafe { libc::dup2(null.as_raw_fd(), fd) } < 0 {
+            return Err(Error::last_os(doing()));
+        }
+    }
+    Ok(())
 }
 
 /// `prctl(2)` for the operations that take one number.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -19,6 +20,13 @@ pub struct Prefix {
     pub addr: IpAddr,
     /// The prefix length in bits.
     pub len: u8,
+}
+
+impl NetConfig {
+    /// Whether anything was asked for that needs an interface.
+    pub fn needs_interface(&self) -> bool {
+        *self != NetConfig::default()
+    }
 }
 
 impl FromStr for Prefix {
@@ -100,6 +108,51 @@ pub fn open_tap(name: &str, namespace: Option<&Path>) -> Result<Tap> {
     })
 }
 
+/// The TAP device in the network namespace at `path`; `None` when there is none. With several the operator must choose.
+pub fn find_tap(path: &Path) -> Result<Option<String>> {
+    within(Some(path), || {
+        let interfaces = nix::net::if_::if_nameindex().map_err(io::Error::from).doing(|| "list interfaces")?;
+        let names = interfaces.iter().filter_map(|interface| interface.name().to_str().ok().map(str::to_owned));
+        let mut taps: Vec<String> = names.filter(|name| is_tap(name)).collect();
+        match taps.len() {
+            0 | 1 => Ok(taps.pop()),
+            _ => {
+                let taps = taps.join(", ");
+                Err(Error::Usage(format!("{} has several TAP devices: choose one with --tap: {taps}", path.display())))
+            }
+        }
+    })
+}
+
+/// Whether an interface is a TAP device: its driver, asked through `SIOCETHTOOL`, says so.
+fn is_tap(name: &str) -> bool {
+    /// `struct ethtool_drvinfo` of `linux/ethtool.h`.
+    #[repr(C)]
+    struct DriverInfo {
+        command: u32,
+        driver: [u8; 32],
+        version: [u8; 32],
+        firmware: [u8; 32],
+        bus: [u8; 32],
+        rest: [u32; 16],
+    }
+    const ETHTOOL_GDRVINFO: u32 = 3;
+    let (Ok(mut request), Ok(socket)) = (interface_request(name), UnixDatagram::unbound()) else { return false };
+    let mut info = DriverInfo {
+        command: ETHTOOL_GDRVINFO,
+        driver: [0; 32],
+        version: [0; 32],
+        firmware: [0; 32],
+        bus: [0; 32],
+        rest: [0; 16],
+    };
+    request.ifr_ifru.ifru_data = (&raw mut info).cast();
+    // SAFETY: the kernel writes at most a `struct ethtool_drvinfo`, 196 bytes, through the pointer in the request; `info`
+    // has that size and lives on.
+    let asked = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as libc::Ioctl, &raw mut request) };
+    asked == 0 && info.driver.starts_with(b"tun\0") && info.bus.starts_with(b"tap\0")
+}
+
 /// Runs `work` in the network namespace at `path`, on a thread of its own since a thread cannot surely go back.
 fn within<T: Send>(path: Option<&Path>, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let Some(path) = path else { return work() };
@@ -137,7 +190,7 @@ fn device_mtu(name: &str) -> Result<u16> {
     let doing = || format!("read the MTU of {name}");
     let mut request = interface_request(name)?;
     // Any socket will do; a UNIX one needs nothing of the namespace.
-    let socket = std::os::unix::net::UnixDatagram::unbound().doing(doing)?;
+    let socket = UnixDatagram::unbound().doing(doing)?;
     // SAFETY: SIOCGIFMTU reads the name from and writes the number to the request.
     let mtu = unsafe {
         check(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request)).doing(doing)?;
@@ -184,5 +237,49 @@ mod tests {
         {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
+    }
+
+    /// Runs `test` in a network namespace of its own, given the path to it.
+    fn in_own_namespace(test: impl FnOnce(&Path) + Send) {
+        let enter = || {
+            nix::sched::unshare(CloneFlags::CLONE_NEWNET).expect("run as root");
+            let namespace = File::open("/proc/thread-self/ns/net").unwrap();
+            test(Path::new(&format!("/proc/self/fd/{}", namespace.as_raw_fd())));
+        };
+        std::thread::scope(|scope| scope.spawn(enter).join().unwrap());
+    }
+
+    /// Makes a TAP device that stays.
+    fn make_tap(name: &str) {
+        let device = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+        let mut request = interface_request(name).unwrap();
+        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as i16;
+        // SAFETY: the request lives on; TUNSETPERSIST takes a number.
+        unsafe {
+            check(libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw mut request)).unwrap();
+            check(libc::ioctl(device.as_raw_fd(), libc::TUNSETPERSIST, 1)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_tap_is_found_and_opened_in_another_namespace() {
+        in_own_namespace(|namespace| {
+            assert_eq!(find_tap(namespace).unwrap(), None);
+            make_tap("first");
+            // From a thread that is elsewhere.
+            std::thread::scope(|scope| {
+                let elsewhere = scope.spawn(|| {
+                    nix::sched::unshare(CloneFlags::CLONE_NEWNET).unwrap();
+                    assert_eq!(find_tap(namespace).unwrap().as_deref(), Some("first"));
+                    assert!(open_tap("first", None).is_err(), "not in this namespace");
+                    let tap = open_tap("first", Some(namespace)).unwrap();
+                    assert_eq!(tap.mtu, 1500);
+                    assert!(open_tap("first", Some(namespace)).is_err(), "busy");
+                });
+                elsewhere.join().unwrap();
+            });
+            make_tap("second");
+            assert!(find_tap(namespace).unwrap_err().to_string().contains("first, second"));
+        });
     }
 }

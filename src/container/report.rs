@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 /// One line.
@@ -44,6 +45,14 @@ pub fn failed(problem: &str) {
 /// Tells the command line the container's exit status.
 pub fn exited(status: i32) {
     send(&Report::Exited(status));
+}
+
+/// Whether anybody still reads the reports.
+pub fn is_heard() -> bool {
+    let Some(pipe) = PIPE.get() else { return false };
+    // POLLERR, which need not be asked for, says that the reading end is closed: pipe(7), poll(2).
+    let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::empty())];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
 }
 
 fn send(report: &Report) {

@@ -22,7 +22,7 @@ use super::boot::{BootConfig, GoferMount, LogTarget};
 use super::control;
 use super::error::{Context, Error, Result};
 use super::gofer::{GoferConfig, Tree};
-use super::network::{NetConfig, open_tap};
+use super::network::{NetConfig, Tap, find_tap, open_tap};
 use super::report::Reader;
 use super::spawn::{Child, spawn};
 use super::spec::{Bundle, is_bind};
@@ -47,7 +47,9 @@ pub struct Options {
     pub debug_log_format: Format,
     /// Give the root a writable layer in memory.
     pub overlay: bool,
-    /// The TAP device's name.
+    /// Whether there may be a network beyond loopback.
+    pub interface: bool,
+    /// The TAP device's name; when not given, it is looked for in the specification's network namespace.
     pub tap: Option<String>,
     /// What goes on it.
     pub network: NetConfig,
@@ -77,11 +79,12 @@ impl Sandbox {
         }
         // From here on a signal is read when it can be dealt with; it cannot leave half a sandbox behind.
         let signals = watch::take_signals()?;
+        let tap = open_interface(bundle, options)?;
         let claim = Claim(Some(StateDir::create(&options.state_root, id)?));
         let (to_gofer, trees) = connections(bundle, options)?;
         // Both processes set themselves up at the same time.
         let (gofer, gofer_reports) = start_gofer(id, bundle, options, trees)?;
-        let (sentry, sentry_reports) = start_sentry(id, bundle, options, &claim, to_gofer)?;
+        let (sentry, sentry_reports) = start_sentry(id, bundle, options, &claim, (to_gofer, tap))?;
         let record = Record {
             sentry: HostProcess::of(sentry.pid()),
             gofer: HostProcess::of(gofer.pid()),
@@ -156,6 +159,23 @@ fn new_record(id: &str, bundle: &Bundle) -> Record {
     }
 }
 
+/// The TAP device that was named, or the one of the specification's network namespace.
+fn open_interface(bundle: &Bundle, options: &Options) -> Result<Option<Tap>> {
+    let namespace = bundle.network_namespace();
+    let found = match (&options.tap, namespace) {
+        (Some(name), _) => Some(name.clone()),
+        (None, Some(path)) if options.interface => find_tap(path)?,
+        (None, _) => None,
+    };
+    match found {
+        Some(name) => open_tap(&name, namespace).map(Some),
+        None if options.network.needs_interface() => {
+            Err(Error::Usage("--ip, --gateway, --mtu and --mac need a device: --tap=NAME".into()))
+        }
+        None => Ok(None),
+    }
+}
+
 /// The sentry's side of a connection to the gofer, with what it carries.
 struct Connection {
     socket: OwnedFd,
@@ -214,14 +234,10 @@ fn start_sentry(
     bundle: &Bundle,
     options: &Options,
     claim: &Claim,
-    to_gofer: Vec<Connection>,
+    (to_gofer, tap): (Vec<Connection>, Option<Tap>),
 ) -> Result<(Child, OwnedFd)> {
     let control = claim.dir()?.short_path(control::SOCKET);
     let control = UnixListener::bind(&control).doing(|| "make the control socket")?;
-    let tap = match &options.tap {
-        Some(name) => Some(open_tap(name, bundle.network_namespace())?),
-        None => None,
-    };
     let (reports, report) = pipe()?;
     let log = open_log(options, "boot", id)?;
     let mut network = options.network.clone();
