@@ -159,7 +159,11 @@ fn raise_limit(resource: Resource, wanted: u64) -> Result<()> {
 pub fn die_with_parent() -> Result<()> {
     prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).doing(|| "set the parent-death signal")?;
     // It may have ended before. Its number cannot be asked for, as it is in another namespace.
-    if super::report::is_heard() { Ok(()) } else { Err(Error::Usage("the command that made this process is gone".into())) }
+    if super::report::is_heard() {
+        Ok(())
+    } else {
+        Err(Error::Usage("the command that made this process is gone".into()))
+    }
 }
 
 /// Points the descriptors at /dev/null. From 0 to 2, so that nothing else can take their place.
