@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -53,6 +53,11 @@ pub fn is_heard() -> bool {
     // POLLERR, which need not be asked for, says that the reading end is closed: pipe(7), poll(2).
     let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::empty())];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+}
+
+/// The pipe's number, for a signal handler that writes a line itself.
+pub fn raw_fd() -> Option<RawFd> {
+    PIPE.get().map(AsRawFd::as_raw_fd)
 }
 
 fn send(report: &Report) {
