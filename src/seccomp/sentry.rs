@@ -288,9 +288,10 @@ mod tests {
         });
         assert!(stderr.contains("(prctl)"), "{stderr}");
         // SAFETY: no memory is passed.
-        let (stderr, _) = filtered(|| match unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_NEWUSER, 0, 0, 0, 0) } {
-            _ => reached(),
-        });
+        let (stderr, _) =
+            filtered(|| match unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_NEWUSER, 0, 0, 0, 0) } {
+                _ => reached(),
+            });
         assert!(stderr.contains("(clone)"), "{stderr}");
     }
 
