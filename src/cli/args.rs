@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -244,20 +245,27 @@ pub struct InternalArgs {
 }
 
 impl Command {
-    /// The command's name and the container's, for the names of logs.
-    pub fn name_and_id(&self) -> (&'static str, &str) {
-        match self {
-            Command::Run(args) => ("run", &args.id),
-            Command::Do(_) => ("do", "do"),
+    /// The command's name and the container's, which for `do` is made here.
+    pub fn name_and_id(&self) -> (&'static str, String) {
+        let (name, id) = match self {
+            Command::Run(args) => ("run", args.id.as_str()),
+            Command::Do(_) => return ("do", new_id()),
             Command::Spec(_) => ("spec", ""),
-            Command::State(args) => ("state", &args.id),
+            Command::State(args) => ("state", args.id.as_str()),
             Command::List(_) => ("list", ""),
             Command::Delete(args) => ("delete", args.ids.first().map_or("", String::as_str)),
             Command::Flags => ("flags", ""),
-            Command::Boot(args) => ("boot", &args.id),
-            Command::Gofer(args) => ("gofer", &args.id),
-        }
+            Command::Boot(args) => ("boot", args.id.as_str()),
+            Command::Gofer(args) => ("gofer", args.id.as_str()),
+        };
+        (name, id.to_owned())
     }
+}
+
+/// A name that no other container has.
+fn new_id() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("do-{}-{:06}", std::process::id(), now.subsec_micros())
 }
 
 impl Globals {

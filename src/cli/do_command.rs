@@ -1,7 +1,6 @@
 //! `runsc do`: runs a command over the host's root file system, whose changes are discarded.
 
 use std::env;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::runtime::Spec;
@@ -12,8 +11,8 @@ use crate::container::sandbox::Sandbox;
 use crate::container::spec::Bundle;
 use crate::container::{Context, Error, Result};
 
-/// Returns the command's exit status.
-pub fn run(globals: &Globals, args: &DoArgs) -> Result<i32> {
+/// Runs it as the container `id`; returns the command's exit status.
+pub fn run(globals: &Globals, args: &DoArgs, id: &str) -> Result<i32> {
     let options = globals.options(true)?;
     if !options.overlay {
         return Err(Error::Usage("--overlay2=none: do never changes the host's files".into()));
@@ -22,13 +21,7 @@ pub fn run(globals: &Globals, args: &DoArgs) -> Result<i32> {
     let directory = env::current_dir().doing(|| "current directory")?;
     let bundle = Bundle::new(directory, specification(args)?, globals.leniency())
         .map_err(|problem| Error::Usage(format!("do: {}: {}", problem.field, problem.text)))?;
-    Sandbox::start(&new_id(), &bundle, &options)?.wait()
-}
-
-/// A name that no other `do` has.
-fn new_id() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("do-{}-{:06}", std::process::id(), now.subsec_micros())
+    Sandbox::start(id, &bundle, &options)?.wait()
 }
 
 /// The command with this process's working directory, environment, user, groups and limits.

@@ -3,37 +3,44 @@
 use serde_json::json;
 
 use super::args::{Globals, ListArgs};
-use crate::container::{Context, Result, state};
+use crate::container::state::{self, Record};
+use crate::container::{Context, Result};
 
 /// Prints a table, names or JSON.
 pub fn run(globals: &Globals, args: &ListArgs) -> Result<i32> {
     let records = state::list(&globals.state_root())?;
-    if args.quiet {
-        records.iter().for_each(|record| println!("{}", record.id));
+    let text = if args.quiet {
+        records.iter().map(|record| format!("{}\n", record.id)).collect()
     } else if args.format == "json" {
-        let mut all = Vec::with_capacity(records.len());
-        for record in &records {
-            let mut one = serde_json::to_value(record.oci()?).map_err(std::io::Error::from).doing(|| "list")?;
-            one["created"] = json!(record.created);
-            all.push(one);
-        }
-        println!("{}", json!(all));
+        json(&records)?
     } else {
         let header = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned);
-        let rows = records.iter().map(|record| {
-            let running = record.sentry.filter(|sentry| sentry.is_alive());
-            [
-                record.id.clone(),
-                running.map_or(0, |sentry| sentry.pid).to_string(),
-                record.status().to_string(),
-                record.bundle.display().to_string(),
-                record.created.clone(),
-                owner(record.owner),
-            ]
-        });
-        print!("{}", table(std::iter::once(header).chain(rows).collect()));
-    }
+        table(std::iter::once(header).chain(records.iter().map(row)).collect())
+    };
+    super::print(&text)?;
     Ok(0)
+}
+
+fn json(records: &[Record]) -> Result<String> {
+    let mut all = Vec::with_capacity(records.len());
+    for record in records {
+        let mut one = serde_json::to_value(record.oci()?).map_err(std::io::Error::from).doing(|| "list")?;
+        one["created"] = json!(record.created);
+        all.push(one);
+    }
+    Ok(format!("{}\n", json!(all)))
+}
+
+fn row(record: &Record) -> [String; 6] {
+    let running = record.sentry.filter(|sentry| sentry.is_alive());
+    [
+        record.id.clone(),
+        running.map_or(0, |sentry| sentry.pid).to_string(),
+        record.status().to_string(),
+        record.bundle.display().to_string(),
+        record.created.clone(),
+        owner(record.owner),
+    ]
 }
 
 fn owner(uid: u32) -> String {

@@ -2,6 +2,8 @@
 //! drives this one.
 
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -57,14 +59,15 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> std::result::Result<Cli, c
 
 fn dispatch(cli: Cli) -> ExitCode {
     let globals = &cli.globals;
+    let (name, id) = cli.command.name_and_id();
     let outcome = match &cli.command {
         // The sandbox's processes have their own logs and report their failures themselves.
         Command::Boot(args) => return exit_code(boot::main(args.config_fd)),
         Command::Gofer(args) => return exit_code(gofer::main(args.config_fd)),
         Command::Flags => return exit_code(print_flags()),
-        command => start_logging(globals, command).and_then(|()| match command {
+        command => start_logging(globals, name, &id).and_then(|()| match command {
             Command::Run(args) => run::run(globals, args),
-            Command::Do(args) => do_command::run(globals, args),
+            Command::Do(args) => do_command::run(globals, args, &id),
             Command::Spec(args) => spec::run(args),
             Command::State(args) => state::run(globals, args),
             Command::List(args) => list::run(globals, args),
@@ -76,9 +79,22 @@ fn dispatch(cli: Cli) -> ExitCode {
         Ok(status) => exit_code(status),
         Err(error) => {
             log::error!("{error}");
-            eprintln!("runsc: {error}");
+            complain(&error);
             ExitCode::from(FAILURE)
         }
+    }
+}
+
+/// Prints the one line that says what is wrong, if there is anybody to read it.
+fn complain(problem: &dyn Display) {
+    let _ = writeln!(io::stderr(), "runsc: {problem}");
+}
+
+/// Prints what a command was asked for. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome.doing(|| "standard output"),
     }
 }
 
@@ -86,8 +102,7 @@ fn exit_code(status: i32) -> ExitCode {
     ExitCode::from(u8::try_from(status & 0xff).unwrap_or(FAILURE))
 }
 
-fn start_logging(globals: &Globals, command: &Command) -> Result<()> {
-    let (name, id) = command.name_and_id();
+fn start_logging(globals: &Globals, name: &str, id: &str) -> Result<()> {
     let debug = if globals.debug { LevelFilter::Debug } else { LevelFilter::Info };
     let mut sinks = Vec::new();
     if let Some(path) = &globals.log {
@@ -120,7 +135,7 @@ fn usage_error(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    eprintln!("runsc: {} (see: runsc help)", describe(error));
+    complain(&format_args!("{} (see: runsc help)", describe(error)));
     ExitCode::from(FAILURE)
 }
 
@@ -137,6 +152,11 @@ fn describe(error: &clap::Error) -> String {
         ErrorKind::InvalidSubcommand => format!("unknown command {:?}", context(ContextKind::InvalidSubcommand)),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             "no command given".to_owned()
+        }
+        ErrorKind::InvalidValue => {
+            let valid = context(ContextKind::ValidValue);
+            let hint = if valid.is_empty() { String::new() } else { format!(", which takes one of: {valid}") };
+            format!("invalid value {:?} for {argument}{hint}", context(ContextKind::InvalidValue))
         }
         ErrorKind::MissingRequiredArgument => format!("missing argument {argument}"),
         // clap's first line says it; hints and usage follow on others.
@@ -186,7 +206,8 @@ mod tests {
         assert_eq!(parsed("runsc").unwrap_err(), "no command given");
         assert_eq!(parsed("runsc run").unwrap_err(), "missing argument <ID>");
         assert!(parsed("runsc --platform=kvm do true").unwrap_err().contains("kvm"));
-        assert!(parsed("runsc --network=host do true").unwrap_err().contains("host"));
+        let host = "invalid value \"host\" for --network <NETWORK>, which takes one of: sandbox, none";
+        assert_eq!(parsed("runsc --network=host do true").unwrap_err(), host);
         assert!(parsed("runsc --mtu=12 do true").unwrap_err().contains("--mtu"));
     }
 }

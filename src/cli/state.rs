@@ -7,6 +7,6 @@ use crate::container::{Context, Result, state};
 pub fn run(globals: &Globals, args: &IdArgs) -> Result<i32> {
     let state = state::load(&globals.state_root(), &args.id)?.oci()?;
     let text = serde_json::to_string_pretty(&state).map_err(std::io::Error::from).doing(|| "print the state")?;
-    println!("{text}");
+    super::print(&(text + "\n"))?;
     Ok(0)
 }

@@ -14,7 +14,7 @@ use super::report::{Reader, Report};
 use super::sandbox::Sandbox;
 
 /// How long a sentry whose gofer has gone may take to go itself, and how long it may take to accept a signal.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(1);
 
 /// The signals that are passed on to the container.
 const FORWARDED: [Signal; 6] =
