@@ -19,11 +19,11 @@ fn delete(globals: &Globals, id: &str, force: bool) -> Result<()> {
     };
     match directory.load() {
         Ok(record) => {
-            if record.status() != ContainerState::Stopped && !force {
-                return Err(Error::Usage(format!(
-                    "container {id:?} is {}: stop it first, or use --force",
-                    record.status()
-                )));
+            // With the lock held, one that is being created without a sentry was left by a command that was killed.
+            let stopped = record.status() == ContainerState::Stopped || record.sentry.is_none();
+            if !stopped && !force {
+                let status = record.status();
+                return Err(Error::Usage(format!("container {id:?} is {status}: stop it first, or use --force")));
             }
             for process in [record.sentry, record.gofer].into_iter().flatten() {
                 spawn::kill_and_wait(process)?;

@@ -104,6 +104,7 @@ impl Sandbox {
         sandbox.wait_started()?;
         sandbox.record.status = ContainerState::Running;
         sandbox.claim.dir()?.save(&sandbox.record)?;
+        sandbox.claim.unlock();
         Ok(sandbox)
     }
 
@@ -132,6 +133,12 @@ pub(super) struct Claim(Option<StateDir>);
 impl Claim {
     pub(super) fn dir(&self) -> Result<&StateDir> {
         self.0.as_ref().ok_or_else(|| Error::Usage("the container's state has been given up".into()))
+    }
+
+    fn unlock(&mut self) {
+        if let Some(directory) = &mut self.0 {
+            directory.unlock();
+        }
     }
 }
 

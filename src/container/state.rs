@@ -1,14 +1,15 @@
 //! What is kept of a container under `--root`: one directory a container.
 //!
 //! ```text
-//! ROOT/ID/              made with mkdir(2), which claims the ID; flock(2) on it is the container's lock
+//! ROOT/ID/              made with mkdir(2), which claims the ID; flock(2) on it is the container's lock, held while the
+//!                       container is made, changed or removed, not while it runs
 //! ROOT/ID/state.json    replaced by rename(2), so that a reader sees the old or the new one
 //! ROOT/ID/control.sock  the sentry's control socket
 //! ```
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -96,11 +97,13 @@ impl Record {
     }
 }
 
-/// The state directory of one container, locked: nobody else changes it while this lives.
+/// The state directory of one container, locked at first: nobody else changes it until [`StateDir::unlock`].
 pub struct StateDir {
     path: PathBuf,
-    /// The open directory, with the lock.
-    lock: Flock<File>,
+    /// The open directory.
+    directory: File,
+    /// The lock on it.
+    lock: Option<Flock<File>>,
 }
 
 impl StateDir {
@@ -124,21 +127,30 @@ impl StateDir {
     }
 
     fn lock(path: PathBuf, id: &str) -> Result<StateDir> {
-        let not_found = |error: io::Error| match error.kind() {
+        let directory = File::open(&path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => Error::NotFound(id.to_owned()),
-            _ => Error::Io { doing: format!("open {}", path.display()), source: error },
-        };
-        let directory = File::open(&path).map_err(not_found)?;
-        let opened = directory.metadata().map_err(not_found)?;
-        let lock = Flock::lock(directory, FlockArg::LockExclusive)
-            .map_err(|(_, error)| error)
-            .doing(|| format!("lock {}", path.display()))?;
-        // It may have been removed, and another made, while the lock was waited for.
-        let named = fs::metadata(&path).map_err(not_found)?;
-        if (named.dev(), named.ino()) != (opened.dev(), opened.ino()) {
-            return Err(Error::NotFound(id.to_owned()));
+            _ => Error::Io { doing: format!("open {}", path.display()), source },
+        })?;
+        let mut state = StateDir { path, directory, lock: None };
+        if state.relock()? { Ok(state) } else { Err(Error::NotFound(id.to_owned())) }
+    }
+
+    /// Lets others change and remove the container. It is still removed by [`StateDir::remove`] if it is there then.
+    pub fn unlock(&mut self) {
+        self.lock = None;
+    }
+
+    /// Waits for the lock. False when the directory has been removed by then, and maybe another made by its name.
+    fn relock(&mut self) -> Result<bool> {
+        let doing = || format!("lock {}", self.path.display());
+        if self.lock.is_none() {
+            // The same open file, so the lock is that of `directory` too.
+            let directory = self.directory.try_clone().doing(doing)?;
+            let lock = Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, error)| io::Error::from(error));
+            self.lock = Some(lock.doing(doing)?);
         }
-        Ok(StateDir { path, lock })
+        let ours = self.directory.metadata().doing(doing)?;
+        Ok(fs::metadata(&self.path).is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())))
     }
 
     /// The directory itself.
@@ -148,7 +160,7 @@ impl StateDir {
 
     /// A path to `name` in this directory that is short whatever `--root` is: socket addresses hold 108 bytes.
     pub fn short_path(&self, name: &str) -> PathBuf {
-        format!("/proc/self/fd/{}/{name}", self.lock.as_fd().as_raw_fd()).into()
+        format!("/proc/self/fd/{}/{name}", self.directory.as_raw_fd()).into()
     }
 
     /// Writes `state.json`.
@@ -164,8 +176,11 @@ impl StateDir {
         read(&self.path)
     }
 
-    /// Removes the directory, and with it the container's name.
-    pub fn remove(self) -> Result<()> {
+    /// Removes the directory, and with it the container's name, unless somebody else has.
+    pub fn remove(mut self) -> Result<()> {
+        if !self.relock()? {
+            return Ok(());
+        }
         fs::remove_dir_all(&self.path).doing(|| format!("remove {}", self.path.display()))
     }
 }
@@ -250,6 +265,17 @@ mod tests {
         assert!(!waiting.recv().unwrap(), "locked twice");
         held.remove().unwrap();
         assert!(matches!(other.join().unwrap(), Err(Error::NotFound(_))));
+    }
+
+    #[test]
+    fn an_unlocked_container_can_be_removed_and_its_name_taken() {
+        let root = tempfile::tempdir().unwrap();
+        let mut running = StateDir::create(root.path(), "a").unwrap();
+        running.unlock();
+        StateDir::open(root.path(), "a").unwrap().remove().unwrap();
+        let _other = StateDir::create(root.path(), "a").unwrap();
+        running.remove().unwrap();
+        assert!(root.path().join("a").exists(), "the other's was removed");
     }
 
     #[test]
