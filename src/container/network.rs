@@ -104,6 +104,9 @@ pub fn open_tap(name: &str, namespace: Option<&Path>) -> Result<Tap> {
             let hint = "make it with: ip tuntap add dev NAME mode tap";
             return Err(Error::Usage(format!("--tap={name}: no such device in {place}; {hint}")));
         }
+        if !is_tap(name) {
+            return Err(Error::Usage(format!("--tap={name}: not a TAP device")));
+        }
         attach(name)
     })
 }
@@ -173,11 +176,22 @@ fn attach(name: &str) -> Result<Tap> {
     let doing = || format!("attach to TAP device {name}");
     let device = File::options().read(true).write(true).open("/dev/net/tun").doing(|| "open /dev/net/tun")?;
     let mut request = interface_request(name)?;
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     let fd = device.as_raw_fd();
-    // SAFETY: each ioctl reads (and SIOCGIFMTU writes) the structure or integer that it is passed, which lives on.
+    let mut set_interface = |flags: libc::c_int| {
+        request.ifr_ifru.ifru_flags = flags as i16;
+        // SAFETY: TUNSETIFF reads and writes the request, which lives on.
+        check(unsafe { libc::ioctl(fd, libc::TUNSETIFF, &raw mut request) })
+    };
+    set_interface(flags)
+        .or_else(|error| match error.raw_os_error() {
+            // It was made with several queues, of which this takes one.
+            Some(libc::EINVAL) => set_interface(flags | libc::IFF_MULTI_QUEUE),
+            _ => Err(error),
+        })
+        .doing(doing)?;
+    // SAFETY: the first ioctl reads an integer that lives on, the others take numbers.
     unsafe {
-        check(libc::ioctl(fd, libc::TUNSETIFF, &raw mut request)).doing(doing)?;
         check(libc::ioctl(fd, libc::TUNSETVNETHDRSZ, &raw const VNET_HEADER_LEN)).doing(doing)?;
         let offloads = libc::c_ulong::from(TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6);
         check(libc::ioctl(fd, libc::TUNSETOFFLOAD, offloads)).doing(doing)?;
@@ -249,11 +263,15 @@ mod tests {
         std::thread::scope(|scope| scope.spawn(enter).join().unwrap());
     }
 
-    /// Makes a TAP device that stays.
+    /// Makes a device that stays.
     fn make_tap(name: &str) {
+        make(name, libc::IFF_TAP);
+    }
+
+    fn make(name: &str, kind: libc::c_int) {
         let device = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
         let mut request = interface_request(name).unwrap();
-        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as i16;
+        request.ifr_ifru.ifru_flags = (kind | libc::IFF_NO_PI) as i16;
         // SAFETY: the request lives on; TUNSETPERSIST takes a number.
         unsafe {
             check(libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw mut request)).unwrap();
@@ -280,6 +298,20 @@ mod tests {
             });
             make_tap("second");
             assert!(find_tap(namespace).unwrap_err().to_string().contains("first, second"));
+        });
+    }
+
+    #[test]
+    fn other_kinds_of_devices() {
+        in_own_namespace(|namespace| {
+            make("queues", libc::IFF_TAP | libc::IFF_MULTI_QUEUE);
+            make("tun", libc::IFF_TUN);
+            assert_eq!(find_tap(namespace).unwrap().as_deref(), Some("queues"));
+            open_tap("queues", None).unwrap();
+            for not_tap in ["tun", "lo"] {
+                let error = open_tap(not_tap, None).err().map(|error| error.to_string());
+                assert_eq!(error, Some(format!("--tap={not_tap}: not a TAP device")));
+            }
         });
     }
 }

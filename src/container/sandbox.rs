@@ -1,4 +1,4 @@
-//! Making a sandbox: names, descriptors, processes. [`watch`](super::watch) is what happens to it afterwards.
+//! Making a sandbox: names, descriptors, processes. What happens to it afterwards is in `watch`.
 //!
 //! A [`Sandbox`] owns its two processes and the container's state: dropping it kills, reaps and removes, so every error
 //! path cleans up by returning.
@@ -84,7 +84,7 @@ impl Sandbox {
         let (to_gofer, trees) = connections(bundle, options)?;
         // Both processes set themselves up at the same time.
         let (gofer, gofer_reports) = start_gofer(id, bundle, options, trees)?;
-        let (sentry, sentry_reports) = start_sentry(id, bundle, options, &claim, (to_gofer, tap))?;
+        let (sentry, sentry_reports) = start_sentry(id, bundle, options, &claim, to_gofer, tap)?;
         let record = Record {
             sentry: HostProcess::of(sentry.pid()),
             gofer: HostProcess::of(gofer.pid()),
@@ -241,7 +241,8 @@ fn start_sentry(
     bundle: &Bundle,
     options: &Options,
     claim: &Claim,
-    (to_gofer, tap): (Vec<Connection>, Option<Tap>),
+    to_gofer: Vec<Connection>,
+    tap: Option<Tap>,
 ) -> Result<(Child, OwnedFd)> {
     let control = claim.dir()?.short_path(control::SOCKET);
     let control = UnixListener::bind(&control).doing(|| "make the control socket")?;
