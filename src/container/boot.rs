@@ -87,6 +87,7 @@ impl LogTarget {
 
 /// The process behind `runsc boot`. Returns its exit status, which only matters when no report could be sent.
 pub fn main(config_fd: RawFd) -> i32 {
+    log_panics();
     match prepare(config_fd) {
         Ok(config) => {
             let status = crate::sentry::boot::run(config);
@@ -98,6 +99,15 @@ pub fn main(config_fd: RawFd) -> i32 {
             128
         }
     }
+}
+
+/// Has panics go to the debug log besides standard error.
+fn log_panics() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        log::error!("{panic}");
+        print(panic);
+    }));
 }
 
 fn prepare(config_fd: RawFd) -> Result<BootConfig> {
