@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use crate::errno::Result;
 
+pub mod placement;
 pub mod ptrace;
 
 /// General registers, in the layout of `PTRACE_GETREGS` on x86_64 (`fs_base` and `gs_base` included).

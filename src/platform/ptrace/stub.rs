@@ -1,0 +1,192 @@
+//! The stub: the only code of ours in a container's address space, and the first process that holds it.
+//!
+//! One page, readable and executable, at a fixed address below everything the container may map. It has no data and holds
+//! no secret; container code that jumps into it reaches instructions that trap, like any of its own.
+
+use std::ops::Range;
+
+use seccompiler::BpfProgram;
+
+use crate::errno::{Errno, Result, check};
+
+/// Where the stub's page is: the lowest address that Linux lets programs map (`vm.mmap_min_addr`).
+pub const STUB: u64 = 0x1_0000;
+
+/// What the container may map: all above the stub's page, less the last page of the lower half.
+pub const USER_RANGE: Range<u64> = STUB + 0x1000..0x7fff_ffff_f000;
+
+/// Waits for ever: `1: mov $SYS_pause,%eax; syscall; jmp 1b`.
+const WAIT: [u8; 9] = [0xb8, 0x22, 0x00, 0x00, 0x00, 0x0f, 0x05, 0xeb, 0xf7];
+
+/// One call chosen by the sentry: `syscall; int3`.
+const CALL: [u8; 3] = [0x0f, 0x05, 0xcc];
+
+/// `clone`, whose child goes on to wait: `syscall; test %rax,%rax; jz WAIT; int3`.
+const CLONE: [u8; 8] = [0x0f, 0x05, 0x48, 0x85, 0xc0, 0x74, 0, 0xcc];
+
+/// `lock cmpxchg %edx,(%rdi); int3`, comparing with `eax`.
+const COMPARE_EXCHANGE: [u8; 5] = [0xf0, 0x0f, 0xb1, 0x17, 0xcc];
+
+const CALL_AT: usize = 0x10;
+const CLONE_AT: usize = 0x20;
+const COMPARE_EXCHANGE_AT: usize = 0x30;
+
+/// Address of the waiting loop.
+pub const WAIT_ADDR: u64 = STUB;
+/// Address of the code that makes one call.
+pub const CALL_ADDR: u64 = STUB + CALL_AT as u64;
+/// Address of the code that clones.
+pub const CLONE_ADDR: u64 = STUB + CLONE_AT as u64;
+/// Address of the code that compares and exchanges.
+pub const COMPARE_EXCHANGE_ADDR: u64 = STUB + COMPARE_EXCHANGE_AT as u64;
+
+const PAGE: usize = 4096;
+
+fn page_image() -> [u8; PAGE] {
+    let mut page = [0xcc; PAGE];
+    let mut put = |at: usize, code: &[u8]| page[at..at + code.len()].copy_from_slice(code);
+    put(0, &WAIT);
+    put(CALL_AT, &CALL);
+    put(CLONE_AT, &CLONE);
+    put(COMPARE_EXCHANGE_AT, &COMPARE_EXCHANGE);
+    // The displacement of `jz` counts from behind it.
+    page[CLONE_AT + 6] = (-(CLONE_AT as i8 + 7)) as u8;
+    page
+}
+
+/// Puts the stub's page into the sentry itself, from where the first stub process inherits it. Idempotent.
+fn map_page() -> Result<()> {
+    static DONE: std::sync::Mutex<bool> = std::sync::Mutex::new(false);
+    let mut done = DONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if *done {
+        return Ok(());
+    }
+    // SAFETY: MAP_FIXED_NOREPLACE maps only where nothing is; the page is ours from then on, and is filled before it
+    // becomes executable.
+    unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        let at = libc::mmap(STUB as *mut _, PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+        if at as u64 != STUB {
+            return Err(Errno::last());
+        }
+        std::ptr::copy_nonoverlapping(page_image().as_ptr(), at.cast(), PAGE);
+        check(libc::mprotect(at, PAGE, libc::PROT_READ | libc::PROT_EXEC).into())?;
+    }
+    *done = true;
+    Ok(())
+}
+
+/// Where the host's vDSO image and the data pages before it are in this process: `(pages and image, image)`.
+pub fn vdso_range() -> Result<(Range<u64>, u64)> {
+    // SAFETY: getauxval only reads the process's auxiliary vector.
+    let image = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) };
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    let mut range: Option<Range<u64>> = None;
+    for line in maps.lines().filter(|line| line.contains("[vvar") || line.ends_with("[vdso]")) {
+        let span = line.split(' ').next().and_then(|span| span.split_once('-'));
+        let Some((start, end)) = span else { continue };
+        let parse = |text| u64::from_str_radix(text, 16).map_err(|_| Errno::EIO);
+        let (start, end) = (parse(start)?, parse(end)?);
+        range = Some(range.map_or(start..end, |range| range.start.min(start)..range.end.max(end)));
+    }
+    let range = range.filter(|range| range.contains(&image)).ok_or(Errno::ENODEV)?;
+    Ok((range, image))
+}
+
+/// Clones the calling process into a first stub, which waits with a copy of the whole sentry still mapped: its tracer
+/// removes that before anything else. The filter is in force when this returns a process that has reached its loop.
+pub fn spawn_template(filter: &BpfProgram) -> Result<i32> {
+    map_page()?;
+    let rseq = rseq_area();
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr() as *mut libc::sock_filter };
+    // SAFETY: a fork without CLONE_VM. The child makes raw system calls on its copy of this stack and then jumps to the
+    // stub's page, whose loop uses no memory; it never returns into Rust code.
+    unsafe {
+        let flags = (libc::CLONE_FILES | libc::SIGCHLD) as libc::c_long;
+        let pid = libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0);
+        if pid != 0 {
+            return check(pid).map(|pid| pid as i32);
+        }
+        become_stub(&program, rseq)
+    }
+}
+
+/// # Safety
+///
+/// Only in a freshly forked child that nobody waits for.
+unsafe fn become_stub(program: &libc::sock_fprog, rseq: Option<u64>) -> ! {
+    // SAFETY: raw calls that touch only this process, which then stays in the stub's loop for good.
+    unsafe {
+        if let Some(area) = rseq {
+            forget_rseq(area);
+        }
+        let filtered = libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) == 0
+            && libc::syscall(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && default_signals()
+            && libc::syscall(libc::SYS_prctl, libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, program, 0, 0) == 0;
+        if !filtered {
+            loop {
+                libc::syscall(libc::SYS_exit_group, 1);
+            }
+        }
+        std::arch::asm!("jmp {}", in(reg) WAIT_ADDR, options(noreturn));
+    }
+}
+
+/// The calling thread's area for restartable sequences, which the C library has registered: `rseq(2)`.
+fn rseq_area() -> Option<u64> {
+    // SAFETY: the symbol, where the C library has it, is an `isize` that counts from the thread pointer, which is stored
+    // at its own address (x86_64 TLS).
+    unsafe {
+        let offset = libc::dlsym(libc::RTLD_DEFAULT, c"__rseq_offset".as_ptr()).cast::<isize>();
+        let thread: u64;
+        std::arch::asm!("mov {}, fs:[0]", out(reg) thread, options(nostack, readonly));
+        (!offset.is_null()).then(|| thread.wrapping_add_signed(*offset as i64))
+    }
+}
+
+/// Has the host's kernel forget the area: it would write there on every switch, when the memory is gone.
+///
+/// # Safety
+///
+/// As for [`become_stub`].
+unsafe fn forget_rseq(area: u64) {
+    const UNREGISTER: i32 = 1;
+    const SIGNATURE: u32 = 0x5305_3053;
+    // The length must be the one that was registered: 32 bytes at first, more in later C libraries.
+    for len in (32..=256).step_by(4) {
+        // SAFETY: the area is this thread's own.
+        if unsafe { libc::syscall(libc::SYS_rseq, area, len, UNREGISTER, SIGNATURE) } == 0 {
+            return;
+        }
+    }
+}
+
+/// No handlers, nothing blocked.
+///
+/// # Safety
+///
+/// As for [`become_stub`].
+unsafe fn default_signals() -> bool {
+    let (action, empty) = ([0u64; 4], 0u64);
+    // SAFETY: kernel sigaction structures of zeros (SIG_DFL) and an empty set, valid for the calls.
+    unsafe {
+        for signal in (1..=64).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
+            libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), 0, 8);
+        }
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &empty, 0, 8) == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clone_gadget_jumps_to_the_loop() {
+        let page = page_image();
+        let jump = CLONE_AT + 5;
+        assert_eq!(page[jump], 0x74);
+        assert_eq!(jump as i32 + 2 + i32::from(page[jump + 1] as i8), 0);
+    }
+}

@@ -1,0 +1,415 @@
+//! A user thread: one stub thread, traced by the sentry thread that attached it.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use crate::errno::{Errno, Result};
+use crate::platform::placement::{self, Place};
+use crate::platform::ptrace::factory::Factory;
+use crate::platform::ptrace::space::{Space, StubProcess};
+use crate::platform::ptrace::stub::{CLONE_ADDR, COMPARE_EXCHANGE_ADDR, USER_RANGE, WAIT_ADDR};
+use crate::platform::ptrace::trace::{self, KICK, Stop};
+use crate::platform::{
+    AddressSpace, Backing, Event, Interrupter, MapRequest, Regs, Seed, SeedThread, SigInfo, UserThread,
+};
+use crate::seccomp::stub::{CLONE_PROCESS, CLONE_THREAD};
+
+const IDLE: u8 = 0;
+const RUNNING: u8 = 1;
+const KICKED: u8 = 2;
+
+/// Stops a stub thread. A token: an interruption that comes while the thread is not running ends its next run.
+pub struct Kicker {
+    state: AtomicU8,
+    pid: i32,
+    tid: i32,
+}
+
+impl Interrupter for Kicker {
+    fn interrupt(&self) {
+        if self.state.swap(KICKED, Ordering::SeqCst) == RUNNING {
+            // SAFETY: no pointers. The thread is running container code for its tracer, so the id is its own; a signal
+            // that comes late is swallowed.
+            unsafe { libc::syscall(libc::SYS_tgkill, self.pid, self.tid, KICK) };
+        }
+    }
+}
+
+/// A stub thread that waits to be attached.
+pub struct StubSeed {
+    process: Option<Arc<StubProcess>>,
+    tid: i32,
+    regs: Regs,
+    vdso: (Range<u64>, u64),
+    /// The space, when it is shared with who made the seed.
+    space: Option<Arc<Space>>,
+    factory: Arc<Factory>,
+    near: Option<usize>,
+}
+
+impl StubSeed {
+    /// The first thread of `process`.
+    pub fn first(process: Arc<StubProcess>, factory: Arc<Factory>) -> StubSeed {
+        StubSeed {
+            tid: process.pid,
+            process: Some(process),
+            regs: zero_regs(),
+            vdso: factory.vdso(),
+            space: None,
+            factory,
+            near: placement::here(),
+        }
+    }
+}
+
+/// Registers of a program that has not started.
+pub fn zero_regs() -> Regs {
+    // SAFETY: a structure of integers.
+    unsafe { std::mem::zeroed() }
+}
+
+impl SeedThread for StubSeed {
+    fn attach(mut self: Box<Self>) -> Result<Box<dyn UserThread>> {
+        let process = self.process.take().ok_or(Errno::ESRCH)?;
+        let place = Place::new(self.tid, self.near);
+        trace::seize(self.tid)?;
+        let mut base = zero_regs();
+        trace::get_regs(self.tid, &mut base)?;
+        let mut regs = self.regs;
+        if regs.cs == 0 {
+            regs = Regs { cs: base.cs, ss: base.ss, eflags: 0x202, ..regs };
+        }
+        let space = self.space.take().unwrap_or_else(|| {
+            let vdso = self.vdso.clone();
+            Arc::new(Space { process: process.clone(), alive: AtomicBool::new(true), vdso })
+        });
+        let kicker = Arc::new(Kicker { state: AtomicU8::new(IDLE), pid: process.pid, tid: self.tid });
+        Ok(Box::new(StubThread {
+            shared: space.clone(),
+            space,
+            process: Some(process),
+            tid: self.tid,
+            regs: Regs { rax: 0, orig_rax: u64::MAX, ..regs },
+            dirty: true,
+            kicker,
+            place,
+            factory: self.factory.clone(),
+        }))
+    }
+}
+
+impl Drop for StubSeed {
+    fn drop(&mut self) {
+        // Never attached: a thread of a process that others use stays in its loop until they end it.
+        if let Some(process) = self.process.take() {
+            process.threads.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+struct StubThread {
+    space: Arc<Space>,
+    /// The same, as the trait hands it out.
+    shared: Arc<dyn AddressSpace>,
+    /// Taken when dropped.
+    process: Option<Arc<StubProcess>>,
+    tid: i32,
+    regs: Regs,
+    /// Whether the stub's registers are not `regs`.
+    dirty: bool,
+    kicker: Arc<Kicker>,
+    place: Place,
+    factory: Arc<Factory>,
+}
+
+impl StubThread {
+    /// Has the stub make one system call.
+    fn call(&mut self, number: i64, args: [u64; 6]) -> Result<u64> {
+        self.dirty = true;
+        let mut kicked = false;
+        let result = trace::syscall(self.tid, &self.regs, number, args, &mut kicked);
+        self.note_kick(kicked);
+        result
+    }
+
+    fn note_kick(&self, kicked: bool) {
+        if kicked {
+            self.kicker.state.store(KICKED, Ordering::SeqCst);
+        }
+    }
+
+    fn clone_stub(&mut self, flags: u64) -> Result<i32> {
+        self.dirty = true;
+        let regs = trace::call_regs(&self.regs, CLONE_ADDR, libc::SYS_clone, [flags, 0, 0, 0, 0, 0]);
+        let mut kicked = false;
+        let pid = trace::call(self.tid, &regs, &mut kicked).and_then(trace::result);
+        self.note_kick(kicked);
+        // The host's limits show as EAGAIN, which is what clone(2) says.
+        pid.map(|pid| pid as i32).map_err(|error| if error == Errno::ENOMEM { error } else { Errno::EAGAIN })
+    }
+
+    fn touches_vdso(&self, addr: u64, len: u64) {
+        let pages = &self.space.vdso.0;
+        if addr < pages.end && pages.start < addr.saturating_add(len) {
+            self.space.process.vdso_changed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn stopped_by_signal(&mut self, signal: i32) -> Event {
+        if trace::get_regs(self.tid, &mut self.regs).is_err() {
+            return Event::Lost;
+        }
+        self.regs.orig_rax = u64::MAX;
+        if !matches!(signal, libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGTRAP) {
+            return Event::Interrupted;
+        }
+        match trace::get_siginfo(self.tid) {
+            Ok(info) if from_kernel(&info) => Event::Fault(info),
+            Ok(_) => Event::Interrupted,
+            Err(_) => Event::Lost,
+        }
+    }
+}
+
+/// Whether an instruction raised the signal, not somebody on the host.
+fn from_kernel(info: &SigInfo) -> bool {
+    info.si_code > 0
+}
+
+impl UserThread for StubThread {
+    fn space(&self) -> &Arc<dyn AddressSpace> {
+        &self.shared
+    }
+
+    fn interrupter(&self) -> Arc<dyn Interrupter> {
+        self.kicker.clone()
+    }
+
+    fn run(&mut self) -> Event {
+        self.place.consider_moving();
+        if self.kicker.state.compare_exchange(IDLE, RUNNING, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            self.kicker.state.store(IDLE, Ordering::SeqCst);
+            return Event::Interrupted;
+        }
+        if self.dirty {
+            // The host must never restart a call of its own: none was made.
+            self.regs.orig_rax = u64::MAX;
+            if trace::set_regs(self.tid, &self.regs).is_err() {
+                return Event::Lost;
+            }
+        }
+        self.dirty = false;
+        if trace::resume(libc::PTRACE_SYSEMU, self.tid).is_err() {
+            return Event::Lost;
+        }
+        let stop = trace::wait(self.tid);
+        // A kick that was sent but has not arrived yet ends a later run, which is allowed.
+        self.kicker.state.swap(IDLE, Ordering::SeqCst);
+        match stop {
+            Stop::Syscall => {
+                if trace::get_regs(self.tid, &mut self.regs).is_err() {
+                    return Event::Lost;
+                }
+                Event::Syscall
+            }
+            Stop::Signal(signal) => self.stopped_by_signal(signal),
+            Stop::Event => match trace::get_regs(self.tid, &mut self.regs) {
+                Ok(()) => Event::Interrupted,
+                Err(_) => Event::Lost,
+            },
+            Stop::Gone => Event::Lost,
+        }
+    }
+
+    fn regs(&self) -> &Regs {
+        &self.regs
+    }
+
+    fn regs_mut(&mut self) -> &mut Regs {
+        self.dirty = true;
+        &mut self.regs
+    }
+
+    fn xstate(&mut self) -> Result<Vec<u8>> {
+        trace::get_xstate(self.tid)
+    }
+
+    fn set_xstate(&mut self, image: &[u8]) -> Result<()> {
+        trace::set_xstate(self.tid, image).map_err(|_| Errno::EINVAL)
+    }
+
+    fn map(&mut self, request: &MapRequest) -> Result<()> {
+        let mut flags = request.flags | libc::MAP_FIXED;
+        flags |= if request.shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+        let (fd, offset) = match request.backing {
+            Backing::Anonymous => {
+                flags |= libc::MAP_ANONYMOUS;
+                (-1, 0)
+            }
+            Backing::File { fd, offset } => (fd, offset),
+        };
+        self.touches_vdso(request.addr, request.len);
+        let args = [request.addr, request.len, request.prot as u64, flags as u64, fd as i64 as u64, offset];
+        self.call(libc::SYS_mmap, args).map(drop)
+    }
+
+    fn unmap(&mut self, addr: u64, len: u64) -> Result<()> {
+        self.touches_vdso(addr, len);
+        self.call(libc::SYS_munmap, [addr, len, 0, 0, 0, 0]).map(drop)
+    }
+
+    fn protect(&mut self, addr: u64, len: u64, prot: i32) -> Result<()> {
+        self.touches_vdso(addr, len);
+        self.call(libc::SYS_mprotect, [addr, len, prot as u64, 0, 0, 0]).map(drop)
+    }
+
+    fn remap(&mut self, old: u64, old_len: u64, new: u64, new_len: u64, flags: i32) -> Result<()> {
+        self.touches_vdso(old, old_len);
+        self.touches_vdso(new, new_len);
+        let mut flags = flags;
+        if old != new {
+            flags |= libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        }
+        self.call(libc::SYS_mremap, [old, old_len, new_len, flags as u64, new, 0]).map(drop)
+    }
+
+    fn advise(&mut self, addr: u64, len: u64, advice: i32) -> Result<()> {
+        self.call(libc::SYS_madvise, [addr, len, advice as u64, 0, 0, 0]).map(drop)
+    }
+
+    fn sync(&mut self, addr: u64, len: u64, flags: i32) -> Result<()> {
+        self.call(libc::SYS_msync, [addr, len, flags as u64, 0, 0, 0]).map(drop)
+    }
+
+    fn fork(&mut self) -> Result<Seed> {
+        let pid = self.clone_stub(CLONE_PROCESS)?;
+        let process = StubProcess::new(pid);
+        process.vdso_changed.store(self.space.process.vdso_changed.load(Ordering::Relaxed), Ordering::Relaxed);
+        Ok(Box::new(StubSeed {
+            process: Some(process),
+            tid: pid,
+            regs: self.regs,
+            vdso: self.space.vdso.clone(),
+            space: None,
+            factory: self.factory.clone(),
+            near: placement::here(),
+        }))
+    }
+
+    fn spawn_thread(&mut self) -> Result<Seed> {
+        let process = self.space.process.clone();
+        process.threads.fetch_add(1, Ordering::SeqCst);
+        let tid = self.clone_stub(CLONE_THREAD).inspect_err(|_| {
+            process.threads.fetch_sub(1, Ordering::SeqCst);
+        })?;
+        Ok(Box::new(StubSeed {
+            process: Some(process),
+            tid,
+            regs: self.regs,
+            vdso: self.space.vdso.clone(),
+            space: Some(self.space.clone()),
+            factory: self.factory.clone(),
+            near: None,
+        }))
+    }
+
+    fn renew(&mut self) -> Result<()> {
+        let process = self.space.process.clone();
+        let alone = process.threads.load(Ordering::SeqCst) == 1 && self.tid == process.pid;
+        if alone && !process.vdso_changed.load(Ordering::Relaxed) {
+            self.space.alive.store(false, Ordering::Release);
+            let vdso = self.space.vdso.0.clone();
+            for gap in [USER_RANGE.start..vdso.start, vdso.end..USER_RANGE.end] {
+                self.call(libc::SYS_munmap, [gap.start, gap.end - gap.start, 0, 0, 0, 0])?;
+            }
+            let space =
+                Arc::new(Space { process, alive: AtomicBool::new(true), vdso: self.space.vdso.clone() });
+            self.shared = space.clone();
+            self.space = space;
+        } else {
+            self.move_to(self.factory.take()?)?;
+        }
+        let selectors = (self.regs.cs, self.regs.ss);
+        self.regs = Regs { cs: selectors.0, ss: selectors.1, eflags: 0x202, orig_rax: u64::MAX, ..zero_regs() };
+        self.dirty = true;
+        self.reset_xstate()
+    }
+
+    fn compare_exchange(&mut self, addr: u64, expected: u32, new: u32) -> Result<u32> {
+        if !USER_RANGE.contains(&addr) {
+            return Err(Errno::EFAULT);
+        }
+        self.dirty = true;
+        let base = Regs { rip: COMPARE_EXCHANGE_ADDR, rdi: addr, rax: expected.into(), rdx: new.into(), ..self.regs };
+        let regs = Regs { orig_rax: u64::MAX, eflags: 0x202, ..base };
+        let mut kicked = false;
+        let found = trace::call(self.tid, &regs, &mut kicked);
+        self.note_kick(kicked);
+        found.map(|found| found as u32)
+    }
+}
+
+impl StubThread {
+    /// Goes on in another, fresh stub process.
+    fn move_to(&mut self, process: Arc<StubProcess>) -> Result<()> {
+        trace::seize(process.pid)?;
+        self.leave();
+        self.tid = process.pid;
+        self.place.replace_stub(process.pid);
+        let kicked = self.kicker.state.load(Ordering::SeqCst) == KICKED;
+        let state = AtomicU8::new(if kicked { KICKED } else { IDLE });
+        self.kicker = Arc::new(Kicker { state, pid: process.pid, tid: process.pid });
+        let space =
+            Arc::new(Space { process: process.clone(), alive: AtomicBool::new(true), vdso: self.factory.vdso() });
+        self.process = Some(process);
+        self.shared = space.clone();
+        self.space = space;
+        Ok(())
+    }
+
+    /// The extended state that a program starts with: all in its initial state.
+    fn reset_xstate(&mut self) -> Result<()> {
+        let mut image = trace::get_xstate(self.tid)?;
+        if let Some(header) = image.get_mut(512..576) {
+            header[..8].fill(0);
+        }
+        // FXSAVE area: control words are not part of what an empty header resets.
+        image[..2].copy_from_slice(&0x37fu16.to_ne_bytes());
+        image[24..28].copy_from_slice(&0x1f80u32.to_ne_bytes());
+        trace::set_xstate(self.tid, &image)
+    }
+
+    /// Gives the stub thread up. The last one takes its process with it.
+    fn leave(&mut self) {
+        let Some(process) = self.process.take() else { return };
+        let last = process.threads.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last {
+            // SAFETY: no pointers; the process is ours and not reaped. Threads other than the first are reaped by their
+            // tracer, which is this thread; the first by `StubProcess`'s drop.
+            unsafe { libc::kill(process.pid, libc::SIGKILL) };
+            if self.tid != process.pid {
+                while trace::wait(self.tid) != Stop::Gone {}
+            }
+        } else if self.tid == process.pid {
+            // The first thread must outlive the others, or the host could not tell when the process is gone: it waits,
+            // untraced, until the last one kills it.
+            let regs = Regs { rip: WAIT_ADDR, orig_rax: u64::MAX, ..self.regs };
+            let _gone = trace::set_regs(self.tid, &regs).and_then(|()| trace::detach(self.tid));
+        } else {
+            let regs = trace::call_regs(&self.regs, super::stub::CALL_ADDR, libc::SYS_exit, [0; 6]);
+            let exiting = trace::set_regs(self.tid, &regs).and_then(|()| trace::resume(libc::PTRACE_CONT, self.tid));
+            if exiting.is_ok() {
+                while trace::wait(self.tid) != Stop::Gone {
+                    let _gone = trace::resume(libc::PTRACE_CONT, self.tid);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for StubThread {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}

@@ -1,0 +1,179 @@
+//! ptrace requests on one stub thread, by the sentry thread that traces it: `ptrace(2)`.
+
+use crate::errno::{Errno, Result, check};
+use crate::platform::{Regs, SigInfo};
+
+/// Sent to a stub thread to make it stop. Its default action is to be ignored, and container signals never use the host's.
+pub const KICK: i32 = libc::SIGURG;
+
+const OPTIONS: i32 = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACESYSGOOD;
+
+/// Why a stub thread stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// At a system call.
+    Syscall,
+    /// A signal is about to be delivered; it never is.
+    Signal(i32),
+    /// `PTRACE_INTERRUPT`, or a group stop.
+    Event,
+    /// It is gone.
+    Gone,
+}
+
+/// # Safety
+///
+/// `addr` and `data` must be what `request` wants.
+unsafe fn ptrace(request: libc::c_uint, tid: i32, addr: u64, data: u64) -> Result<()> {
+    // SAFETY: the caller's promise.
+    let ret = unsafe { libc::ptrace(request, tid, addr, data) };
+    check(ret).map(drop)
+}
+
+/// Becomes the tracer of a stub thread that waits in its loop, and stops it there.
+pub fn seize(tid: i32) -> Result<()> {
+    // SAFETY: no pointers.
+    unsafe {
+        ptrace(libc::PTRACE_SEIZE, tid, 0, OPTIONS as u64)?;
+        ptrace(libc::PTRACE_INTERRUPT, tid, 0, 0)?;
+    }
+    until_event(tid)
+}
+
+/// Lets a stopped stub thread go on to its waiting loop and stops it there.
+pub fn interrupt(tid: i32) -> Result<()> {
+    resume(libc::PTRACE_CONT, tid)?;
+    // SAFETY: no pointers.
+    unsafe { ptrace(libc::PTRACE_INTERRUPT, tid, 0, 0)? };
+    until_event(tid)
+}
+
+fn until_event(tid: i32) -> Result<()> {
+    loop {
+        match wait(tid) {
+            Stop::Event => return Ok(()),
+            Stop::Gone => return Err(Errno::ESRCH),
+            Stop::Signal(_) | Stop::Syscall => resume(libc::PTRACE_CONT, tid)?,
+        }
+    }
+}
+
+/// Waits for the next stop.
+pub fn wait(tid: i32) -> Stop {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is valid for writes.
+        let got = unsafe { libc::wait4(tid, &mut status, libc::__WALL | libc::__WNOTHREAD, std::ptr::null_mut()) };
+        if got == tid {
+            break;
+        }
+        if got < 0 && Errno::last() != Errno::EINTR {
+            return Stop::Gone;
+        }
+    }
+    if !libc::WIFSTOPPED(status) {
+        return Stop::Gone;
+    }
+    match (status >> 16, libc::WSTOPSIG(status)) {
+        (libc::PTRACE_EVENT_STOP, _) => Stop::Event,
+        (_, signal) if signal == libc::SIGTRAP | 0x80 => Stop::Syscall,
+        (_, signal) => Stop::Signal(signal),
+    }
+}
+
+/// Lets a stopped stub thread go on, with no signal: `PTRACE_SYSEMU` for container code, `PTRACE_CONT` for a call of ours.
+pub fn resume(how: libc::c_uint, tid: i32) -> Result<()> {
+    // SAFETY: no pointers.
+    unsafe { ptrace(how, tid, 0, 0) }
+}
+
+/// Lets a stopped stub thread go untraced.
+pub fn detach(tid: i32) -> Result<()> {
+    // SAFETY: no pointers.
+    unsafe { ptrace(libc::PTRACE_DETACH, tid, 0, 0) }
+}
+
+/// Reads the general registers.
+pub fn get_regs(tid: i32, regs: &mut Regs) -> Result<()> {
+    // SAFETY: the structure is the kernel's.
+    unsafe { ptrace(libc::PTRACE_GETREGS, tid, 0, std::ptr::from_mut(regs) as u64) }
+}
+
+/// Writes the general registers.
+pub fn set_regs(tid: i32, regs: &Regs) -> Result<()> {
+    // SAFETY: the structure is the kernel's, and only read.
+    unsafe { ptrace(libc::PTRACE_SETREGS, tid, 0, std::ptr::from_ref(regs) as u64) }
+}
+
+/// What is known of the signal that stopped it.
+pub fn get_siginfo(tid: i32) -> Result<SigInfo> {
+    // SAFETY: a siginfo_t of zeros is a value; the kernel fills it.
+    unsafe {
+        let mut info: SigInfo = std::mem::zeroed();
+        ptrace(libc::PTRACE_GETSIGINFO, tid, 0, std::ptr::from_mut(&mut info) as u64)?;
+        Ok(info)
+    }
+}
+
+const NT_X86_XSTATE: u64 = 0x202;
+
+/// Reads the extended state: an XSAVE image in standard format.
+pub fn get_xstate(tid: i32) -> Result<Vec<u8>> {
+    let mut image = vec![0u8; 16384];
+    let mut iov = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
+    // SAFETY: the vector describes `image`, which outlives the call.
+    unsafe { ptrace(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE, std::ptr::from_mut(&mut iov) as u64)? };
+    image.truncate(iov.iov_len);
+    Ok(image)
+}
+
+/// Writes the extended state.
+pub fn set_xstate(tid: i32, image: &[u8]) -> Result<()> {
+    let mut iov = libc::iovec { iov_base: image.as_ptr() as *mut _, iov_len: image.len() };
+    // SAFETY: the vector describes `image`, which the kernel only reads.
+    unsafe { ptrace(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE, std::ptr::from_mut(&mut iov) as u64) }
+}
+
+/// Makes a stopped stub thread run code of the stub's page with the registers given, until its `int3`. Returns `rax`.
+///
+/// Costs two switches on one CPU and four host calls. A kick that arrives meanwhile is noted in `kicked`.
+pub fn call(tid: i32, regs: &Regs, kicked: &mut bool) -> Result<u64> {
+    set_regs(tid, regs)?;
+    loop {
+        resume(libc::PTRACE_CONT, tid)?;
+        match wait(tid) {
+            Stop::Signal(libc::SIGTRAP) => break,
+            Stop::Signal(KICK) => *kicked = true,
+            // Only the gadgets that touch container memory can fault.
+            Stop::Signal(libc::SIGSEGV | libc::SIGBUS) => return Err(Errno::EFAULT),
+            Stop::Signal(_) | Stop::Event | Stop::Syscall => {}
+            Stop::Gone => return Err(Errno::ESRCH),
+        }
+    }
+    // SAFETY: PTRACE_PEEKUSER reads a word of the register area; libc returns it, with errno for errors.
+    let rax = unsafe {
+        *libc::__errno_location() = 0;
+        libc::ptrace(libc::PTRACE_PEEKUSER, tid, std::mem::offset_of!(Regs, rax) as u64, 0)
+    };
+    if rax == -1 && Errno::last().raw() != 0 {
+        return Err(Errno::ESRCH);
+    }
+    Ok(rax as u64)
+}
+
+/// As [`call`], for a system call: its result or errno.
+pub fn syscall(tid: i32, base: &Regs, number: i64, args: [u64; 6], kicked: &mut bool) -> Result<u64> {
+    call(tid, &call_regs(base, super::stub::CALL_ADDR, number, args), kicked).and_then(result)
+}
+
+/// Registers for a system call at `rip`.
+pub fn call_regs(base: &Regs, rip: u64, number: i64, args: [u64; 6]) -> Regs {
+    let [rdi, rsi, rdx, r10, r8, r9] = args;
+    Regs { rip, rax: number as u64, orig_rax: u64::MAX, rdi, rsi, rdx, r10, r8, r9, eflags: 0x202, ..*base }
+}
+
+/// A raw result as the kernel returns it.
+pub fn result(rax: u64) -> Result<u64> {
+    let value = rax as i64;
+    if (-4095..0).contains(&value) { Err(Errno::from_raw(-value as i32)) } else { Ok(rax) }
+}
