@@ -39,7 +39,6 @@ pub fn filter() -> Result<BpfProgram, BackendError> {
         .map(|&flags| SeccompRule::new(vec![SeccompCondition::new(0, Len::Qword, Op::Eq, flags)?]))
         .collect::<Result<Vec<_>, _>>()?;
     rules.insert(libc::SYS_clone, clone);
-    let filter =
-        SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)?;
+    let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)?;
     filter.try_into()
 }

@@ -44,9 +44,7 @@ fn expect_syscall(user: &mut dyn UserThread) -> u64 {
 }
 
 /// `mov $39,%eax; syscall; mov %rax,%rdi; mov $231,%eax; syscall`.
-const GETPID_EXIT: &[u8] = &[
-    0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x48, 0x89, 0xc7, 0xb8, 231, 0, 0, 0, 0x0f, 0x05,
-];
+const GETPID_EXIT: &[u8] = &[0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x48, 0x89, 0xc7, 0xb8, 231, 0, 0, 0, 0x0f, 0x05];
 
 #[test]
 fn system_calls_stop_and_take_our_answer() {
@@ -184,8 +182,8 @@ fn extended_state_goes_there_and_back() {
     let platform = PtracePlatform::new().unwrap();
     // vmovdqu (DATA),%ymm5; mov $39,%eax; syscall; vmovdqu %ymm5,(DATA+64); syscall
     let code = [
-        0xc5, 0xfe, 0x6f, 0x2c, 0x25, 0, 0, 0x50, 0, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xc5, 0xfe, 0x7f, 0x2c, 0x25,
-        64, 0, 0x50, 0, 0x0f, 0x05,
+        0xc5, 0xfe, 0x6f, 0x2c, 0x25, 0, 0, 0x50, 0, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xc5, 0xfe, 0x7f, 0x2c, 0x25, 64,
+        0, 0x50, 0, 0x0f, 0x05,
     ];
     let mut user = thread(&platform, &code);
     let pattern: Vec<u8> = (100..132).collect();

@@ -323,8 +323,7 @@ impl UserThread for StubThread {
             for gap in [USER_RANGE.start..vdso.start, vdso.end..USER_RANGE.end] {
                 self.call(libc::SYS_munmap, [gap.start, gap.end - gap.start, 0, 0, 0, 0])?;
             }
-            let space =
-                Arc::new(Space { process, alive: AtomicBool::new(true), vdso: self.space.vdso.clone() });
+            let space = Arc::new(Space { process, alive: AtomicBool::new(true), vdso: self.space.vdso.clone() });
             self.shared = space.clone();
             self.space = space;
         } else {
