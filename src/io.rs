@@ -14,6 +14,25 @@ pub trait Sink {
     /// is not writable. `EFAULT` when not one byte could be stored though `room` and `bytes` were not empty.
     fn put(&mut self, bytes: &[u8]) -> Result<usize>;
 
+    /// Takes a prefix of `slices`, which follow one another, under the rules of [`Sink::put`]. For what lies in pieces
+    /// (a pipe, a socket's queue): a sink in container memory stores them all with one host call.
+    fn put_slices(&mut self, slices: &[&[u8]]) -> Result<usize> {
+        let mut done = 0;
+        for slice in slices.iter().filter(|slice| !slice.is_empty()) {
+            match self.put(slice) {
+                Ok(n) => {
+                    done += n;
+                    if n < slice.len() {
+                        break;
+                    }
+                }
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+
     /// Lets a host descriptor fill the sink: `preadv` when `offset` is given, else `readv`. Returns 0 at its end.
     fn put_from_fd(&mut self, fd: std::os::fd::BorrowedFd<'_>, offset: Option<u64>, limit: usize) -> Result<usize> {
         let mut buf = vec![0u8; self.room().min(limit).min(256 << 10)];

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
@@ -187,6 +187,24 @@ pub struct Extra {
     pub owner: Option<(i32, i32)>,
     /// `F_SETSIG`.
     pub signal: i32,
+    /// Who wants to know when the last descriptor is gone.
+    pub watchers: Vec<Weak<dyn CloseWatcher>>,
+}
+
+/// Something that must let go of an open file description when its last descriptor is closed: an epoll instance's entry.
+pub trait CloseWatcher: Send + Sync {
+    /// The description ends; `object` is what it referred to. Called without locks held.
+    fn closed(&self, object: &Arc<dyn File>);
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        for watcher in std::mem::take(&mut self.extra.get_mut().watchers) {
+            if let Some(watcher) = watcher.upgrade() {
+                watcher.closed(&self.object);
+            }
+        }
+    }
 }
 
 /// The flags that `fcntl(F_SETFL)` may change.

@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
+pub mod anon;
+pub mod epoll;
+pub mod eventfd;
 pub mod file;
 pub mod inode;
+pub mod pipe;
 
 /// A place in the tree of mounts.
 #[derive(Clone)]
