@@ -2,8 +2,8 @@
 
 use std::any::Any;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 

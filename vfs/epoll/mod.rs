@@ -45,12 +45,8 @@ pub const EPOLLET: u32 = 1 << 31;
 /// The bits that say how to report, and are no events.
 const MODE_BITS: u32 = EPOLLEXCLUSIVE | EPOLLWAKEUP | EPOLLONESHOT | EPOLLET;
 /// What may go with `EPOLLEXCLUSIVE`: `epoll_ctl(2)`.
-const EXCLUSIVE_OK: u32 = Events::IN.bits()
-    | Events::OUT.bits()
-    | Events::ALWAYS.bits()
-    | EPOLLWAKEUP
-    | EPOLLET
-    | EPOLLEXCLUSIVE;
+const EXCLUSIVE_OK: u32 =
+    Events::IN.bits() | Events::OUT.bits() | Events::ALWAYS.bits() | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE;
 
 /// The most registrations in the sandbox: `/proc/sys/fs/epoll/max_user_watches`.
 pub const MAX_WATCHES: usize = 1 << 18;

@@ -46,11 +46,7 @@ fn children(epoll: &Epoll) -> Vec<Arc<Epoll>> {
 
 /// How many edges the longest chain from `start` has. Goes level by level, looking at each epoll once a level, so that
 /// many ways to the same one cost nothing. `ELOOP` when it is too long or meets `forbidden`.
-fn levels(
-    start: &Epoll,
-    next: &mut dyn FnMut(&Epoll) -> Vec<Arc<Epoll>>,
-    forbidden: Option<&Epoll>,
-) -> Result<usize> {
+fn levels(start: &Epoll, next: &mut dyn FnMut(&Epoll) -> Vec<Arc<Epoll>>, forbidden: Option<&Epoll>) -> Result<usize> {
     let meets = |epoll: &Epoll| forbidden.is_some_and(|forbidden| std::ptr::eq(forbidden, epoll));
     let mut level = next(start);
     let mut depth = 0;

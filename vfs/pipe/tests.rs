@@ -135,7 +135,11 @@ fn fifos_wait_for_the_other_side() {
     let reader = reader.into_file();
     assert_eq!(reader.poll(), Events::HUP);
     drop(reader);
-    assert_eq!(fifo.open(libc::O_WRONLY | libc::O_NONBLOCK).err(), Some(Errno::ENXIO), "an interrupted open leaves nothing");
+    assert_eq!(
+        fifo.open(libc::O_WRONLY | libc::O_NONBLOCK).err(),
+        Some(Errno::ENXIO),
+        "an interrupted open leaves nothing"
+    );
 }
 
 #[test]
