@@ -13,6 +13,7 @@ pub mod logging;
 pub mod platform;
 pub mod seccomp;
 pub mod sentry;
+pub mod timer;
 pub mod wait;
 
 #[path = "../netstack/mod.rs"]

@@ -7,7 +7,10 @@ pub mod epoll;
 pub mod eventfd;
 pub mod file;
 pub mod inode;
+pub mod inotify;
 pub mod pipe;
+pub mod signalfd;
+pub mod timerfd;
 
 /// A place in the tree of mounts.
 #[derive(Clone)]
