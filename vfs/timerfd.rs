@@ -114,8 +114,7 @@ impl TimerFd {
         self.disarm(&mut state);
         let on = if absolute || self.clock != Clock::Realtime { self.clock } else { Clock::Monotonic };
         let was_canceled = state.canceled;
-        state.cancel_on_set =
-            absolute && self.clock == Clock::Realtime && flags & libc::TFD_TIMER_CANCEL_ON_SET != 0;
+        state.cancel_on_set = absolute && self.clock == Clock::Realtime && flags & libc::TFD_TIMER_CANCEL_ON_SET != 0;
         state.ticks = 0;
         state.flags = flags;
         state.interval = spec.interval;
