@@ -64,13 +64,17 @@ impl State {
         if now < next {
             return;
         }
-        if self.interval == 0 {
-            self.ticks += 1;
-            self.next = None;
-        } else {
-            let periods = (now - next) / self.interval + 1;
-            self.ticks = self.ticks.saturating_add(periods);
-            self.next = Some(next.saturating_add(periods.saturating_mul(self.interval)));
+        // The first, and those of whole intervals since; without an interval there is just the first.
+        match (now - next).checked_div(self.interval) {
+            None => {
+                self.ticks += 1;
+                self.next = None;
+            }
+            Some(more) => {
+                let periods = more.saturating_add(1);
+                self.ticks = self.ticks.saturating_add(periods);
+                self.next = Some(next.saturating_add(periods.saturating_mul(self.interval)));
+            }
         }
     }
 
@@ -346,11 +350,11 @@ mod tests {
     fn setting_returns_the_old_and_forgets_expiries() {
         let timer = timer(Clock::Monotonic);
         timer.set(libc::TFD_TIMER_ABSTIME, TimerSpec { value: 1, interval: 0 }).expect("set");
-        let old = timer.set(0, TimerSpec { value: 3600_000 * MS, interval: 5 }).expect("set");
+        let old = timer.set(0, TimerSpec { value: 3_600_000 * MS, interval: 5 }).expect("set");
         assert_eq!(old, TimerSpec::default(), "expired");
         assert_eq!(read(&timer), Err(Errno::EAGAIN));
         let old = timer.set(0, TimerSpec::default()).expect("disarm");
-        assert!(old.interval == 5 && old.value > 3500_000 * MS, "{old:?}");
+        assert!(old.interval == 5 && old.value > 3_500_000 * MS, "{old:?}");
         assert!(timer.timers.is_empty());
         assert_eq!(timer.set(8, TimerSpec::default()), Err(Errno::EINVAL));
     }
@@ -358,7 +362,7 @@ mod tests {
     #[test]
     fn setting_the_clock_cancels() {
         let flags = libc::TFD_TIMER_ABSTIME | libc::TFD_TIMER_CANCEL_ON_SET;
-        let spec = TimerSpec { value: Clock::Realtime.now() + 3600_000 * MS, interval: 0 };
+        let spec = TimerSpec { value: Clock::Realtime.now() + 3_600_000 * MS, interval: 0 };
         let timer = timer(Clock::Realtime);
         timer.set(flags, spec).expect("set");
         timer.clock_was_set();
@@ -376,7 +380,7 @@ mod tests {
     fn closing_disarms() {
         let timer = timer(Clock::Monotonic);
         let timers = timer.timers.clone();
-        timer.set(0, TimerSpec { value: 3600_000 * MS, interval: 0 }).expect("set");
+        timer.set(0, TimerSpec { value: 3_600_000 * MS, interval: 0 }).expect("set");
         drop(timer);
         assert!(timers.is_empty());
     }
