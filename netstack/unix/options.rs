@@ -1,0 +1,143 @@
+//! Options of UNIX sockets: `unix(7)` and those of `socket(7)` that mean something here.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::side::{DEFAULT_BUF, Phase};
+use super::{Cred, UnixSocket};
+use crate::errno::{Errno, Result};
+use crate::netstack::SocketOption;
+
+/// The largest value for `SO_SNDBUF` and `SO_RCVBUF`, before doubling: `/proc/sys/net/core/wmem_max`.
+const MAX_BUF: usize = 212_992;
+/// The smallest after doubling.
+const MIN_SEND_BUF: usize = 4608;
+const MIN_RECEIVE_BUF: usize = 2304;
+
+/// Switches that are kept and read back, and have no effect here as they have none on Linux.
+const SWITCHES: [i32; 8] = [
+    libc::SO_REUSEADDR,
+    libc::SO_KEEPALIVE,
+    libc::SO_BROADCAST,
+    libc::SO_DONTROUTE,
+    libc::SO_OOBINLINE,
+    libc::SO_REUSEPORT,
+    libc::SO_DEBUG,
+    libc::SO_NO_CHECK,
+];
+
+/// What options set.
+pub(super) struct Options {
+    pub receive_timeout: Option<Duration>,
+    pub send_timeout: Option<Duration>,
+    receive_buf: usize,
+    low_water: i32,
+    priority: i32,
+    linger: [u8; 8],
+    /// Bit n is [`SWITCHES`]`[n]`.
+    switches: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            receive_timeout: None,
+            send_timeout: None,
+            receive_buf: DEFAULT_BUF,
+            low_water: 1,
+            priority: 0,
+            linger: [0; 8],
+            switches: 0,
+        }
+    }
+}
+
+impl UnixSocket {
+    pub(super) fn option(&self, option: SocketOption) -> Result<Vec<u8>> {
+        if option.level != libc::SOL_SOCKET {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let options = self.options.lock();
+        let value = match option.name {
+            libc::SO_ERROR => self.side().take_error().map_or(0, Errno::raw),
+            libc::SO_ACCEPTCONN => i32::from(matches!(self.side().state.lock().phase, Phase::Listening { .. })),
+            libc::SO_PASSCRED => i32::from(self.pass_cred.load(Ordering::Relaxed)),
+            libc::SO_SNDBUF => self.side().send_buf.load(Ordering::Relaxed) as i32,
+            libc::SO_RCVBUF => options.receive_buf as i32,
+            libc::SO_RCVLOWAT => options.low_water,
+            libc::SO_SNDLOWAT => 1,
+            libc::SO_PRIORITY => options.priority,
+            libc::SO_PEERCRED => return Ok(self.peer_cred()),
+            libc::SO_LINGER => return Ok(options.linger.to_vec()),
+            libc::SO_RCVTIMEO => return Ok(timeval(options.receive_timeout)),
+            libc::SO_SNDTIMEO => return Ok(timeval(options.send_timeout)),
+            name => {
+                let bit = SWITCHES.iter().position(|&switch| switch == name).ok_or(Errno::ENOPROTOOPT)?;
+                (options.switches >> bit & 1) as i32
+            }
+        };
+        Ok(value.to_ne_bytes().to_vec())
+    }
+
+    pub(super) fn change_option(&self, option: SocketOption, value: &[u8]) -> Result<()> {
+        if option.level != libc::SOL_SOCKET {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let int = i32::from_ne_bytes(*value.first_chunk().ok_or(Errno::EINVAL)?);
+        let mut options = self.options.lock();
+        match option.name {
+            libc::SO_PASSCRED => self.pass_cred.store(int != 0, Ordering::Relaxed),
+            libc::SO_SNDBUF | libc::SO_SNDBUFFORCE => {
+                self.side().send_buf.store(doubled(int).max(MIN_SEND_BUF), Ordering::Relaxed);
+                drop(options);
+                self.side().queue.wake(super::WRITE);
+            }
+            libc::SO_RCVBUF | libc::SO_RCVBUFFORCE => options.receive_buf = doubled(int).max(MIN_RECEIVE_BUF),
+            libc::SO_RCVLOWAT => options.low_water = if int < 0 { i32::MAX } else { int.max(1) },
+            libc::SO_PRIORITY => options.priority = int,
+            libc::SO_LINGER => options.linger = *value.first_chunk().ok_or(Errno::EINVAL)?,
+            libc::SO_RCVTIMEO => options.receive_timeout = timeout(value)?,
+            libc::SO_SNDTIMEO => options.send_timeout = timeout(value)?,
+            libc::SO_ERROR | libc::SO_ACCEPTCONN | libc::SO_PEERCRED | libc::SO_SNDLOWAT => {
+                return Err(Errno::ENOPROTOOPT);
+            }
+            name => {
+                let bit = SWITCHES.iter().position(|&switch| switch == name).ok_or(Errno::ENOPROTOOPT)?;
+                options.switches = options.switches & !(1 << bit) | u32::from(int != 0) << bit;
+            }
+        }
+        Ok(())
+    }
+
+    /// `struct ucred` of who connected, or whom it connected to.
+    fn peer_cred(&self) -> Vec<u8> {
+        let nobody = Cred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+        let cred = self.side().state.lock().peer_cred.unwrap_or(nobody);
+        [cred.pid.to_ne_bytes(), cred.uid.to_ne_bytes(), cred.gid.to_ne_bytes()].concat()
+    }
+}
+
+/// Linux doubles what is asked for, to make room for its own overhead.
+fn doubled(asked: i32) -> usize {
+    usize::try_from(asked).unwrap_or(MAX_BUF).min(MAX_BUF) * 2
+}
+
+fn timeval(timeout: Option<Duration>) -> Vec<u8> {
+    let timeout = timeout.unwrap_or(Duration::ZERO);
+    let sec = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
+    [sec.to_ne_bytes(), i64::from(timeout.subsec_micros()).to_ne_bytes()].concat()
+}
+
+/// `socket(7)`: zero waits for ever; Linux takes a negative time as none at all. `EDOM` for bad microseconds.
+fn timeout(value: &[u8]) -> Result<Option<Duration>> {
+    let word = |at: usize| value.get(at..at + 8).and_then(|bytes| bytes.first_chunk()).map(|b| i64::from_ne_bytes(*b));
+    let (Some(sec), Some(usec)) = (word(0), word(8)) else { return Err(Errno::EINVAL) };
+    if !(0..1_000_000).contains(&usec) {
+        return Err(Errno::EDOM);
+    }
+    match (u64::try_from(sec), usec) {
+        (Err(_), _) => Ok(Some(Duration::ZERO)),
+        (Ok(0), 0) => Ok(None),
+        (Ok(sec), usec) => Ok(Some(Duration::new(sec, usec as u32 * 1000))),
+    }
+}
