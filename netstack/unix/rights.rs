@@ -15,8 +15,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::side::{Message, Phase, Side};
 use super::UnixSocket;
+use super::side::{Message, Phase, Side};
 use crate::errno::{Errno, Result};
 use crate::vfs::file::OpenFile;
 
@@ -74,9 +74,7 @@ impl Rights {
         let within = |count: usize| (count + n <= MAX_IN_FLIGHT).then_some(count + n);
         if IN_FLIGHT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_err() {
             collect();
-            IN_FLIGHT
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, within)
-                .map_err(|_| Errno::ETOOMANYREFS)?;
+            IN_FLIGHT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).map_err(|_| Errno::ETOOMANYREFS)?;
         }
         if !files.iter().any(|file| is_socket(file)) {
             return Ok((Some(Rights { files }), Posting { _registry: None }));
@@ -205,11 +203,7 @@ fn collect() {
 }
 
 /// How many references to each of `suspects` are in queues other than those of suspects.
-fn counts_outside(
-    table: &Registry,
-    suspects: &HashSet<usize>,
-    inner: &HashMap<usize, usize>,
-) -> Vec<(usize, usize)> {
+fn counts_outside(table: &Registry, suspects: &HashSet<usize>, inner: &HashMap<usize, usize>) -> Vec<(usize, usize)> {
     let outside = |key: &usize| table[key].count - inner.get(key).copied().unwrap_or(0).min(table[key].count);
     suspects.iter().map(|key| (*key, outside(key))).collect()
 }

@@ -58,10 +58,7 @@ pub(super) enum Phase {
     /// In `connect`.
     Connecting,
     /// After `listen`.
-    Listening {
-        backlog: usize,
-        pending: VecDeque<Arc<UnixSocket>>,
-    },
+    Listening { backlog: usize, pending: VecDeque<Arc<UnixSocket>> },
     /// Has a peer: for a datagram socket, where it sends to.
     Connected(Arc<Side>),
 }

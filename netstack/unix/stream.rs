@@ -33,13 +33,7 @@ impl UnixSocket {
         }
     }
 
-    fn send_piece(
-        &self,
-        source: &mut dyn Source,
-        left: usize,
-        cred: Cred,
-        files: Vec<Arc<OpenFile>>,
-    ) -> Result<usize> {
+    fn send_piece(&self, source: &mut dyn Source, left: usize, cred: Cred, files: Vec<Arc<OpenFile>>) -> Result<usize> {
         let side = self.side();
         let peer = side.peer().ok_or(Errno::ENOTCONN)?;
         {

@@ -413,7 +413,10 @@ fn options_are_bounded_and_read_back() {
     assert_eq!((a.timeout(false), a.timeout(true)), (Some(Duration::from_millis(2500)), None));
     assert_eq!(a.get_option(option, 16), Ok(timeout(2, 500_000)));
     let unknown = SocketOption { level: libc::SOL_SOCKET, name: 999 };
-    assert_eq!((a.get_option(unknown, 4), a.set_option(unknown, &[0; 4])), (Err(Errno::ENOPROTOOPT), Err(Errno::ENOPROTOOPT)));
+    assert_eq!(
+        (a.get_option(unknown, 4), a.set_option(unknown, &[0; 4])),
+        (Err(Errno::ENOPROTOOPT), Err(Errno::ENOPROTOOPT))
+    );
 }
 
 #[test]
