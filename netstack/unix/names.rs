@@ -9,10 +9,12 @@ use parking_lot::Mutex;
 use super::{Kind, UnixSocket};
 use crate::errno::{Errno, Result};
 
+type Key = (Kind, Arc<[u8]>);
+
 /// The abstract names of one network namespace. Sockets of different types may have the same name, as on Linux.
 #[derive(Default)]
 pub struct UnixNamespace {
-    names: Mutex<HashMap<(Kind, Arc<[u8]>), Weak<UnixSocket>>>,
+    names: Mutex<HashMap<Key, Weak<UnixSocket>>>,
     next_auto: AtomicU32,
 }
 
