@@ -11,6 +11,7 @@ pub mod inotify;
 pub mod pipe;
 pub mod signalfd;
 pub mod timerfd;
+pub mod tty;
 
 /// A place in the tree of mounts.
 #[derive(Clone)]
