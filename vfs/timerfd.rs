@@ -112,11 +112,15 @@ impl TimerFd {
             return Err(Errno::EINVAL);
         }
         let absolute = flags & libc::TFD_TIMER_ABSTIME != 0;
+        let on = if absolute || self.clock != Clock::Realtime { self.clock } else { Clock::Monotonic };
         let mut state = self.state.lock();
+        if on == Clock::Realtime && spec.value != 0 && !state.watches_clock {
+            clock::watch(self.me.clone() as Weak<dyn ClockWatcher>)?;
+            state.watches_clock = true;
+        }
         state.advance();
         let old = state.spec();
         self.disarm(&mut state);
-        let on = if absolute || self.clock != Clock::Realtime { self.clock } else { Clock::Monotonic };
         let was_canceled = state.canceled;
         state.cancel_on_set = absolute && self.clock == Clock::Realtime && flags & libc::TFD_TIMER_CANCEL_ON_SET != 0;
         state.ticks = 0;
@@ -128,10 +132,6 @@ impl TimerFd {
             value if absolute => Some(value),
             value => Some(on.now().saturating_add(value)),
         };
-        if on == Clock::Realtime && state.next.is_some() && !state.watches_clock {
-            clock::watch(self.me.clone() as Weak<dyn ClockWatcher>)?;
-            state.watches_clock = true;
-        }
         self.arm(&mut state);
         state.canceled = was_canceled && state.cancel_on_set;
         if state.next.is_some() && state.take_canceled() {

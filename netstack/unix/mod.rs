@@ -5,7 +5,7 @@
 //!                    └ bytes sent and unread <── each message counts here until it is received
 //! ```
 //!
-//! A [`Side`] is what peers share; it knows its own peer and nothing of descriptors. The [`UnixSocket`] around it is what an
+//! A side is what peers share; it knows its own peer and nothing of descriptors. The [`UnixSocket`] around it is what an
 //! open file refers to, and when it goes the peer is told. Paths are the system-call layer's: it makes the node and hangs
 //! the [`BoundSocket`] on it, and hands what it finds on a node to [`UnixSocket::connect_to`] and
 //! [`UnixSocket::send_to`]. Abstract names are in a table of the network namespace ([`UnixNamespace`]).

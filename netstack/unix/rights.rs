@@ -126,17 +126,25 @@ thread_local! {
 /// Closes `files`. A closed socket's queue may hold further sockets, and so on as deep as somebody cared to build it: so
 /// the outermost call closes them all one after the other, and inner calls only add to its list.
 fn discard(files: Vec<Arc<OpenFile>>) {
-    let outermost = DISCARDED.with_borrow_mut(|list| {
+    let mut files = Some(files);
+    let outermost = DISCARDED.try_with(|list| {
+        let mut list = list.borrow_mut();
         let outermost = list.is_none();
-        list.get_or_insert_default().extend(files);
+        list.get_or_insert_default().extend(files.take().unwrap_or_default());
         outermost
     });
-    if outermost {
+    // When the thread is ending its list may be gone: `files` are closed right here.
+    if outermost == Ok(true) {
         while let Some(file) = DISCARDED.with_borrow_mut(|list| list.as_mut().and_then(Vec::pop)) {
             drop(file);
         }
         DISCARDED.set(None);
     }
+}
+
+/// Whether this thread is closing files from queues.
+fn is_discarding() -> bool {
+    DISCARDED.try_with(|list| list.borrow().is_some()).unwrap_or(true)
 }
 
 /// How many sockets are in flight.
@@ -149,7 +157,7 @@ fn in_flight() -> usize {
 pub(super) fn after_close() {
     static CLOSED: AtomicUsize = AtomicUsize::new(0);
     let in_flight = in_flight();
-    if in_flight == 0 || DISCARDED.with_borrow(Option::is_some) {
+    if in_flight == 0 || is_discarding() {
         return;
     }
     if CLOSED.fetch_add(1, Ordering::Relaxed) >= in_flight / 16 {

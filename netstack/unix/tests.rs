@@ -379,6 +379,45 @@ fn sockets_in_flight_that_can_still_be_received_are_kept() {
     assert_eq!((bytes, message.ancillary.files.len()), (b"datas".to_vec(), 1));
 }
 
+/// One socket goes round between two threads, in flight most of the time and then held by messages only, while a third
+/// makes the collector look all the time. What is in its queue must not be taken for garbage.
+#[test]
+fn the_collector_leaves_sockets_on_their_way_alone() {
+    let (there, back) = (pair(Kind::Stream), pair(Kind::SeqPacket));
+    let (carried, writer) = pair(Kind::Dgram);
+    send(&writer, b"precious").expect("room");
+    let pass_on = |from: &UnixSocket, to: &UnixSocket| loop {
+        match recv_message(from, 1, RecvFlags::empty()) {
+            Ok((_, message)) => {
+                let file = message.ancillary.files.into_iter().next().expect("one each time");
+                // Only the message refers to it once this returns.
+                assert_eq!(send_files(to, b"x", &[&file]), Ok(1));
+                return;
+            }
+            Err(error) => assert_eq!(error, Errno::EAGAIN),
+        }
+        std::thread::yield_now();
+    };
+    let file = open(&carried);
+    drop(carried);
+    send_files(&there.0, b"x", &[&file]).expect("room");
+    drop(file);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..3000).for_each(|_| pass_on(&there.1, &back.0)));
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                drop(pair(Kind::Stream));
+            }
+        });
+        (0..3000).for_each(|_| pass_on(&back.1, &there.0));
+        done.store(true, Ordering::Relaxed);
+    });
+    let (_, message) = recv_message(&there.1, 1, RecvFlags::empty()).expect("where it began");
+    let socket = message.ancillary.files[0].downcast::<UnixSocket>().expect("a socket");
+    assert_eq!(recv(socket, 9), Ok(b"precious".to_vec()));
+}
+
 #[test]
 fn a_deep_nest_is_closed_without_deep_recursion() {
     let mut inner = event();

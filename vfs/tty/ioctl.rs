@@ -85,10 +85,10 @@ fn common(tty: &Arc<Tty>, mem: &dyn IoctlMemory, cmd: u32, arg: u64, master: boo
     match u64::from(cmd) {
         libc::TCGETS => mem.write(arg, &tty.state.lock().disc.termios().encode()[..SIZE]).map(|()| 0),
         TCGETS2 => mem.write(arg, &tty.state.lock().disc.termios().encode()).map(|()| 0),
-        libc::TCSETS | libc::TCSETSW => set_termios(tty, mem, arg, SIZE, false),
-        libc::TCSETSF => set_termios(tty, mem, arg, SIZE, true),
-        TCSETS2 | TCSETSW2 => set_termios(tty, mem, arg, SIZE2, false),
-        TCSETSF2 => set_termios(tty, mem, arg, SIZE2, true),
+        libc::TCSETS | libc::TCSETSW => set_termios(tty, mem, arg, SIZE, false, master),
+        libc::TCSETSF => set_termios(tty, mem, arg, SIZE, true, master),
+        TCSETS2 | TCSETSW2 => set_termios(tty, mem, arg, SIZE2, false, master),
+        TCSETSF2 => set_termios(tty, mem, arg, SIZE2, true, master),
         libc::TIOCGWINSZ => {
             let window = tty.state.lock().window;
             mem.write(arg, &window.map(u16::to_ne_bytes).concat()).map(|()| 0)
@@ -100,9 +100,9 @@ fn common(tty: &Arc<Tty>, mem: &dyn IoctlMemory, cmd: u32, arg: u64, master: boo
         libc::TIOCOUTQ => put_int(mem, arg, 0), // what is written has arrived at the master
         libc::TCSBRK | libc::TCSBRKP | libc::TIOCSBRK | libc::TIOCCBRK => {
             // Everything is drained as soon as it is written, and a pseudoterminal has no line to break.
-            tty.check_foreground(libc::SIGTTOU).map(|()| 0)
+            may_change(tty, master).map(|()| 0)
         }
-        libc::TCXONC => flow(tty, arg),
+        libc::TCXONC => flow(tty, arg, master),
         libc::TIOCEXCL => {
             tty.state.lock().exclusive = true;
             Ok(0)
@@ -126,8 +126,20 @@ fn common(tty: &Arc<Tty>, mem: &dyn IoctlMemory, cmd: u32, arg: u64, master: boo
     }
 }
 
-fn set_termios(tty: &Arc<Tty>, mem: &dyn IoctlMemory, arg: u64, size: usize, flush: bool) -> Result<u64> {
-    tty.check_foreground(libc::SIGTTOU)?;
+/// Whether the caller may change the terminal: a background process of its session may not, but who holds the master may.
+fn may_change(tty: &Tty, master: bool) -> Result<()> {
+    if master { Ok(()) } else { tty.check_foreground(libc::SIGTTOU) }
+}
+
+fn set_termios(
+    tty: &Tty,
+    mem: &dyn IoctlMemory,
+    arg: u64,
+    size: usize,
+    flush: bool,
+    master: bool,
+) -> Result<u64> {
+    may_change(tty, master)?;
     let mut bytes = [0; SIZE2];
     mem.read(arg, &mut bytes[..size])?;
     let mut state = tty.state.lock();
@@ -155,9 +167,7 @@ fn set_window(tty: &Arc<Tty>, mem: &dyn IoctlMemory, arg: u64) -> Result<u64> {
 
 /// `TCFLSH`: from the master's side input and output are the other way round.
 fn flush(tty: &Arc<Tty>, arg: u64, master: bool) -> Result<u64> {
-    if !master {
-        tty.check_foreground(libc::SIGTTOU)?;
-    }
+    may_change(tty, master)?;
     let (mut input, mut output) = match i32::try_from(arg) {
         Ok(libc::TCIFLUSH) => (true, false),
         Ok(libc::TCOFLUSH) => (false, true),
@@ -184,8 +194,8 @@ fn flush(tty: &Arc<Tty>, arg: u64, master: bool) -> Result<u64> {
 }
 
 /// `TCXONC`.
-fn flow(tty: &Arc<Tty>, arg: u64) -> Result<u64> {
-    tty.check_foreground(libc::SIGTTOU)?;
+fn flow(tty: &Tty, arg: u64, master: bool) -> Result<u64> {
+    may_change(tty, master)?;
     match i32::try_from(arg) {
         Ok(libc::TCOOFF) => {
             let fx = tty.state.lock().disc.stop_or_start(true);

@@ -106,7 +106,7 @@ impl Termios {
         self.i(libc::IXON) && self.chars[libc::VSTOP] == 0o23 && self.chars[libc::VSTART] == 0o21
     }
 
-    /// As `struct termios` ([`SIZE`] bytes) followed by the speeds of `struct termios2`.
+    /// As `struct termios` (the first 36 bytes) followed by the speeds of `struct termios2`.
     pub fn encode(&self) -> [u8; SIZE2] {
         let mut out = [0; SIZE2];
         for (i, word) in [self.input, self.output, self.control, self.local].into_iter().enumerate() {

@@ -470,3 +470,48 @@ fn the_file_system_lists_what_is_open() {
     let attr = second.as_any().downcast_ref::<Master>().expect("a master").tty().index();
     assert_eq!(attr, 1);
 }
+
+/// Whatever is typed and however it is set, what is counted stays what is there.
+#[test]
+fn random_input_keeps_the_books_right() {
+    let mut seed = 0x2545_f491_4f6c_dd1du64;
+    let mut random = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    let mut disc = LineDiscipline::default();
+    for _ in 0..200_000 {
+        let value = random();
+        match value % 50 {
+            0 => {
+                let mut termios = *disc.termios();
+                (termios.input, termios.output) = (random() as u32, random() as u32);
+                termios.local = random() as u32;
+                termios.chars = std::array::from_fn(|_| (random() % 128) as u8);
+                disc.set_termios(termios);
+            }
+            1 => disc.flush_input(),
+            2 => drop(disc.stop_or_start(value & 64 != 0)),
+            3..10 => {
+                let before = disc.readable_bytes();
+                let room = (value >> 8) as usize % 20;
+                let mut taken = 0;
+                let read = disc.read(room, &mut |bytes| {
+                    taken = bytes.len();
+                    Ok::<_, Errno>(taken)
+                });
+                assert!(taken <= room && disc.readable_bytes() == before - taken);
+                assert!(read.is_some() || before == 0);
+            }
+            10 => drop(disc.output.read(4000, &mut |bytes| Ok::<_, Errno>(bytes.len()))),
+            _ => {
+                let bytes = value.to_ne_bytes();
+                let room = disc.input_room().min(bytes.len());
+                disc.receive(&bytes[..room], &mut Effects::default());
+            }
+        }
+        assert!(disc.readable_bytes() <= 2 * 4096 && disc.output.len() <= 4 * output::OUTPUT_MAX);
+    }
+}
