@@ -131,14 +131,7 @@ fn may_change(tty: &Tty, master: bool) -> Result<()> {
     if master { Ok(()) } else { tty.check_foreground(libc::SIGTTOU) }
 }
 
-fn set_termios(
-    tty: &Tty,
-    mem: &dyn IoctlMemory,
-    arg: u64,
-    size: usize,
-    flush: bool,
-    master: bool,
-) -> Result<u64> {
+fn set_termios(tty: &Tty, mem: &dyn IoctlMemory, arg: u64, size: usize, flush: bool, master: bool) -> Result<u64> {
     may_change(tty, master)?;
     let mut bytes = [0; SIZE2];
     mem.read(arg, &mut bytes[..size])?;
