@@ -1,3 +1,5 @@
 //! The kernel: tasks, memory, signals and the system calls.
 
 pub mod boot;
+pub mod creds;
+pub mod mm;

@@ -1,0 +1,3 @@
+//! Container memory.
+
+pub mod user;
