@@ -3,3 +3,4 @@
 pub mod boot;
 pub mod creds;
 pub mod mm;
+pub mod signal;
