@@ -248,6 +248,12 @@ pub trait Inode: Send + Sync + Any {
         Err(Errno::ENOTDIR)
     }
 
+    /// Tells that these names, each within the one before, the first in this directory, are about to be looked up: a file
+    /// system that asks another process can do it in one go. Nothing needs to happen.
+    fn prefetch(&self, components: &[&[u8]]) {
+        let _ = components;
+    }
+
     /// Whether `child`, found earlier under `name`, is still what that name means. Asked only with
     /// [`Caching::Revalidate`]; attributes of `child` are refreshed on the way.
     fn revalidate(&self, name: &[u8], child: &Arc<dyn Inode>) -> bool {
