@@ -248,8 +248,8 @@ impl<'a> Resolver<'a> {
     /// Goes where the symbolic link `link`, a name in the present directory, leads.
     pub(super) fn follow(&mut self, link: &Arc<Dentry>) -> Result<()> {
         self.links += 1;
-        let forbidden = self.flags.contains(LookupFlags::NO_SYMLINKS)
-            || self.at.mount.flags().contains(MountFlags::NOSYMFOLLOW);
+        let forbidden =
+            self.flags.contains(LookupFlags::NO_SYMLINKS) || self.at.mount.flags().contains(MountFlags::NOSYMFOLLOW);
         if self.links > LINKS_MAX || forbidden {
             return Err(Errno::ELOOP);
         }

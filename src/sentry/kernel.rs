@@ -6,9 +6,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Condvar, Mutex};
 
 use crate::errno::{Errno, Result};
-use crate::netstack::stack::Stack;
 use crate::platform::Platform;
-use crate::sentry::bootlog::BootLog;
 use crate::sentry::creds::Caps;
 use crate::sentry::futex::FutexTable;
 use crate::sentry::signal::{PendingCount, SigInfo, Signal};
@@ -29,11 +27,7 @@ pub struct Kernel {
     /// Deadlines.
     pub timers: Arc<TimerQueue>,
     /// Futexes.
-    pub futexes: FutexTable,
-    /// `dmesg(1)`.
-    pub boot_log: Arc<BootLog>,
-    /// TCP/IP.
-    pub net: Arc<Stack>,
+    pub futexes: Arc<FutexTable>,
     /// What device nodes open.
     pub devices: Arc<DeviceTable>,
     /// Terminals and the sessions they control.
@@ -56,10 +50,6 @@ pub struct KernelParts {
     /// See [`Kernel`].
     pub timers: Arc<TimerQueue>,
     /// See [`Kernel`].
-    pub boot_log: Arc<BootLog>,
-    /// See [`Kernel`].
-    pub net: Arc<Stack>,
-    /// See [`Kernel`].
     pub devices: Arc<DeviceTable>,
     /// See [`Kernel`].
     pub terminals: Arc<Terminals>,
@@ -75,8 +65,6 @@ impl Kernel {
             tree: Mutex::default(),
             timers: parts.timers,
             futexes: FutexTable::new(),
-            boot_log: parts.boot_log,
-            net: parts.net,
             devices: parts.devices,
             terminals: parts.terminals,
             tracer: parts.tracer,

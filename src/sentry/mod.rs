@@ -2,5 +2,14 @@
 
 pub mod boot;
 pub mod creds;
+pub mod fdtable;
+pub mod fs;
+pub mod futex;
+pub mod kernel;
+pub mod limits;
 pub mod mm;
+pub mod namespaces;
 pub mod signal;
+pub mod strace;
+pub mod syscalls;
+pub mod task;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
+use crate::errno::Result;
 use crate::netstack::unix::UnixNamespace;
+use crate::sentry::fs::FsContext;
 use crate::vfs::anon;
 use crate::vfs::mount::MountNamespace;
 
@@ -57,4 +59,20 @@ pub struct Namespaces {
     pub uts: Arc<UtsNamespace>,
     /// Names of abstract UNIX sockets, which belong to the network namespace.
     pub unix: Arc<UnixNamespace>,
+}
+
+impl Namespaces {
+    /// A set with some of its own: `CLONE_NEWNS` (root and working directory of `fs` move along), `CLONE_NEWUTS`.
+    pub fn fork(&self, mounts: bool, uts: bool, fs: &FsContext) -> Result<Namespaces> {
+        let mut own = self.clone();
+        if uts {
+            own.uts = self.uts.fork();
+        }
+        if mounts {
+            let mut state = fs.get();
+            own.mounts = self.mounts.copy(&mut [&mut state.root, &mut state.cwd])?;
+            fs.update(|now| (now.root, now.cwd) = (state.root, state.cwd));
+        }
+        Ok(own)
+    }
 }

@@ -101,6 +101,12 @@ impl SigInfo {
         Ok(SigInfo::fault(signal, host.si_code, addr))
     }
 
+    /// The same under another number: what a child made with another exit signal sends.
+    pub fn with_signal(mut self, signal: Signal) -> SigInfo {
+        self.put(SIGNO, signal.number());
+        self
+    }
+
     /// SIGCHLD.
     pub fn child(exit: &ChildExit) -> SigInfo {
         let mut info = SigInfo::with_sender(Signal::CHLD, exit.code, exit.pid, exit.uid);

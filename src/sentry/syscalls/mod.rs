@@ -6,21 +6,12 @@
 pub mod args;
 pub mod table;
 
-pub mod fs;
 pub mod futex;
-pub mod ipc;
-pub mod memory;
-pub mod misc;
-pub mod net;
-pub mod poll;
-pub mod process;
-pub mod signal;
-pub mod time;
 
 use std::time::Instant;
 
-pub use self::args::{Fd, SysResult};
 use self::args::ArgRegs;
+pub use self::args::{Fd, SysResult};
 use crate::errno::Errno;
 use crate::sentry::task::Current;
 

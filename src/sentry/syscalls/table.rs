@@ -4,7 +4,6 @@
 use std::sync::LazyLock;
 
 use super::args::{Handler, IntoHandler};
-use super::{fs, futex, ipc, memory, misc, net, poll, process, signal, time};
 
 /// How far a call goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

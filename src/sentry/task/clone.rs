@@ -177,7 +177,11 @@ fn make_task(
     task.inherit(&cur.task);
     *task.vfork_done.lock() = vfork.clone();
     let task = Arc::new(task);
-    if has(THREAD) { join_group(&mut tree, &task)? } else { enter_process(cur, args, &mut tree, &task) }
+    if has(THREAD) {
+        join_group(&mut tree, &task)?
+    } else {
+        enter_process(cur, args, &mut tree, &task)
+    }
     Ok((task, vfork))
 }
 

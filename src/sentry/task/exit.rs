@@ -34,23 +34,30 @@ pub fn end_thread(mut cur: Current, status: ExitStatus) {
     // Files close, and record locks go, before anybody can learn that the process has ended.
     let files = task.files.write().take();
     if let Some(files) = files {
-        syscalls::fs::fd::release_table(&task, files);
+        drop(files);
     }
     let mm = task.mm.write().take();
     let usage = task.usage();
     // The stub goes with its last thread.
     drop(cur);
     drop(mm);
+    {
+        let mut ended = group.ended_usage.lock();
+        *ended = ended.plus(usage);
+    }
+    finish(&task, status);
+}
+
+/// What others can see of the end of a thread, and of its process if it was the last one.
+fn finish(task: &Arc<Task>, status: ExitStatus) {
+    let group = task.group.clone();
     task.set_state(TaskState::Zombie);
     *task.interrupter.lock() = None;
-
     let tid = task.tid();
     let mut tree = task.kernel.tree.lock();
     let (last, status) = {
         let mut signals = group.signals.lock();
-        signals.threads.retain(|other| !Arc::ptr_eq(other, &task));
-        let mut ended = group.ended_usage.lock();
-        *ended = ended.plus(usage);
+        signals.threads.retain(|other| !Arc::ptr_eq(other, task));
         (signals.threads.is_empty(), signals.ending.unwrap_or(status))
     };
     if tid != group.pid() {
@@ -64,8 +71,6 @@ pub fn end_thread(mut cur: Current, status: ExitStatus) {
     drop(tree);
     group.thread_events.wake(Events::READ);
     if last {
-        group.timers.clear();
-        group.itimers.clear();
         if session_leader {
             task.kernel.terminals.session_ended(group.pid());
         }
@@ -182,4 +187,12 @@ impl Task {
             done.finish();
         }
     }
+}
+
+/// Undoes the birth of a task that could not start.
+pub(super) fn abandon(task: &Arc<Task>) {
+    task.release_vfork_parent();
+    let files = task.files.write().take();
+    drop(files);
+    finish(task, ExitStatus::Killed { signal: libc::SIGKILL, core: false });
 }

@@ -42,8 +42,7 @@ impl JobControl for Processes {
 
     fn signal_group(&self, group: i32, signal: i32) {
         let (Some(kernel), Ok(signal)) = (self.kernel(), Signal::new(signal)) else { return };
-        let members: Vec<Arc<ThreadGroup>> =
-            kernel.tree.lock().members(group).map(|node| node.group.clone()).collect();
+        let members: Vec<Arc<ThreadGroup>> = kernel.tree.lock().members(group).map(|node| node.group.clone()).collect();
         for member in members {
             member.send(SigInfo::kernel(signal), None);
         }

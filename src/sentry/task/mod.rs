@@ -15,7 +15,6 @@
 
 pub mod block;
 pub mod clone;
-pub mod exec;
 pub mod exit;
 pub mod jobctl;
 pub mod pidfd;
@@ -48,7 +47,6 @@ use crate::sentry::namespaces::Namespaces;
 use crate::sentry::signal::frame::Trap;
 use crate::sentry::signal::{AltStack, SigSet, SignalHandlers};
 use crate::sentry::syscalls::{Fd, SysResult};
-use crate::sentry::time::{IntervalTimers, PosixTimers};
 use crate::vfs::file::OpenFile;
 use crate::wait::{Parker, WaitQueue};
 
@@ -100,10 +98,6 @@ pub struct ThreadGroup {
     pub thread_events: WaitQueue,
     /// Set when the last thread is gone.
     pub exited: AtomicBool,
-    /// `setitimer(2)`.
-    pub itimers: IntervalTimers,
-    /// `timer_create(2)`.
-    pub timers: PosixTimers,
     /// What ended threads have used; leaf lock.
     pub ended_usage: Mutex<Usage>,
     /// `/proc/PID/oom_score_adj`.
@@ -134,8 +128,6 @@ impl ThreadGroup {
             exit_queue: WaitQueue::new(),
             thread_events: WaitQueue::new(),
             exited: AtomicBool::new(false),
-            itimers: IntervalTimers::new(),
-            timers: PosixTimers::new(),
             ended_usage: Mutex::default(),
             oom_score_adj: AtomicI32::new(0),
             uid: AtomicU32::new(uid),

@@ -146,8 +146,6 @@ impl Current {
             done => return done.map(Some),
         }
         let group: &Arc<ThreadGroup> = &self.task.group;
-        self.task
-            .wait_on(&group.child_events, Events::READ, None, &mut || look(&self.task, which, options))
-            .map(Some)
+        self.task.wait_on(&group.child_events, Events::READ, None, &mut || look(&self.task, which, options)).map(Some)
     }
 }
