@@ -6,6 +6,8 @@
 pub mod args;
 pub mod table;
 
+pub mod process;
+
 pub mod futex;
 
 use std::time::Instant;

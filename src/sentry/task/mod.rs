@@ -254,6 +254,22 @@ impl Task {
         self.namespaces.read().clone()
     }
 
+    /// `unshare(2)`: a view of its own.
+    pub fn replace_fs(&self, fs: Arc<FsContext>) {
+        *self.fs.write() = fs;
+    }
+
+    /// `unshare(2)` and `execve(2)`: a descriptor table of its own. The old one is let go of without locks.
+    pub fn replace_files(&self, files: Arc<FdTable>) {
+        let old = self.files.write().replace(files);
+        drop(old);
+    }
+
+    /// `unshare(2)`, `setns(2)`.
+    pub fn replace_namespaces(&self, namespaces: Namespaces) {
+        *self.namespaces.write() = Arc::new(namespaces);
+    }
+
     /// `comm`.
     pub fn name(&self) -> Vec<u8> {
         self.name.lock().clone()
