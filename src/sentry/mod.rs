@@ -2,5 +2,7 @@
 
 pub mod boot;
 pub mod creds;
+pub mod futex;
 pub mod mm;
 pub mod signal;
+pub mod time;
