@@ -131,6 +131,8 @@ type Queue = BTreeMap<u64, Arc<Waiter>>;
 #[derive(Default)]
 struct Bucket {
     queues: HashMap<FutexKey, Queue>,
+    /// Who has inherited a PI lock, and has not written the word yet.
+    heirs: HashMap<FutexKey, pi::Locker>,
 }
 
 impl Bucket {

@@ -114,9 +114,14 @@ fn pi_locks_are_handed_over() {
     assert_eq!((word.load(Ordering::SeqCst), second.is_woken(), third.is_woken()), (2 | WAITERS, true, false));
     table.exit_pi(2);
     assert!(third.is_woken());
+    word.store(OWNER_DIED, Ordering::SeqCst); // as the robust list leaves it
+    assert_eq!(table.trylock_pi(key(4), &mut Host(&word), locker(4)), Err(Errno::EAGAIN));
+    let Ok(PiLock::Waiting(fourth)) = lock(&table, &word, 4) else { panic!("the heir has it") };
     third.own(&mut Host(&word)).unwrap();
     assert_eq!(word.load(Ordering::SeqCst), 3 | WAITERS | OWNER_DIED);
     table.unlock_pi(key(4), &mut Host(&word), locker(3)).unwrap();
+    assert!(fourth.is_woken());
+    table.unlock_pi(key(4), &mut Host(&word), locker(4)).unwrap();
     assert_eq!(word.load(Ordering::SeqCst), 0);
     word.store(1000, Ordering::SeqCst);
     assert_eq!(lock(&table, &word, 1).err(), Some(Errno::ESRCH));

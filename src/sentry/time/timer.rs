@@ -60,7 +60,7 @@ struct State {
 }
 
 impl SignalTimer {
-    /// A disarmed timer. Of `event`, [`SigEvent::None`] sends nothing.
+    /// A disarmed timer.
     pub(super) fn new(
         base: TimeBase,
         sends: Option<(Option<i32>, SigInfo)>,
