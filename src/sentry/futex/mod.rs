@@ -314,7 +314,7 @@ impl FutexTable {
             match self.wait(key, MATCH_ANY, expected, parker, &mut || load(index)) {
                 Ok(waiter) => waiters.push(waiter),
                 Err(_) if first_woken(&waiters).is_some() => break,
-                Err(error) => return cancel_all(waiters).map_or(Err(error), Ok),
+                Err(error) => return cancel_all(waiters).ok_or(error),
             }
         }
         Ok(waiters)
