@@ -131,6 +131,8 @@ type Queue = BTreeMap<u64, Arc<Waiter>>;
 #[derive(Default)]
 struct Bucket {
     queues: HashMap<FutexKey, Queue>,
+    /// Who has inherited a PI lock, and has not written the word yet.
+    heirs: HashMap<FutexKey, pi::Locker>,
 }
 
 impl Bucket {
@@ -312,7 +314,7 @@ impl FutexTable {
             match self.wait(key, MATCH_ANY, expected, parker, &mut || load(index)) {
                 Ok(waiter) => waiters.push(waiter),
                 Err(_) if first_woken(&waiters).is_some() => break,
-                Err(error) => return cancel_all(waiters).map_or(Err(error), Ok),
+                Err(error) => return cancel_all(waiters).ok_or(error),
             }
         }
         Ok(waiters)

@@ -78,6 +78,14 @@ impl Owners {
     }
 }
 
+/// What is known of a lock beside its word.
+#[derive(Clone, Copy, PartialEq)]
+enum LockState {
+    NotWaited,
+    Waited,
+    Inherited(Locker),
+}
+
 enum Claim {
     Acquired,
     /// Somebody owns it, and has been told by [`WAITERS`].
@@ -85,8 +93,14 @@ enum Claim {
 }
 
 /// Takes the lock if it is free, else marks it as waited for. `EDEADLK`: the caller owns it; `ESRCH`: its owner does not
-/// exist; `EINVAL`: the word says free, and there are waiters.
-fn claim(word: &mut dyn Word, locker: Locker, waited: bool, more: bool, find: FindThread<'_>) -> Result<Claim> {
+/// exist; `EINVAL`: the word says free, and there are waiters. Until an heir has written the word, that counts for nothing.
+fn claim(word: &mut dyn Word, locker: Locker, state: LockState, more: bool, find: FindThread<'_>) -> Result<Claim> {
+    let waited = match state {
+        LockState::Inherited(heir) if heir == locker => return Err(Errno::EDEADLK),
+        LockState::Inherited(heir) => return Ok(Claim::Owned(heir.thread)),
+        LockState::Waited => true,
+        LockState::NotWaited => false,
+    };
     let old = update(word, |value| match value & TID_MASK {
         owner if owner == locker.word() => Err(Errno::EDEADLK),
         0 if waited => Err(Errno::EINVAL),
@@ -101,7 +115,8 @@ fn claim(word: &mut dyn Word, locker: Locker, waited: bool, more: bool, find: Fi
 }
 
 impl FutexTable {
-    /// `FUTEX_LOCK_PI`, `FUTEX_LOCK_PI2`. A waiter that was woken calls [`FutexWaiter::own`]. Errors: see [`claim`], and
+    /// `FUTEX_LOCK_PI`, `FUTEX_LOCK_PI2`. A waiter that was woken calls [`FutexWaiter::own`].
+    /// `EDEADLK`: the caller owns it; `ESRCH`: its owner does not exist; `EINVAL`: the word and the waiters do not agree;
     /// `EFAULT`.
     ///
     /// A thread that exits must not be found by `find` any more before it calls [`FutexTable::exit_pi`].
@@ -114,19 +129,21 @@ impl FutexTable {
         find: FindThread<'_>,
     ) -> Result<PiLock> {
         let mut bucket = self.bucket(key);
-        let waited = self.check_pi(&bucket, key)?;
-        match claim(word, locker, waited, false, find)? {
+        let state = check_pi(&bucket, key)?;
+        match claim(word, locker, state, false, find)? {
             Claim::Acquired => Ok(PiLock::Acquired),
             Claim::Owned(owner) => {
                 let waiter = self.enqueue(&mut bucket, key, MATCH_ANY, Kind::Pi(locker), parker);
                 self.owners.lock().set(key, Some(owner));
                 drop(bucket);
-                // The owner may have gone through its locks just before this one was entered.
-                let gone = find((word.load()? & TID_MASK) as i32).is_none();
-                if !gone {
+                // The owner may have gone through its locks just before this one was entered; an heir's was entered before.
+                let inherited = matches!(state, LockState::Inherited(_));
+                if inherited || find((word.load()? & TID_MASK) as i32).is_some() {
                     return Ok(PiLock::Waiting(waiter));
                 }
-                if waiter.cancel() { Ok(PiLock::Acquired) } else { Err(Errno::ESRCH) }
+                // It did, unless the lock was handed to the caller meanwhile.
+                let mut waiter = waiter;
+                if waiter.leave() { Ok(PiLock::Waiting(waiter)) } else { Err(Errno::ESRCH) }
             }
         }
     }
@@ -134,10 +151,10 @@ impl FutexTable {
     /// `FUTEX_TRYLOCK_PI`: `EAGAIN` when somebody owns it.
     pub fn trylock_pi(&self, key: FutexKey, word: &mut dyn Word, locker: Locker) -> Result<()> {
         let bucket = self.bucket(key);
-        let waited = self.check_pi(&bucket, key)?;
+        let state = check_pi(&bucket, key)?;
         update(word, |value| match value & TID_MASK {
             owner if owner == locker.word() => Err(Errno::EDEADLK),
-            0 if !waited => Ok(Some(value & OWNER_DIED | locker.word())),
+            0 if state == LockState::NotWaited => Ok(Some(value & OWNER_DIED | locker.word())),
             _ => Err(Errno::EAGAIN),
         })
         .map(drop)
@@ -172,7 +189,12 @@ impl FutexTable {
             if self.owners.lock().by_key.get(&key) != Some(&thread) {
                 continue;
             }
-            let Some(heir) = bucket.first(key) else { continue };
+            // It may itself be an heir that did not come to write the word.
+            bucket.heirs.remove(&key);
+            let Some(heir) = bucket.first(key) else {
+                self.owners.lock().set(key, None);
+                continue;
+            };
             let place = *heir.place.lock();
             if let Kind::Pi(next) = place.kind {
                 self.hand_over(&mut bucket, key, &heir, next, HEIR);
@@ -223,10 +245,10 @@ impl FutexTable {
             return Err(Errno::EAGAIN);
         }
         let Some((first, locker)) = next_to_move(&mut pair, from, to)? else { return Ok(done) };
-        let waited = self.check_pi(pair.second(), to)?;
+        let state = check_pi(pair.second(), to)?;
         let more = requeue > 0 && pair.first().queues.get(&from).is_some_and(|queue| queue.len() > 1);
         let mut limit = requeue;
-        let owner = match claim(word, locker, waited, more, find)? {
+        let owner = match claim(word, locker, state, more, find)? {
             Claim::Acquired => {
                 let serial = first.place.lock().serial;
                 pair.first().remove(from, serial);
@@ -255,28 +277,33 @@ impl FutexTable {
         Ok(done)
     }
 
-    /// Whether anybody waits for the lock at `key`. `EINVAL` when they wait for something else.
-    fn check_pi(&self, bucket: &Bucket, key: FutexKey) -> Result<bool> {
-        match bucket.first(key) {
-            None => Ok(false),
-            Some(waiter) if matches!(waiter.place.lock().kind, Kind::Pi(_)) => Ok(true),
-            Some(_) => Err(Errno::EINVAL),
-        }
-    }
-
     fn hand_over(&self, bucket: &mut Bucket, key: FutexKey, heir: &Arc<Waiter>, next: Locker, state: u8) {
         let serial = heir.place.lock().serial;
         bucket.remove(key, serial);
         heir.state.store(state, Ordering::Release);
-        let owner = bucket.queues.contains_key(&key).then_some(next.thread);
+        let inherited = state == HEIR;
+        if inherited {
+            bucket.heirs.insert(key, next);
+        }
+        let owner = (inherited || bucket.queues.contains_key(&key)).then_some(next.thread);
         self.owners.lock().set(key, owner);
     }
 
     /// After a waiter has left: a lock that nobody waits for has no owner here.
     pub(super) fn forget_owner(&self, bucket: &Bucket, key: FutexKey) {
-        if !bucket.queues.contains_key(&key) {
+        if !bucket.queues.contains_key(&key) && !bucket.heirs.contains_key(&key) {
             self.owners.lock().set(key, None);
         }
+    }
+}
+
+/// Whether anybody waits for the lock at `key`. `EINVAL` when they wait for something else.
+fn check_pi(bucket: &Bucket, key: FutexKey) -> Result<LockState> {
+    match (bucket.heirs.get(&key), bucket.first(key)) {
+        (Some(heir), _) => Ok(LockState::Inherited(*heir)),
+        (None, None) => Ok(LockState::NotWaited),
+        (None, Some(waiter)) if matches!(waiter.place.lock().kind, Kind::Pi(_)) => Ok(LockState::Waited),
+        (None, Some(_)) => Err(Errno::EINVAL),
     }
 }
 
@@ -298,8 +325,14 @@ impl FutexWaiter {
         }
         let place = *self.waiter.place.lock();
         let Kind::Pi(locker) = place.kind else { return Ok(()) };
-        let waited = self.table.waiters(place.key) > 0;
+        let mut bucket = self.table.bucket(place.key);
+        if bucket.heirs.remove(&place.key).is_none() {
+            return Ok(()); // done before
+        }
+        let waited = bucket.queues.contains_key(&place.key);
         let flags = OWNER_DIED | if waited { WAITERS } else { 0 };
-        update(word, |value| Ok(Some(locker.word() | flags | value & WAITERS))).map(drop)
+        let written = update(word, |value| Ok(Some(locker.word() | flags | value & WAITERS)));
+        self.table.forget_owner(&bucket, place.key);
+        written.map(drop)
     }
 }

@@ -87,7 +87,7 @@ impl List<'_> {
     }
 
     fn release(&mut self, word: u64, pi: bool, pending: bool, value: Option<u32>) -> Result<()> {
-        if word % 4 != 0 {
+        if !word.is_multiple_of(4) {
             return Err(Errno::EINVAL);
         }
         let mut value = match value {

@@ -39,8 +39,8 @@ pub fn min_signal_stack() -> u64 {
     })
 }
 
-/// The alternate stack of a thread. `execve(2)` and, without `CLONE_VM` or with `CLONE_VFORK`, not `clone(2)`, disable it:
-/// those put `AltStack::default()` in place.
+/// The alternate stack of a thread. A child inherits it, except with `CLONE_VM` and not `CLONE_VFORK`; `execve(2)` disables
+/// it, by putting `AltStack::default()` in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AltStack {
     sp: u64,

@@ -4,9 +4,9 @@ use crate::errno::Errno;
 use crate::sentry::creds::Caps;
 use crate::sentry::mm::user::{UserPtr, UserSlice};
 use crate::sentry::syscalls::SysResult;
+use crate::sentry::task::Current;
 use crate::sentry::task::clone::{CLEAR_SIGHAND, CloneArgs, clone as make};
 use crate::sentry::task::tree::ExitStatus;
-use crate::sentry::task::Current;
 
 /// `CSIGNAL`: the exit signal within the flags of `clone(2)`.
 const SIGNAL_BITS: u64 = 0xff;
@@ -69,7 +69,8 @@ pub fn clone3(cur: &mut Current, args: UserSlice) -> SysResult {
     for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
         *word = chunk.try_into().map_or(0, u64::from_ne_bytes);
     }
-    let [flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, _cgroup] = words;
+    let [flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, _cgroup] =
+        words;
     const INTO_CGROUP: u64 = 1 << 33;
     let known = 0xffff_ffff | CLEAR_SIGHAND;
     if flags & !(known | INTO_CGROUP) != 0 || flags & (SIGNAL_BITS | libc::CLONE_DETACHED as u64) & !0x80 != 0 {
