@@ -6,7 +6,9 @@
 pub mod args;
 pub mod table;
 
+pub mod memory;
 pub mod process;
+pub mod signal;
 
 pub mod futex;
 

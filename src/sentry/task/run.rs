@@ -1,6 +1,7 @@
 //! The life of a task on its sentry thread: run user code, answer, look up, again.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::errno::{Errno, Result};
 use crate::platform::{Event, Seed};
@@ -78,7 +79,10 @@ pub fn run(mut cur: Current) {
                 break ExitStatus::Killed { signal: libc::SIGKILL, core: false };
             }
         }
-        match cur.user.run() {
+        let begun = Instant::now();
+        let event = cur.user.run();
+        cur.clocks.ran(begun.elapsed().as_nanos() as u64);
+        match event {
             Event::Syscall => {
                 if let Some(code) = syscalls::dispatch(&mut cur) {
                     break ExitStatus::Exited(code);
@@ -114,7 +118,7 @@ impl Current {
     /// The calling thread's task, which runs on `user`.
     pub(super) fn new(task: Arc<Task>, user: Box<dyn crate::platform::UserThread>, altstack: AltStack) -> Current {
         *task.interrupter.lock() = Some(user.interrupter());
-        task.clocks.started(user.host_tid());
+        task.clocks.started();
         Current {
             task,
             user,
