@@ -23,11 +23,6 @@ impl<T> Names<T> {
         self.by_name.get(name).map(|(_, value)| value)
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.by_name.len()
-    }
-
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.by_name.is_empty()

@@ -131,7 +131,6 @@ impl File for TmpDirFile {
         true
     }
 
-    /// As Linux gives it for tmpfs: the largest position.
     fn size(&self) -> Result<u64> {
         Ok(self.node.stat().size)
     }
