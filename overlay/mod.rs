@@ -26,10 +26,10 @@
 mod copy_up;
 mod dir;
 mod lower;
-mod node;
-mod open;
 #[cfg(test)]
 mod model;
+mod node;
+mod open;
 #[cfg(test)]
 mod tests;
 

@@ -17,7 +17,9 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::pages::PageSet;
-use super::space::{PAGE, Space, forget_memfd, host_allocate, host_pages, host_seek, host_truncate, new_memfd, pages_of};
+use super::space::{
+    PAGE, Space, forget_memfd, host_allocate, host_pages, host_seek, host_truncate, new_memfd, pages_of,
+};
 use crate::errno::{Errno, Result, check};
 use crate::io::{Sink, Source, host_read, host_write};
 use crate::vfs::file::Mapping;
@@ -75,7 +77,10 @@ impl MemFile {
     pub fn new(space: Arc<Space>, sealing: bool) -> MemFile {
         let seals = if sealing { 0 } else { libc::F_SEAL_SEAL };
         let data = Data::Heap(Vec::new());
-        MemFile { space, state: RwLock::new(State { data, size: 0, pages: PageSet::default(), charged: 0, mapped: false, seals }) }
+        MemFile {
+            space,
+            state: RwLock::new(State { data, size: 0, pages: PageSet::default(), charged: 0, mapped: false, seals }),
+        }
     }
 
     /// Its size in bytes.

@@ -22,7 +22,7 @@ mod options;
 mod pages;
 mod space;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod xattr;
 
 use std::sync::Arc;

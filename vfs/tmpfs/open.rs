@@ -35,7 +35,8 @@ pub fn anonymous(name: &str, owner: (u32, u32), perm: u32, allow_sealing: bool) 
     /// The kernel's own tmpfs mount, which shows as device 0:1 in `stat(2)`.
     const DEV: u64 = 1;
     static FS: std::sync::OnceLock<Arc<TmpFs>> = std::sync::OnceLock::new();
-    let fs = FS.get_or_init(|| TmpFs::new(DEV, &TmpfsOptions { size: Some(0), inodes: Some(0), ..Default::default() }, 0));
+    let fs =
+        FS.get_or_init(|| TmpFs::new(DEV, &TmpfsOptions { size: Some(0), inodes: Some(0), ..Default::default() }, 0));
     let node = NewNode { kind: NodeType::Regular, perm, uid: owner.0, gid: owner.1, rdev: 0, target: b"" };
     let node = TmpNode::new(&fs.shared, None, &node, allow_sealing)?;
     node.with_attr(|attr| attr.nlink = 0);
