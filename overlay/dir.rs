@@ -111,11 +111,11 @@ impl Node {
 
     pub(super) fn add_link(&self, name: &[u8], target: &Arc<Node>) -> Result<()> {
         let seen = self.find(name)?;
-        if target.is_dir() {
-            return Err(Errno::EPERM);
-        }
         if seen.node.is_some() {
             return Err(Errno::EEXIST);
+        }
+        if target.is_dir() {
+            return Err(Errno::EPERM);
         }
         self.copy_up()?;
         let upper = target.copy_up()?;

@@ -1,5 +1,8 @@
 //! A model check: random changes to an overlay and to a tmpfs with the same content must not be told apart.
 
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::OverlayFs;
@@ -95,7 +98,11 @@ impl World {
 
     fn parent<'a>(&self, path: &[&'a str]) -> Result<(Arc<dyn Inode>, &'a [u8])> {
         let (last, above) = path.split_last().unwrap();
-        Ok((self.walk(above)?, last.as_bytes()))
+        let dir = self.walk(above)?;
+        if dir.attr()?.kind != NodeType::Directory {
+            return Err(Errno::ENOTDIR);
+        }
+        Ok((dir, last.as_bytes()))
     }
 
     /// What it did, as text; errors as they are.
@@ -104,7 +111,7 @@ impl World {
         match op {
             Op::Create(path, kind) => {
                 let (dir, name) = self.parent(path)?;
-                dir.create(name, &new_node(*kind, 0o750)).map(|_| Vec::new())
+                dir.create(name, &new_node(*kind, 0o700)).map(|_| Vec::new())
             }
             Op::Link(old, new) => {
                 let target = self.walk(old)?;
@@ -147,15 +154,24 @@ impl World {
         }
     }
 
-    /// Excludes what the caller of [`Inode::rename`] has to: a directory beneath itself.
+    /// With what the caller of [`Inode::rename`] checks: `rename(2)`.
     fn rename(&self, old: &[&str], new: &[&str], flags: RenameFlags) -> Result<()> {
         let exchange = flags == RenameFlags::EXCHANGE;
-        if (new.len() > old.len() && new.starts_with(old)) || (exchange && old.starts_with(new)) {
+        let (from, old_name) = self.parent(old)?;
+        let (to, new_name) = self.parent(new)?;
+        from.lookup(old_name)?;
+        match to.lookup(new_name) {
+            Ok(_) if flags == RenameFlags::NOREPLACE => return Err(Errno::EEXIST),
+            Err(error) if exchange => return Err(error),
+            _ => {}
+        }
+        if new.len() > old.len() && new.starts_with(old) {
             return Err(Errno::EINVAL);
         }
-        let (from, old) = self.parent(old)?;
-        let (to, new) = self.parent(new)?;
-        from.rename(old, &to, new, flags)
+        if old.len() > new.len() && old.starts_with(new) {
+            return Err(if exchange { Errno::EINVAL } else { Errno::ENOTEMPTY });
+        }
+        from.rename(old_name, &to, new_name, flags)
     }
 
     /// Everything that can be seen.
@@ -211,4 +227,112 @@ fn an_overlay_cannot_be_told_from_a_tmpfs() {
         }
         assert_eq!(World { root: lower.root(), open: Vec::new() }.dump(), before, "the lower layer changed");
     }
+}
+
+/// A directory of the host, through the host's own calls.
+struct Host(tempfile::TempDir);
+
+impl Host {
+    fn path(&self, path: &[&str]) -> PathBuf {
+        path.iter().fold(self.0.path().to_owned(), |at, name| at.join(name))
+    }
+
+    fn apply(&self, op: &Op) -> Result<Vec<u8>> {
+        let done = match op {
+            Op::Create(path, NodeType::Directory) => fs::DirBuilder::new().mode(0o700).create(self.path(path)),
+            Op::Create(path, _) => {
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o700).open(self.path(path)).map(drop)
+            }
+            Op::Link(old, new) => fs::hard_link(self.path(old), self.path(new)),
+            Op::Unlink(path) => return Ok(nix::unistd::unlink(&self.path(path)).map(|()| Vec::new())?),
+            Op::Rmdir(path) => fs::remove_dir(self.path(path)),
+            Op::Rename(old, new, flags) => {
+                let flags = nix::fcntl::RenameFlags::from_bits_retain(flags.bits());
+                let (old, new) = (self.path(old), self.path(new));
+                let at = nix::fcntl::AT_FDCWD;
+                return Ok(nix::fcntl::renameat2(at, &old, at, &new, flags).map(|()| Vec::new())?);
+            }
+            Op::Truncate(path, size) => {
+                let size = i64::try_from(*size).unwrap();
+                return Ok(nix::unistd::truncate(&self.path(path), size).map(|()| Vec::new())?);
+            }
+            Op::Write(path, offset, bytes) => {
+                let open = fs::OpenOptions::new().write(true).open(self.path(path))?;
+                return Ok(open.write_at(bytes, *offset)?.to_string().into_bytes());
+            }
+            Op::Chmod(path, perm) => fs::set_permissions(self.path(path), fs::Permissions::from_mode(*perm)),
+            _ => return Err(Errno::ENOSYS),
+        };
+        Ok(done.map(|()| Vec::new())?)
+    }
+
+    /// Like [`outline`].
+    fn outline(&self, at: &Path, text: &mut String) {
+        let mut names: Vec<_> = fs::read_dir(at).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        for name in names {
+            let path = at.join(&name);
+            let stat = fs::symlink_metadata(&path).unwrap();
+            *text += &format!("{} {:o} ", name.display(), stat.mode());
+            if stat.is_dir() {
+                *text += "[";
+                self.outline(&path, text);
+                *text += "]\n";
+            } else {
+                *text += &format!("{} {:?}\n", stat.nlink(), fs::read(&path).unwrap());
+            }
+        }
+    }
+}
+
+/// Names, modes, links and content below a directory; not what depends on the file system (a directory's links).
+fn outline(dir: &Arc<dyn Inode>, text: &mut String) {
+    for name in list(dir).into_keys() {
+        let inode = dir.lookup(name.as_bytes()).unwrap();
+        let attr = inode.attr().unwrap();
+        *text += &format!("{name} {:o} ", attr.mode());
+        if attr.kind == NodeType::Directory {
+            *text += "[";
+            outline(&inode, text);
+            *text += "]\n";
+        } else {
+            *text += &format!("{} {:?}\n", attr.nlink, read(&inode));
+        }
+    }
+}
+
+#[test]
+fn a_tmpfs_answers_as_the_host_does() {
+    let mut successes = 0;
+    for seed in 1000..1030 {
+        let host = Host(tempfile::tempdir().unwrap());
+        let plain = tmp();
+        let mut world = World { root: plain.root(), open: Vec::new() };
+        let mut random = Random(seed);
+        for step in 0..300 {
+            let op = match random_op(&mut random, 0) {
+                Op::Xattr(path) | Op::Open(path, _) | Op::List(path) => Op::Create(path, NodeType::Directory),
+                // The owner must get on without being the superuser.
+                Op::Chmod(path, perm) => Op::Chmod(path, perm | 0o700),
+                Op::Write(path, offset, bytes) => Op::Write(path, offset % 100, bytes[..bytes.len().min(50)].into()),
+                Op::Truncate(path, size) => Op::Truncate(path, size % 100),
+                op => op,
+            };
+            let (ours, theirs) = (world.apply(&op), host.apply(&op));
+            assert_eq!(ours, theirs, "seed {seed}, step {step}: {op:?}");
+            successes += usize::from(ours.is_ok());
+            if step % 20 == 0 {
+                outlines(&world, &host, seed);
+            }
+        }
+        outlines(&world, &host, seed);
+    }
+    assert!(successes > 1000, "only {successes} operations did something");
+}
+
+fn outlines(world: &World, host: &Host, seed: u64) {
+    let (mut ours, mut theirs) = (String::new(), String::new());
+    outline(&world.root, &mut ours);
+    host.outline(host.0.path(), &mut theirs);
+    assert_eq!(ours, theirs, "seed {seed}");
 }

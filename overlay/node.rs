@@ -27,7 +27,7 @@ pub struct Node {
     /// The lower has several names for it.
     pub(super) hard: bool,
     /// Where in the lower tree it was found, until its attributes are copied up.
-    pub(super) origin: Mutex<Option<(Arc<Node>, Arc<[u8]>)>>,
+    pub(super) origin: Mutex<Option<Origin>>,
     /// Its attributes and, with `copied`, its data. Set under `tree`, with the parent's slot.
     pub(super) upper: OnceLock<Arc<TmpNode>>,
     /// Whether the data is the upper's.
@@ -42,6 +42,9 @@ pub struct Node {
     attachments: Attachments,
 }
 
+/// A directory, and a name that its lower layers have.
+pub(super) type Origin = (Arc<Node>, Arc<[u8]>);
+
 /// What a node is made of below.
 pub(super) enum Lower {
     None,
@@ -53,7 +56,7 @@ static NO_DIRS: LowerDirs = Vec::new();
 
 impl Node {
     /// The node of what was found in the lower layers (at least one hit) as `origin`.
-    pub(super) fn from_lower(fs: &Arc<Shared>, hits: Vec<Hit>, origin: Option<(Arc<Node>, Arc<[u8]>)>) -> Arc<Node> {
+    pub(super) fn from_lower(fs: &Arc<Shared>, hits: Vec<Hit>, origin: Option<Origin>) -> Arc<Node> {
         let (key, attr, layer) = (hits[0].key(), hits[0].attr, hits[0].layer);
         let directory = attr.kind == NodeType::Directory;
         let hard = !directory && attr.nlink > 1;

@@ -78,13 +78,13 @@ impl TmpNode {
     pub(super) fn add_link(&self, name: &[u8], target: Arc<TmpNode>) -> Result<()> {
         let dir = self.dir()?;
         check_length(name)?;
-        if is_dir(&target) {
-            return Err(Errno::EPERM);
-        }
         let _tree = self.fs.tree.lock();
         let mut entries = dir.write();
         if entries.names.get(name).is_some() {
             return Err(Errno::EEXIST);
+        }
+        if is_dir(&target) {
+            return Err(Errno::EPERM);
         }
         if entries.dead {
             return Err(Errno::ENOENT);
