@@ -229,6 +229,51 @@ fn an_overlay_cannot_be_told_from_a_tmpfs() {
     }
 }
 
+/// Removes everything below a directory.
+fn clear(dir: &Arc<dyn Inode>) {
+    for name in list(dir).into_keys() {
+        let inode = dir.lookup(name.as_bytes()).unwrap();
+        if inode.attr().unwrap().kind == NodeType::Directory {
+            clear(&inode);
+            dir.rmdir(name.as_bytes()).unwrap();
+        } else {
+            dir.unlink(name.as_bytes()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn threads_leave_a_whole_tree_and_no_debts() {
+    for seed in 0..20 {
+        let lower = tmpfs(3, 10_000);
+        fill(&lower.root());
+        let overlay = OverlayFs::new(lower, tmp()).unwrap();
+        let free = overlay.statfs().unwrap().bfree;
+        // Renames are in order by the caller: else a directory may get beneath itself.
+        let renames = parking_lot::Mutex::new(());
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (root, renames) = (overlay.root(), &renames);
+                scope.spawn(move || {
+                    let mut world = World { root, open: Vec::new() };
+                    let mut random = Random(seed * 4 + thread);
+                    for _ in 0..500 {
+                        let op = random_op(&mut random, world.open.len());
+                        let guard = matches!(op, Op::Rename(..)).then(|| renames.lock());
+                        let _ = world.apply(&op);
+                        drop(guard);
+                    }
+                });
+            }
+        });
+        World { root: overlay.root(), open: Vec::new() }.dump();
+        clear(&overlay.root());
+        assert_eq!(list(&overlay.root()).len(), 0);
+        assert_eq!(overlay.statfs().unwrap().bfree, free);
+        assert_eq!((overlay.shared.nodes.lock().len(), overlay.shared.pinned.lock().len()), (0, 0));
+    }
+}
+
 /// A directory of the host, through the host's own calls.
 struct Host(tempfile::TempDir);
 

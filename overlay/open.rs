@@ -197,7 +197,7 @@ impl File for OverlayDir {
         Ok(self.node.stat()?.size)
     }
 
-    /// Positions: 0 and 1 are the two dots; then the lower's names in their order, whatever they mean now; from [`UPPER`]
+    /// Positions: 0 and 1 are the two dots; then the lower's names in their order, whatever they mean now; from `UPPER`
     /// on the others, in the order of their making.
     fn read_dir(&self, pos: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
         if let Some(upper) = self.node.upper.get().filter(|_| !self.noatime) {

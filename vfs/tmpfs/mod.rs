@@ -65,7 +65,9 @@ impl Shared {
 pub struct TmpFs {
     shared: Arc<Shared>,
     root: Arc<TmpNode>,
-    options: String,
+    options: Mutex<TmpfsOptions>,
+    /// Bytes of memory, of which the limits are a part by default.
+    ram: u64,
 }
 
 impl TmpFs {
@@ -79,7 +81,18 @@ impl TmpFs {
         let node = NewNode { kind, perm, uid: options.uid, gid: options.gid, rdev: 0, target: b"" };
         shared.space.force_inode();
         let root = TmpNode::build(&shared, None, &node, false);
-        Arc::new(TmpFs { shared, root, options: options.show(ram) })
+        Arc::new(TmpFs { shared, root, options: Mutex::new(*options), ram })
+    }
+
+    /// `mount(2)` with `MS_REMOUNT`: changes the limits; the root's owner and mode stay as they are. `EINVAL` when more is in
+    /// use already, when a limit is to come or to go, and for options that do not exist.
+    pub fn remount(&self, data: &str) -> Result<()> {
+        let mut options = self.options.lock();
+        let changed = options.changed_by(data, self.ram)?;
+        let limits = changed.limits(self.ram);
+        self.shared.space.limit(limits.pages, limits.inodes)?;
+        (options.size, options.inodes) = (changed.size, changed.inodes);
+        Ok(())
     }
 
     /// A node without a name, numbered `ino`, or as the next: what an overlay keeps of a node that was changed. `ENOSPC`.
@@ -110,6 +123,6 @@ impl FileSystem for TmpFs {
     }
 
     fn options(&self) -> String {
-        self.options.clone()
+        self.options.lock().show(self.ram)
     }
 }

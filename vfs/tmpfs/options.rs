@@ -34,7 +34,12 @@ impl TmpfsOptions {
     /// From the data of `mount(2)`: `size=64k,mode=755`. `ram` is what a percentage is of. `EINVAL` for what is unknown or
     /// has no such value.
     pub fn parse(data: &str, ram: u64) -> Result<TmpfsOptions> {
-        let mut options = TmpfsOptions::default();
+        TmpfsOptions::default().changed_by(data, ram)
+    }
+
+    /// What a remount with `data` makes of it: what `data` does not name stays.
+    pub fn changed_by(self, data: &str, ram: u64) -> Result<TmpfsOptions> {
+        let mut options = self;
         for option in data.split(',').filter(|option| !option.is_empty()) {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
             match name {

@@ -17,12 +17,13 @@ pub fn pages_of(bytes: u64) -> u64 {
 /// A count with a ceiling.
 struct Meter {
     used: AtomicU64,
-    max: u64,
+    max: AtomicU64,
 }
 
 impl Meter {
     fn take(&self, n: u64) -> Result<()> {
-        let grow = |used: u64| used.checked_add(n).filter(|&used| used <= self.max);
+        let max = self.max.load(Ordering::Relaxed);
+        let grow = |used: u64| used.checked_add(n).filter(|&used| n == 0 || used <= max);
         let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow);
         taken.map(drop).map_err(|_| Errno::ENOSPC)
     }
@@ -45,8 +46,22 @@ pub struct Space {
 impl Space {
     /// With ceilings; `None` is no ceiling.
     pub fn new(pages: Option<u64>, inodes: Option<u64>) -> Space {
-        let meter = |max: Option<u64>| Meter { used: AtomicU64::new(0), max: max.unwrap_or(u64::MAX) };
+        let meter = |max: Option<u64>| Meter { used: AtomicU64::new(0), max: max.unwrap_or(u64::MAX).into() };
         Space { pages: meter(pages), inodes: meter(inodes) }
+    }
+
+    /// Sets other ceilings. `EINVAL` when more is in use, and to set one where there was none or the reverse.
+    pub fn limit(&self, pages: Option<u64>, inodes: Option<u64>) -> Result<()> {
+        let changes = [(&self.pages, pages), (&self.inodes, inodes)];
+        let changes = changes.map(|(meter, max)| (meter, max.unwrap_or(u64::MAX)));
+        for (meter, max) in changes {
+            let unlimited = meter.max.load(Ordering::Relaxed) == u64::MAX;
+            if meter.used.load(Ordering::Relaxed) > max || unlimited != (max == u64::MAX) {
+                return Err(Errno::EINVAL);
+            }
+        }
+        changes.iter().for_each(|(meter, max)| meter.max.store(*max, Ordering::Relaxed));
+        Ok(())
     }
 
     /// Takes `n` pages. `ENOSPC`.
@@ -91,7 +106,7 @@ impl Space {
 }
 
 fn meter_view(meter: &Meter) -> (u64, u64) {
-    match meter.max {
+    match meter.max.load(Ordering::Relaxed) {
         u64::MAX => (0, 0),
         max => (max, max.saturating_sub(meter.used.load(Ordering::Relaxed))),
     }

@@ -301,3 +301,14 @@ fn a_deep_tree_goes_without_deep_recursion() {
     drop((dir, root));
     drop(fs);
 }
+
+#[test]
+fn a_remount_changes_the_limits() {
+    let (fs, root) = root_of(10);
+    file(&root, "a", &[1; 5 * PAGE as usize]);
+    assert_eq!(fs.remount("size=16k"), Err(Errno::EINVAL));
+    assert_eq!(fs.remount("size=0"), Err(Errno::EINVAL));
+    fs.remount("size=24k,mode=700").unwrap();
+    assert_eq!((free_pages(&fs), fs.options().as_str()), (1, ",size=24k,inode64"));
+    assert_eq!(root.attr().unwrap().perm, 0o1777);
+}
