@@ -200,6 +200,17 @@ impl Inode for Node {
         Ok(found)
     }
 
+    /// Hands on to the lower layers what no slot decides: names below a changed directory are its node's.
+    fn prefetch(&self, components: &[&[u8]]) {
+        let (Some(dir), Some((first, rest))) = (&self.dir, components.split_first()) else { return };
+        let slot = dir.read().slots.get(first).cloned();
+        match slot.map(|slot| slot.node) {
+            Some(Some(node)) => node.prefetch(rest),
+            Some(None) => {}
+            None => self.lower_dirs().iter().for_each(|(_, lower)| lower.prefetch(components)),
+        }
+    }
+
     fn create(&self, name: &[u8], node: &NewNode<'_>) -> Result<Arc<dyn Inode>> {
         self.make_in(name, node).map(|node| node as Arc<dyn Inode>)
     }

@@ -300,3 +300,61 @@ fn threads_that_rename_and_remove_do_not_lose_names() {
     assert_eq!(list(&root.lookup(b"p").unwrap()).len(), 0);
     assert_eq!(list(&root.lookup(b"q").unwrap()).len(), 50);
 }
+
+/// A lower layer of one directory, which records what is announced to it.
+struct Announced {
+    inner: Arc<dyn Inode>,
+    paths: Arc<parking_lot::Mutex<Vec<String>>>,
+}
+
+impl FileSystem for Announced {
+    fn type_name(&self) -> &'static str {
+        "announced"
+    }
+
+    fn root(&self) -> Arc<dyn Inode> {
+        Arc::new(Announced { inner: self.inner.clone(), paths: self.paths.clone() })
+    }
+
+    fn statfs(&self) -> crate::errno::Result<crate::vfs::inode::StatFs> {
+        Ok(Default::default())
+    }
+}
+
+impl Inode for Announced {
+    fn attr(&self) -> crate::errno::Result<crate::vfs::inode::Attr> {
+        self.inner.attr()
+    }
+
+    fn lookup(&self, name: &[u8]) -> crate::errno::Result<Arc<dyn Inode>> {
+        let inner = self.inner.lookup(name)?;
+        Ok(Arc::new(Announced { inner, paths: self.paths.clone() }))
+    }
+
+    fn prefetch(&self, components: &[&[u8]]) {
+        self.paths.lock().push(String::from_utf8_lossy(&components.join(&b'/')).into_owned());
+    }
+
+    fn open(self: Arc<Self>, flags: i32) -> crate::errno::Result<Arc<dyn crate::vfs::file::File>> {
+        self.inner.clone().open(flags)
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
+
+#[test]
+fn the_lower_learns_what_is_about_to_be_looked_up() {
+    let lower = tmpfs(3, 100).root();
+    mkdir(&mkdir(&lower, "a"), "b");
+    mkdir(&lower, "gone");
+    let paths = Arc::default();
+    let root = OverlayFs::new(Arc::new(Announced { inner: lower, paths: Arc::clone(&paths) }), tmp()).unwrap().root();
+    root.prefetch(&[b"a", b"b"]);
+    root.lookup(b"a").unwrap().set_attr(&SetAttr { perm: Some(0o700), ..Default::default() }).unwrap();
+    root.prefetch(&[b"a", b"b", b"c"]);
+    root.rmdir(b"gone").unwrap();
+    root.prefetch(&[b"gone", b"d"]);
+    assert_eq!(*paths.lock(), ["a/b", "b/c"]);
+}
