@@ -348,10 +348,7 @@ impl Dentry {
 
 /// Lets go of `old` after the table is unlocked would be needed if it were the last reference: its destructor takes the
 /// table's lock. Taking its entry out first makes the destructor find nothing, so the lock is given up around the drop.
-fn drop_later(
-    children: &mut parking_lot::RwLockWriteGuard<'_, HashMap<Arc<[u8]>, Weak<Dentry>>>,
-    old: Arc<Dentry>,
-) {
+fn drop_later(children: &mut parking_lot::RwLockWriteGuard<'_, HashMap<Arc<[u8]>, Weak<Dentry>>>, old: Arc<Dentry>) {
     parking_lot::RwLockWriteGuard::unlocked(children, || drop(old));
 }
 

@@ -206,7 +206,11 @@ impl Walk<'_> {
             return open_fifo(path, inode, flags);
         }
         if regular && flags & libc::O_TRUNC != 0 && !created {
-            inode.set_attr(&SetAttr { size: Some(0), perm: super::ops::without_set_ids(&attr, self.creds), ..SetAttr::default() })?;
+            inode.set_attr(&SetAttr {
+                size: Some(0),
+                perm: super::ops::without_set_ids(&attr, self.creds),
+                ..SetAttr::default()
+            })?;
             notify_at(&path, libc::IN_MODIFY);
         }
         let object = match inode.clone().open(flags) {

@@ -257,8 +257,8 @@ impl<'a> Resolver<'a> {
     /// to its destination.
     pub(super) fn enter(&mut self, link: &Arc<Dentry>) -> Result<Option<Vec<u8>>> {
         self.links += 1;
-        let forbidden = self.flags.contains(LookupFlags::NO_SYMLINKS)
-            || self.at.mount.flags().contains(MountFlags::NOSYMFOLLOW);
+        let forbidden =
+            self.flags.contains(LookupFlags::NO_SYMLINKS) || self.at.mount.flags().contains(MountFlags::NOSYMFOLLOW);
         if self.links > LINKS_MAX || forbidden {
             return Err(Errno::ELOOP);
         }
