@@ -14,12 +14,16 @@
 
 pub mod anon;
 pub mod dentry;
+pub mod deny;
+pub mod dev;
 pub mod devices;
 pub mod epoll;
 pub mod eventfd;
 pub mod file;
+pub mod host;
 pub mod inode;
 pub mod inotify;
+pub mod kernfs;
 pub mod locks;
 pub mod mount;
 pub mod names;
@@ -29,6 +33,7 @@ pub mod path;
 pub mod perm;
 pub mod pipe;
 pub mod signalfd;
+pub mod sysfs;
 pub mod timerfd;
 pub mod tmpfs;
 pub mod tty;
@@ -41,3 +46,6 @@ pub use self::mount::{Mount, MountFlags, MountNamespace};
 pub use self::open::{OpenHow, Opened};
 pub use self::path::{Path, path_string};
 pub use self::walk::{LookupFlags, Walk};
+
+#[cfg(test)]
+mod tests;
