@@ -2,4 +2,5 @@
 
 pub mod boot;
 pub mod creds;
+pub mod loader;
 pub mod mm;
