@@ -46,7 +46,7 @@ pub mod report;
 pub mod user;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use area::{Area, AreaFlags, Backing};
 use map::{AreaMap, Totals};
