@@ -8,6 +8,7 @@ pub mod fs;
 pub mod futex;
 pub mod kernel;
 pub mod limits;
+pub mod loader;
 pub mod mm;
 pub mod namespaces;
 pub mod signal;

@@ -322,6 +322,15 @@ fn file_area(args: &MmapArgs, file: Arc<OpenFile>, prot: i32) -> Result<Area> {
     })
 }
 
+impl MemoryManager {
+    /// A private mapping of a file, to be given addresses, offset and protection. For the loader.
+    pub(crate) fn private_backing(&self, file: &Arc<OpenFile>) -> Result<Area> {
+        let mapping = file.object().mapping(false, false)?;
+        let backing = FileBacking { file: file.clone(), mapping, host_file: (0, 0) };
+        Ok(Area { backing: Backing::File(Arc::new(backing)), ..Area::anonymous(0..0, 0, AreaFlags::empty()) })
+    }
+}
+
 /// Device and inode number of a host file.
 fn host_identity(fd: i32) -> Result<(u64, u64)> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
