@@ -15,6 +15,7 @@
 
 pub mod block;
 pub mod clone;
+pub mod exec;
 pub mod exit;
 pub mod jobctl;
 pub mod pidfd;
