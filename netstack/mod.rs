@@ -9,6 +9,8 @@ pub mod stack;
 pub mod tcp;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 pub mod udp;
 pub mod unix;
 

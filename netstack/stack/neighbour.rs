@@ -13,8 +13,10 @@ use parking_lot::Mutex;
 
 /// How many neighbours are remembered; the network decides how many there are, so there is a bound.
 const MAX_NEIGHBOURS: usize = 1024;
-/// How many packets wait for one neighbour.
-const MAX_WAITING: usize = 4;
+/// How many bytes wait for one neighbour: enough for a datagram in fragments.
+const MAX_WAITING: usize = 128 << 10;
+/// How many neighbours are asked for at a time; packets to more are dropped.
+const MAX_ASKED: usize = 128;
 /// How often a neighbour is asked for.
 const MAX_QUESTIONS: u32 = 3;
 /// Between questions.
@@ -76,12 +78,15 @@ impl Neighbours {
                 Answer::Stale(*mac)
             }
             Some(Entry::Asked { waiting, .. }) => {
-                if waiting.len() < MAX_WAITING {
+                if waiting.iter().map(|waiting| waiting.packet.len()).sum::<usize>() < MAX_WAITING {
                     waiting.push(packet());
                 }
                 Answer::Wait
             }
             None => {
+                if table.values().filter(|entry| matches!(entry, Entry::Asked { .. })).count() >= MAX_ASKED {
+                    return Answer::Wait;
+                }
                 if table.len() >= MAX_NEIGHBOURS {
                     make_room(&mut table);
                 }
@@ -173,10 +178,11 @@ mod tests {
         let neighbours = Neighbours::default();
         let addr = "10.0.0.1".parse().unwrap();
         assert_eq!(neighbours.resolve(addr, waiting), Answer::Ask);
+        let long = || Waiting { packet: vec![0; 60_000], offload: Offload::default() };
         for _ in 0..10 {
-            assert_eq!(neighbours.resolve(addr, waiting), Answer::Wait);
+            assert_eq!(neighbours.resolve(addr, long), Answer::Wait);
         }
-        assert_eq!(neighbours.learn(addr, [1; 6], false).len(), MAX_WAITING);
+        assert_eq!(neighbours.learn(addr, [1; 6], false).len(), 4, "as much as there is room for");
         assert_eq!(neighbours.resolve(addr, waiting), Answer::Known([1; 6]));
         assert!(matches!(neighbours.retry(addr), Retry::Done));
     }
@@ -199,6 +205,12 @@ mod tests {
             neighbours.learn(IpAddr::V4(n.into()), [2; 6], true);
         }
         assert!(neighbours.list().len() <= MAX_NEIGHBOURS);
+        for n in 0..5000u32 {
+            neighbours.resolve(IpAddr::V4((n << 8).into()), waiting);
+        }
+        let table = neighbours.0.lock();
+        assert_eq!(table.values().filter(|entry| matches!(entry, Entry::Asked { .. })).count(), MAX_ASKED);
+        drop(table);
         assert!(neighbours.learn("1.1.1.1".parse().unwrap(), [3; 6], false).is_empty());
     }
 }

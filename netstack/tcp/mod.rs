@@ -21,7 +21,7 @@ mod tables;
 mod tests;
 
 use std::any::Any;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -203,7 +203,8 @@ impl TcpSocket {
     }
 
     fn connect_local(&self, phase: &mut Phase, tuple: Tuple) -> Result<()> {
-        let Some(listener) = self.stack.tcp.listener(&tuple) else {
+        let reverse = Tuple { local: tuple.remote, remote: tuple.local };
+        let Some(listener) = self.stack.tcp.listener(&reverse) else {
             *phase = Phase::Idle;
             return Err(Errno::ECONNREFUSED);
         };
@@ -651,9 +652,4 @@ impl Socket for TcpSocket {
         let options = self.options.lock();
         if send { options.common.send_timeout } else { options.common.receive_timeout }
     }
-}
-
-/// The unspecified address of the family of `addr`.
-pub fn any(addr: SocketAddr) -> IpAddr {
-    if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
