@@ -145,6 +145,11 @@ impl ThreadGroup {
         })
     }
 
+    /// Enters the first thread.
+    pub(in crate::sentry) fn add_first(&self, task: &Arc<Task>) {
+        self.signals.lock().threads.push(task.clone());
+    }
+
     /// The real user id.
     pub fn uid(&self) -> u32 {
         self.uid.load(Ordering::Relaxed)

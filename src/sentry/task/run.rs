@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::container::report;
 use crate::errno::{Errno, Result};
 use crate::platform::{Event, Seed};
 use crate::sentry::mm::user::UserPtr;
@@ -11,6 +12,7 @@ use crate::sentry::signal::frame::Trap;
 use crate::sentry::signal::{AltStack, SigInfo, Signal};
 use crate::sentry::syscalls;
 use crate::sentry::task::tree::ExitStatus;
+use crate::sentry::task::exec::{self, Exec};
 use crate::sentry::task::{CURRENT, Current, Task, exit};
 
 /// Host memory for a sentry thread's stack. Only what is touched is used.
@@ -46,6 +48,35 @@ pub fn start(task: Arc<Task>, seed: Seed, birth: Birth) -> Result<()> {
         CURRENT.set(None);
     };
     std::thread::Builder::new().name("task".into()).stack_size(STACK).spawn(main).map(drop).map_err(|_| Errno::EAGAIN)
+}
+
+/// Starts the first task of the container with its program. Returns once that is loaded and the runtime has been told; an
+/// error otherwise, with nothing run.
+pub fn start_first(task: Arc<Task>, seed: Seed, exec: Exec) -> Result<()> {
+    let (loaded, outcome) = std::sync::mpsc::channel();
+    let main = move || {
+        CURRENT.set(Some(task.clone()));
+        let first = || {
+            let user = seed.attach()?;
+            // `execve` goes out from a memory, which is empty here.
+            *task.mm.write() = Some(MemoryManager::new(user.space().clone()));
+            let mut cur = Current::new(task.clone(), user, AltStack::default());
+            exec::exec(&mut cur, exec)?;
+            cur.registers_set = false;
+            Ok(cur)
+        };
+        match first() {
+            Ok(cur) => {
+                report::started();
+                let _ = loaded.send(Ok(()));
+                run(cur);
+            }
+            Err(error) => drop(loaded.send(Err(error))),
+        }
+        CURRENT.set(None);
+    };
+    std::thread::Builder::new().name("task".into()).stack_size(STACK).spawn(main)?;
+    outcome.recv().map_err(|_| Errno::EAGAIN)?
 }
 
 fn begin(task: Arc<Task>, seed: Seed, birth: Birth) -> Result<Current> {
