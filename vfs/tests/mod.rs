@@ -1,4 +1,4 @@
-mod memory;
+pub mod memory;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -148,7 +148,7 @@ fn names_that_change_by_themselves_are_seen() {
 fn a_deep_tree_is_let_go_without_recursion() {
     let world = World::new(Caching::Forever);
     let mut at = world.walk().lookup(b"/tmp", FOLLOW).unwrap();
-    for _ in 0..50_000 {
+    for _ in 0..30_000 {
         let walk = Walk { start: &at, ..world.walk() };
         let next = walk.mkdir(b"d", 0o755).unwrap();
         at = next;
@@ -371,6 +371,43 @@ fn locks_of_a_description_end_with_it() {
     assert_eq!(locks.flock(two.id(), locks::LockKind::Shared), Err(Errno::EAGAIN));
     drop(one);
     locks.flock(two.id(), locks::LockKind::Shared).unwrap();
+}
+
+#[test]
+fn mounts_are_listed_as_linux_writes_them() {
+    let world = World::new(Caching::Forever);
+    let (fs, _) = Memory::new(Caching::Forever);
+    let spaced = world.walk().mkdir(b"/mnt/a b", 0o755).unwrap();
+    let mount = world.ns.mount(&fs, &spaced, MountFlags::NOSUID | MountFlags::RDONLY, "two").unwrap();
+    let from = world.walk().lookup(b"/a/b", FOLLOW).unwrap();
+    let to = world.walk().lookup(b"/tmp", FOLLOW).unwrap();
+    let bound = world.ns.bind(&from, &to, false).unwrap();
+    let list = world.ns.list(&world.root);
+    let lines: Vec<_> = list.iter().map(|info| String::from_utf8(info.mounts_line()).unwrap()).collect();
+    assert_eq!(lines[0], "none / memory rw,relatime 0 0\n");
+    assert_eq!(lines[1], "two /mnt/a\\040b memory ro,nosuid,relatime 0 0\n");
+    let info = String::from_utf8(list[2].mountinfo_line()).unwrap();
+    let parent = world.root.mount.id();
+    assert_eq!(info, format!("{} {parent} 0:77 /a/b /tmp rw,relatime - memory none rw\n", bound.id()));
+    let inside = world.ns.list(&Path::root_of(mount));
+    assert_eq!(inside.len(), 1);
+    assert_eq!(inside[0].mountpoint, b"/");
+}
+
+#[test]
+fn attributes_follow_their_name_spaces() {
+    let mut world = World::new(Caching::Forever);
+    let file = world.walk().lookup(b"/a/f", FOLLOW).unwrap();
+    // The file system of these tests has none, so EOPNOTSUPP means that the rules let it through.
+    assert_eq!(xattr::get(&file, &world.creds, b"user.x"), Err(Errno::EOPNOTSUPP));
+    assert_eq!(xattr::set(&file, &world.creds, b"user.", b"", 0), Err(Errno::EINVAL));
+    world.creds = Credentials::new(5, 5, &[], Caps::empty());
+    assert_eq!(xattr::set(&file, &world.creds, b"user.x", b"", 0), Err(Errno::EACCES));
+    assert_eq!(xattr::set(&file, &world.creds, b"trusted.x", b"", 0), Err(Errno::EPERM));
+    assert_eq!(xattr::get(&file, &world.creds, b"trusted.x"), Err(Errno::ENODATA));
+    assert_eq!(xattr::set(&file, &world.creds, b"security.x", b"", 0), Err(Errno::EPERM));
+    assert_eq!(xattr::get(&file, &world.creds, b"system.posix_acl_access"), Err(Errno::EOPNOTSUPP));
+    assert_eq!(xattr::list(&file, &world.creds), Ok(Vec::new()));
 }
 
 /// The cost of the hot path, printed with `--nocapture`; run with `--ignored`.
