@@ -463,7 +463,7 @@ mod tests {
 
     #[test]
     fn the_clock_is_bounded_and_gives_used_names_a_second_chance() {
-        let (fs, _) = Memory::new(Caching::Forever);
+        let (fs, _) = Memory::with_counter(Caching::Forever);
         let root = Superblock::of(&fs).root().unwrap();
         let clock = Clock::new(10);
         let name = |n: u32| -> Arc<[u8]> { n.to_string().into_bytes().into() };
