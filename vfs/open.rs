@@ -232,6 +232,8 @@ impl Walk<'_> {
                 Err(Errno::EACCES)
             }
             NodeType::Socket => Err(Errno::ENXIO),
+            NodeType::Directory => Ok(()),
+            _ if flags & libc::O_DIRECTORY != 0 && flags & TMPFILE_BIT == 0 => Err(Errno::ENOTDIR),
             _ => Ok(()),
         }
     }

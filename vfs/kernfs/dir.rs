@@ -11,14 +11,16 @@ use crate::errno::{Errno, Result};
 use crate::vfs::file::{DirEntry, File};
 use crate::vfs::inode::{Attachments, Attr, Inode, NodeType, SetAttr};
 
+/// Takes one child: name, inode number, type and the position that follows. Returns whether it wants more.
+pub type EmitEntry<'a> = dyn FnMut(&[u8], u64, NodeType, u64) -> bool + 'a;
+
 /// Children that come and go by themselves: processes, network interfaces.
 pub trait Entries: Send + Sync {
     /// The child `name`. `ENOENT`.
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>>;
 
-    /// Gives the children from position `from` (0 at first; below 2^62) on to `emit` as name, inode number, type and the
-    /// position that follows, until it returns `false`.
-    fn list(&self, from: u64, emit: &mut dyn FnMut(&[u8], u64, NodeType, u64) -> bool);
+    /// Gives the children from position `from` (0 at first; below 2^62) on to `emit` until it returns `false`.
+    fn list(&self, from: u64, emit: &mut EmitEntry<'_>);
 }
 
 /// A directory.

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-pub use self::dir::{Dir, Entries};
+pub use self::dir::{Dir, EmitEntry, Entries};
 pub use self::file::{Content, ContentFile};
 
 use crate::errno::{Errno, Result};

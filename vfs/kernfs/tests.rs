@@ -33,7 +33,7 @@ impl Entries for Slots {
     fn lookup(&self, _name: &[u8]) -> Result<Arc<dyn Inode>> {
         Err(Errno::ENOENT)
     }
-    fn list(&self, from: u64, emit: &mut dyn FnMut(&[u8], u64, NodeType, u64) -> bool) {
+    fn list(&self, from: u64, emit: &mut EmitEntry<'_>) {
         for at in from..3 {
             if !emit(format!("dyn{at}").as_bytes(), 100 + at, NodeType::Directory, at + 1) {
                 return;

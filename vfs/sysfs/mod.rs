@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::errno::{Errno, Result};
 use crate::vfs::inode::{Caching, Inode, NodeType};
-use crate::vfs::kernfs::{Dir, Entries, KernFs, Tree};
+use crate::vfs::kernfs::{Dir, EmitEntry, Entries, KernFs, Tree};
 
 /// `SYSFS_MAGIC`.
 const MAGIC: i64 = 0x6265_6572;
@@ -60,7 +60,7 @@ pub fn new(dev: u64, cpus: u32, interfaces: Option<Arc<dyn NetInterfaces>>) -> K
     add_cpus(root, cpus.max(1));
     add_kernel(root);
     if let Some(interfaces) = interfaces {
-        let net = Dir::new(root.tree(), 0o555, Some(NetEntries::new(root.tree(), interfaces)));
+        let net = Dir::new(root.tree(), 0o555, Some(NetEntries::entries(root.tree(), interfaces)));
         root.make_dirs("class").add("net", net);
     }
     fs
@@ -111,7 +111,7 @@ struct NetEntries {
 }
 
 impl NetEntries {
-    fn new(tree: &Arc<Tree>, interfaces: Arc<dyn NetInterfaces>) -> Arc<dyn Entries> {
+    fn entries(tree: &Arc<Tree>, interfaces: Arc<dyn NetInterfaces>) -> Arc<dyn Entries> {
         Arc::new(NetEntries { tree: tree.clone(), interfaces })
     }
 }
@@ -159,7 +159,7 @@ impl Entries for NetEntries {
         Ok(dir)
     }
 
-    fn list(&self, from: u64, emit: &mut dyn FnMut(&[u8], u64, NodeType, u64) -> bool) {
+    fn list(&self, from: u64, emit: &mut EmitEntry<'_>) {
         for (at, name) in (0u64..).zip(self.interfaces.names()).skip_while(|(at, _)| *at < from) {
             let index = self.interfaces.get(&name).map_or(0, |interface| interface.index);
             if !emit(name.as_bytes(), u64::from(index), NodeType::Directory, at + 1) {

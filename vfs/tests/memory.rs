@@ -31,7 +31,7 @@ pub struct Node {
 }
 
 impl Memory {
-    pub fn new(caching: Caching) -> (Arc<dyn FileSystem>, Arc<Counter>) {
+    pub fn with_counter(caching: Caching) -> (Arc<dyn FileSystem>, Arc<Counter>) {
         let lookups = Arc::new(Counter::default());
         let node = NewNode { kind: NodeType::Directory, perm: 0o755, uid: 0, gid: 0, rdev: 0, target: b"" };
         let root = Node::new(&node, lookups.clone());

@@ -1,4 +1,4 @@
-mod memory;
+pub mod memory;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,7 +24,7 @@ struct World {
 
 impl World {
     fn new(caching: Caching) -> World {
-        let (fs, lookups) = Memory::new(caching);
+        let (fs, lookups) = Memory::with_counter(caching);
         let ns = MountNamespace::new(&fs, MountFlags::empty(), "none").unwrap();
         let root = ns.root();
         let world =
@@ -148,7 +148,7 @@ fn names_that_change_by_themselves_are_seen() {
 fn a_deep_tree_is_let_go_without_recursion() {
     let world = World::new(Caching::Forever);
     let mut at = world.walk().lookup(b"/tmp", FOLLOW).unwrap();
-    for _ in 0..50_000 {
+    for _ in 0..30_000 {
         let walk = Walk { start: &at, ..world.walk() };
         let next = walk.mkdir(b"d", 0o755).unwrap();
         at = next;
@@ -162,7 +162,7 @@ fn a_deep_tree_is_let_go_without_recursion() {
 #[test]
 fn mounts_hide_and_dot_dot_leaves_them() {
     let world = World::new(Caching::Forever);
-    let (fs, _) = Memory::new(Caching::Forever);
+    let (fs, _) = Memory::with_counter(Caching::Forever);
     let mnt = world.walk().lookup(b"/mnt", FOLLOW).unwrap();
     world.ns.mount(&fs, &mnt, MountFlags::RDONLY | MountFlags::NODEV, "second").unwrap();
     let inner = world.walk().lookup(b"/mnt", FOLLOW).unwrap();
@@ -183,7 +183,7 @@ fn mounts_hide_and_dot_dot_leaves_them() {
 #[test]
 fn a_mount_point_survives_where_names_are_not_cached() {
     let world = World::new(Caching::Never);
-    let (fs, _) = Memory::new(Caching::Forever);
+    let (fs, _) = Memory::with_counter(Caching::Forever);
     let at = world.walk().lookup(b"/a/b/c", FOLLOW).unwrap();
     world.ns.mount(&fs, &at, MountFlags::empty(), "mask").unwrap();
     drop(at);
@@ -194,7 +194,7 @@ fn a_mount_point_survives_where_names_are_not_cached() {
 #[test]
 fn binds_copies_and_pivots() {
     let world = World::new(Caching::Forever);
-    let (fs, _) = Memory::new(Caching::Forever);
+    let (fs, _) = Memory::with_counter(Caching::Forever);
     let look = |path: &str| world.walk().lookup(path.as_bytes(), FOLLOW).unwrap();
     world.ns.mount(&fs, &look("/a/b/c"), MountFlags::empty(), "inner").unwrap();
     world.ns.bind(&look("/a"), &look("/mnt"), true).unwrap();
@@ -219,6 +219,23 @@ fn binds_copies_and_pivots() {
     world.ns.umount(inside.lookup(b"/b", FOLLOW).unwrap(), UmountFlags::DETACH).unwrap();
     inside.lookup(b"/b/c", FOLLOW).unwrap();
     assert_eq!(path_string(&new_root, &old), b"(unreachable)/tmp");
+}
+
+/// What container runtimes do: `pivot_root(".", ".")` and `umount2(".", MNT_DETACH)`.
+#[test]
+fn the_old_root_can_be_put_over_the_new_one_and_detached() {
+    let world = World::new(Caching::Forever);
+    let (fs, _) = Memory::with_counter(Caching::Forever);
+    let at = world.walk().lookup(b"/mnt", FOLLOW).unwrap();
+    world.ns.mount(&fs, &at, MountFlags::empty(), "new").unwrap();
+    let new_root = world.walk().lookup(b"/mnt", FOLLOW).unwrap();
+    world.ns.pivot_root(&new_root, &new_root, &world.root).unwrap();
+    let inside = Walk { root: &new_root, start: &new_root, ..world.walk() };
+    let here = inside.lookup(b".", FOLLOW).unwrap();
+    world.ns.umount(here, UmountFlags::DETACH).unwrap();
+    assert_eq!(inside.lookup(b"/a", FOLLOW).err(), Some(Errno::ENOENT));
+    assert!(inside.lookup(b"/..", FOLLOW).unwrap() == new_root);
+    assert_eq!(world.ns.list(&new_root).len(), 1);
 }
 
 #[test]
@@ -371,6 +388,43 @@ fn locks_of_a_description_end_with_it() {
     assert_eq!(locks.flock(two.id(), locks::LockKind::Shared), Err(Errno::EAGAIN));
     drop(one);
     locks.flock(two.id(), locks::LockKind::Shared).unwrap();
+}
+
+#[test]
+fn mounts_are_listed_as_linux_writes_them() {
+    let world = World::new(Caching::Forever);
+    let (fs, _) = Memory::with_counter(Caching::Forever);
+    let spaced = world.walk().mkdir(b"/mnt/a b", 0o755).unwrap();
+    let mount = world.ns.mount(&fs, &spaced, MountFlags::NOSUID | MountFlags::RDONLY, "two").unwrap();
+    let from = world.walk().lookup(b"/a/b", FOLLOW).unwrap();
+    let to = world.walk().lookup(b"/tmp", FOLLOW).unwrap();
+    let bound = world.ns.bind(&from, &to, false).unwrap();
+    let list = world.ns.list(&world.root);
+    let lines: Vec<_> = list.iter().map(|info| String::from_utf8(info.mounts_line()).unwrap()).collect();
+    assert_eq!(lines[0], "none / memory rw,relatime 0 0\n");
+    assert_eq!(lines[1], "two /mnt/a\\040b memory ro,nosuid,relatime 0 0\n");
+    let info = String::from_utf8(list[2].mountinfo_line()).unwrap();
+    let parent = world.root.mount.id();
+    assert_eq!(info, format!("{} {parent} 0:77 /a/b /tmp rw,relatime - memory none rw\n", bound.id()));
+    let inside = world.ns.list(&Path::root_of(mount));
+    assert_eq!(inside.len(), 1);
+    assert_eq!(inside[0].mountpoint, b"/");
+}
+
+#[test]
+fn attributes_follow_their_name_spaces() {
+    let mut world = World::new(Caching::Forever);
+    let file = world.walk().lookup(b"/a/f", FOLLOW).unwrap();
+    // The file system of these tests has none, so EOPNOTSUPP means that the rules let it through.
+    assert_eq!(xattr::get(&file, &world.creds, b"user.x"), Err(Errno::EOPNOTSUPP));
+    assert_eq!(xattr::set(&file, &world.creds, b"user.", b"", 0), Err(Errno::EINVAL));
+    world.creds = Credentials::new(5, 5, &[], Caps::empty());
+    assert_eq!(xattr::set(&file, &world.creds, b"user.x", b"", 0), Err(Errno::EACCES));
+    assert_eq!(xattr::set(&file, &world.creds, b"trusted.x", b"", 0), Err(Errno::EPERM));
+    assert_eq!(xattr::get(&file, &world.creds, b"trusted.x"), Err(Errno::ENODATA));
+    assert_eq!(xattr::set(&file, &world.creds, b"security.x", b"", 0), Err(Errno::EPERM));
+    assert_eq!(xattr::get(&file, &world.creds, b"system.posix_acl_access"), Err(Errno::EOPNOTSUPP));
+    assert_eq!(xattr::list(&file, &world.creds), Ok(Vec::new()));
 }
 
 /// The cost of the hot path, printed with `--nocapture`; run with `--ignored`.
