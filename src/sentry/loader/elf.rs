@@ -79,13 +79,16 @@ pub struct Program {
     pub exec_stack: bool,
 }
 
+/// The dynamic linker's file and what its headers say.
+pub(super) type Interpreter = (Arc<OpenFile>, Program);
+
 /// Reads the headers of a program and of the interpreter that it names. `ENOEXEC`; `EIO` for a file that ends early;
 /// `ELIBBAD` for an interpreter that is none; and the errors of opening it.
 pub(super) fn parse(
     file: &Arc<OpenFile>,
     head: &[u8],
     files: &mut dyn ExecFiles,
-) -> Result<(Program, Option<(Arc<OpenFile>, Program)>)> {
+) -> Result<(Program, Option<Interpreter>)> {
     let header = header(head).ok_or(Errno::ENOEXEC)?;
     let movable = movable(&header).ok_or(Errno::ENOEXEC)?;
     let phdrs = program_headers(file, head, &header).ok_or(Errno::ENOEXEC)?;
@@ -97,12 +100,7 @@ pub(super) fn parse(
 }
 
 /// Opens and reads the interpreter that `phdr` names.
-fn interpreter(
-    file: &OpenFile,
-    head: &[u8],
-    phdr: &Phdr,
-    files: &mut dyn ExecFiles,
-) -> Result<(Arc<OpenFile>, Program)> {
+fn interpreter(file: &OpenFile, head: &[u8], phdr: &Phdr, files: &mut dyn ExecFiles) -> Result<Interpreter> {
     if !(2..=PATH_MAX as u64).contains(&phdr.filesz) {
         return Err(Errno::ENOEXEC);
     }
@@ -149,8 +147,12 @@ fn program_headers(file: &OpenFile, head: &[u8], header: &Header) -> Option<Vec<
     Some(bytes.chunks_exact(size_of::<Phdr>()).filter_map(|chunk| Phdr::read_from_bytes(chunk).ok()).collect())
 }
 
-/// Fills `buf` from `offset`, from `head` when it is in there. `EIO` when the file ends before.
+/// Fills `buf` from `offset`, from `head` when it is in there. `EIO` when the file ends before; `EINVAL` for a negative
+/// offset.
 fn read_all(file: &OpenFile, head: &[u8], offset: u64, buf: &mut [u8]) -> Result<()> {
+    if offset > i64::MAX as u64 {
+        return Err(Errno::EINVAL);
+    }
     let end = offset.checked_add(buf.len() as u64).filter(|&end| end <= i64::MAX as u64).ok_or(Errno::EIO)?;
     if let Some(part) = head.get(offset as usize..end as usize) {
         buf.copy_from_slice(part);

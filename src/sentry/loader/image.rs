@@ -195,7 +195,7 @@ impl Plan {
 fn place(mm: &MemoryManager, range: &Range<u64>, align: u64) -> Result<u64> {
     let len = (range.end - range.start).checked_add(align - PAGE).ok_or(Errno::ENOMEM)?;
     let at = mm.find_place(len)?;
-    Ok(at.checked_next_multiple_of(align).ok_or(Errno::ENOMEM)?)
+    at.checked_next_multiple_of(align).ok_or(Errno::ENOMEM)
 }
 
 /// The pages that all segments take up, and the alignment they ask for. `EINVAL` for what cannot be mapped anywhere.

@@ -73,7 +73,7 @@ pub struct Prepared {
     envp: Vec<Vec<u8>>,
     limits: MemLimits,
     program: Program,
-    interpreter: Option<(Arc<OpenFile>, Program)>,
+    interpreter: Option<elf::Interpreter>,
 }
 
 /// What the caller decides between the two phases.

@@ -99,7 +99,8 @@ impl MemoryManager {
             return Err(Errno::EINVAL);
         }
         let len = page_up(args.len).ok_or(Errno::ENOMEM)?;
-        if args.offset.checked_add(len).is_none() {
+        let most = if file.is_some() { i64::MAX as u64 } else { u64::MAX };
+        if args.offset.checked_add(len).is_none_or(|end| end > most) {
             return Err(Errno::EOVERFLOW);
         }
         let mut prot = args.prot & PROT_ALL;

@@ -157,8 +157,7 @@ impl MemoryManager {
     /// A copy for a forked child, whose stub has a copy of the pages. The child calls
     /// [`MemoryManager::after_fork_in_child`] before it runs.
     ///
-    /// The parent's threads go on meanwhile: the caller holds off other mapping calls by making the copy in
-    /// [`MemoryManager::fork_with`].
+    /// For a space that no other thread shares: otherwise [`MemoryManager::fork_with`] keeps map and pages together.
     pub fn fork(&self, child_space: Arc<dyn AddressSpace>) -> Arc<MemoryManager> {
         MemoryManager::from_image(self.image(), child_space)
     }

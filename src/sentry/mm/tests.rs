@@ -193,6 +193,10 @@ fn errors_of_mmap() {
         (mapped(0, PAGE, libc::MAP_SHARED_VALIDATE | libc::MAP_SYNC, &file, libc::PROT_READ), Errno::EOPNOTSUPP),
         (MmapArgs { offset: 1, ..mapped(0, PAGE, shared, &file, libc::PROT_READ) }, Errno::EINVAL),
         (MmapArgs { offset: u64::MAX - 4095, ..mapped(0, PAGE, shared, &file, libc::PROT_READ) }, Errno::EOVERFLOW),
+        (
+            MmapArgs { offset: i64::MAX as u64 - 4095, ..mapped(0, PAGE, shared, &file, libc::PROT_READ) },
+            Errno::EOVERFLOW,
+        ),
         (MmapArgs { noexec: true, ..mapped(0, PAGE, libc::MAP_PRIVATE, &file, libc::PROT_EXEC) }, Errno::EPERM),
     ];
     for (index, (args, error)) in cases.into_iter().enumerate() {
