@@ -248,6 +248,13 @@ pub trait Inode: Send + Sync + Any {
         Err(Errno::ENOTDIR)
     }
 
+    /// Hints that these names are about to be looked up, each in what the one before it leads to, so that a file system
+    /// that has to ask elsewhere can ask once. Called before the first lookup that the name cache cannot answer, and,
+    /// with [`Caching::Revalidate`], before the first [`Inode::revalidate`].
+    fn prefetch(&self, components: &[&[u8]]) {
+        let _ = components;
+    }
+
     /// Whether `child`, found earlier under `name`, is still what that name means. Asked only with
     /// [`Caching::Revalidate`]; attributes of `child` are refreshed on the way.
     fn revalidate(&self, name: &[u8], child: &Arc<dyn Inode>) -> bool {

@@ -85,9 +85,18 @@ const SOFT: &[libc::c_long] = &[
     libc::SYS_newfstatat,
 ];
 
-/// A thread: everything is shared, no namespace is new.
+/// A thread: everything is shared.
 const THREAD: u64 =
     (libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD) as u64;
+
+/// No namespace is new.
+const NAMESPACES: u64 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u64;
 
 /// Installs the filter in the calling thread, and so in all threads made from it. `no_new_privs` must be set.
 pub fn install() -> Result<()> {
@@ -109,7 +118,7 @@ fn program() -> std::result::Result<BpfProgram, BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.iter().chain(SOFT).map(|&number| (number, Vec::new())).collect();
     let rule = |argument, op, value| SeccompRule::new(vec![SeccompCondition::new(argument, Len::Dword, op, value)?]);
-    rules.insert(libc::SYS_clone, vec![rule(0, Op::MaskedEq(THREAD), THREAD)?]);
+    rules.insert(libc::SYS_clone, vec![rule(0, Op::MaskedEq(THREAD | NAMESPACES), THREAD)?]);
     // No new code.
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![rule(2, Op::MaskedEq(libc::PROT_EXEC as u64), 0)?]);
