@@ -98,8 +98,10 @@ pub enum Request<'a> {
     /// Follows the path as far as it goes. Reply: how many components exist (u32), the attributes of each; what stopped
     /// it (errno u32, 0 at the path's end); the node of the last one, or [`NONE`]; its text if it is a symbolic link.
     Walk {
-        /// The path to follow.
-        to: Place<'a>,
+        /// Where it starts, which is no part of the answer.
+        from: Place<'a>,
+        /// The path to follow from there.
+        path: &'a [u8],
         /// Keep the end open as a node, if it was reached.
         keep: bool,
         /// Open the end for reading if it is a regular file: a descriptor comes along.
@@ -192,8 +194,9 @@ impl<'a> Request<'a> {
     pub fn encode(&self) -> Vec<u8> {
         let mut m = vec![VERSION, self.op() as u8];
         match self {
-            Request::Walk { to, keep, open } => {
-                to.put(&mut m);
+            Request::Walk { from, path, keep, open } => {
+                from.put(&mut m);
+                m.bytes(path);
                 m.bool(*keep);
                 m.bool(*open);
             }
@@ -252,7 +255,7 @@ impl<'a> Request<'a> {
         }
         let op = Op::from_number(m.u8()?).ok_or(Malformed)?;
         let request = match op {
-            Op::Walk => Request::Walk { to: Place::get(&mut m)?, keep: m.bool()?, open: m.bool()? },
+            Op::Walk => Request::Walk { from: Place::get(&mut m)?, path: m.path()?, keep: m.bool()?, open: m.bool()? },
             Op::Open => Request::Open { target: Target::get(&mut m)?, write: m.bool()? },
             Op::Attr => Request::Attr(Target::get(&mut m)?),
             Op::ReadDir => Request::ReadDir { target: Target::get(&mut m)?, cookie: m.u64()? },

@@ -67,7 +67,7 @@ fn start(reply: &mut Vec<u8>, op: Op, errno: u32) {
 
 fn carry_out(tree: &mut Tree, request: &Request<'_>, reply: &mut Vec<u8>) -> Answer {
     match request {
-        Request::Walk { to, keep, open } => tree.walk(to, *keep, *open, reply),
+        Request::Walk { from, path, keep, open } => tree.walk(from, path, (*keep, *open), reply),
         Request::Open { target, write } => tree.open_file(target, *write).map(Some),
         Request::Attr(target) => tree.attr(target, reply),
         Request::ReadDir { target, cookie } => tree.read_dir(target, *cookie, reply),

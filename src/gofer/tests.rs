@@ -87,7 +87,7 @@ fn requests_survive_encoding() {
     let set = SetAttr { perm: Some(0o600), size: Some(7), ..SetAttr::default() };
     let new = New { kind: NodeType::Symlink, perm: 0o777, uid: 1, gid: 2, rdev: 3, target: b"to" };
     let requests = [
-        Request::Walk { to: at(b"a/b").at, keep: true, open: false },
+        Request::Walk { from: at(b"a").at, path: b"b/c", keep: true, open: false },
         Request::Open { target: at(b"a"), write: true },
         Request::Attr(at(b"")),
         Request::ReadDir { target: at(b"a"), cookie: u64::MAX },
@@ -158,7 +158,7 @@ fn links_are_read_and_never_followed() {
         assert!(raw.ask(&Request::Create(entry, new)).is_err());
     }
     // A link kept as a node leads nowhere either.
-    let (reply, _) = raw.ask(&Request::Walk { to: at(b"absolute").at, keep: true, open: true }).unwrap();
+    let (reply, _) = raw.ask(&Request::Walk { from: at(b"").at, path: b"absolute", keep: true, open: true }).unwrap();
     let mut fields = Get::new(&reply);
     assert_eq!(fields.u32(), Ok(1));
     Stat::get(&mut fields).unwrap();
@@ -260,7 +260,7 @@ fn random_messages_neither_crash_it_nor_leave_the_tree() {
     let (dir, root) = tree();
     let mut random = Random(0x5eed);
     let seeds = [
-        Request::Walk { to: at(b"sub/file").at, keep: true, open: true }.encode(),
+        Request::Walk { from: at(b"sub").at, path: b"file", keep: true, open: true }.encode(),
         Request::Rename(in_root(b"sub"), in_root(b"m"), 0).encode(),
         Request::Link(in_root(b"hard"), at(b"absolute")).encode(),
         Request::SetAttr(at(b"sub/file"), SetAttr { size: Some(9), ..SetAttr::default() }).encode(),

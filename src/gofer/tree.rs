@@ -137,13 +137,13 @@ impl Tree {
     }
 
     /// [`Request::Walk`](super::protocol::Request::Walk).
-    pub fn walk(&mut self, to: &Place<'_>, keep: bool, open: bool, reply: &mut Vec<u8>) -> Answer {
-        let start = self.node(to.node)?;
+    pub fn walk(&mut self, from: &Place<'_>, path: &[u8], (keep, open): (bool, bool), reply: &mut Vec<u8>) -> Answer {
+        let start = self.resolve(from)?;
         let mut stats = Vec::new();
         let mut at = start.clone();
         let mut stopped = 0;
         let components: Vec<&[u8]> =
-            to.path.split(|&byte| byte == b'/').filter(|component| !component.is_empty()).collect();
+            path.split(|&byte| byte == b'/').filter(|component| !component.is_empty()).collect();
         for component in &components {
             match walk_one(&at, component) {
                 Ok((next, stat)) => {
@@ -164,7 +164,7 @@ impl Tree {
         let last = if let Some(stat) = stats.last() { *stat } else { stat_fd((*at).as_fd())? };
         let target = if last.kind == NodeType::Symlink { host::read_link((*at).as_fd())? } else { Vec::new() };
         let regular = complete && open && last.kind == NodeType::Regular;
-        let opened = if regular { self.open_walked(to, &last) } else { None };
+        let opened = if regular { open_walked((*start).as_fd(), path, &last) } else { None };
         reply.u32(stats.len() as u32);
         stats.iter().for_each(|stat| stat.put(reply));
         reply.u32(stopped);
@@ -172,12 +172,6 @@ impl Tree {
         reply.u32(node);
         reply.bytes(&target);
         Ok(opened)
-    }
-
-    /// Opens what a walk has ended at, if it is still there. Whoever needs it and did not get it asks again.
-    fn open_walked(&self, to: &Place<'_>, last: &Stat) -> Option<OwnedFd> {
-        let (fd, stat) = self.open_content(&Target { node: NONE, at: *to }, libc::O_RDONLY).ok()?;
-        (stat.key() == last.key()).then_some(fd)
     }
 
     /// [`Request::Attr`](super::protocol::Request::Attr).
@@ -258,6 +252,14 @@ fn walk_one(dir: &OwnedFd, name: &[u8]) -> Result<(OwnedFd, Stat)> {
     let fd = host::open(dir.as_fd(), name, host::PATH, 0)?;
     let stat = stat_fd(fd.as_fd())?;
     Ok((fd, stat))
+}
+
+/// Opens the regular file that a walk has ended at, if it is still there. Whoever needs it and did not get it asks again.
+fn open_walked(start: BorrowedFd<'_>, path: &[u8], last: &Stat) -> Option<OwnedFd> {
+    // A walk of no step may have started at a file, which cannot be opened beneath itself.
+    let fd = host::open(start, path, libc::O_RDONLY | host::CONTENT, 0).ok()?;
+    let stat = stat_fd(fd.as_fd()).ok()?;
+    (stat.key() == last.key() && stat.kind == NodeType::Regular).then_some(fd)
 }
 
 fn seek(dir: BorrowedFd<'_>, cookie: u64) -> Result<()> {

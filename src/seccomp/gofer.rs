@@ -135,3 +135,136 @@ fn program() -> std::result::Result<BpfProgram, BackendError> {
     );
     SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)?.try_into()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    use std::process::Command;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    use super::*;
+    use crate::gofer::{Export, RootFile, serve};
+    use crate::vfs::gofer::GoferFs;
+    use crate::vfs::inode::{Caching, FileSystem, Inode, NewNode, NodeType, RenameFlags, SetAttr, TimeSpec};
+
+    /// An error that nothing else gives, as the sign that the work was done.
+    const REACHED: i32 = 4242;
+
+    /// Does `work` in a process behind the filter; how that ended.
+    fn filtered(mut work: impl FnMut() + Send + Sync + 'static) -> io::Result<std::process::ExitStatus> {
+        let mut command = Command::new("/bin/true");
+        let filter_and_work = move || {
+            install().map_err(io::Error::other)?;
+            work();
+            Err(io::Error::from_raw_os_error(REACHED))
+        };
+        // SAFETY: what runs in the child allocates and makes threads; glibc makes that safe after fork(2).
+        unsafe { command.pre_exec(filter_and_work) };
+        command.spawn().and_then(|mut child| child.wait())
+    }
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap()
+    }
+
+    fn export(root: &std::path::Path, socket: OwnedFd) -> Export {
+        let fd = nix::fcntl::open(root, nix::fcntl::OFlag::O_PATH, nix::sys::stat::Mode::empty()).unwrap();
+        let file = |write| std::fs::File::options().read(true).write(write).open(root).unwrap().into();
+        let root_file = root.is_file().then(|| RootFile { read: file(false), write: Some(file(true)) });
+        Export { socket, root: fd, root_file, writable: true }
+    }
+
+    fn use_everything(fs: &GoferFs) {
+        let root = fs.root();
+        let make = |name: &[u8], kind, target| {
+            root.create(name, &NewNode { kind, perm: 0o2750, uid: 0, gid: 0, rdev: 0, target }).unwrap()
+        };
+        let file = make(b"f", NodeType::Regular, b"");
+        make(b"d", NodeType::Directory, b"");
+        make(b"p", NodeType::Fifo, b"");
+        assert_eq!(make(b"l", NodeType::Symlink, b"f").read_link().unwrap(), b"f");
+        let time = TimeSpec { sec: 1, nsec: 2 };
+        let set = SetAttr {
+            perm: Some(0o600),
+            uid: Some(1),
+            gid: Some(1),
+            size: Some(3),
+            atime: Some(time),
+            mtime: Some(time),
+        };
+        file.set_attr(&set).unwrap();
+        assert_eq!(file.attr().unwrap().size, 3);
+        // Not every file system has them; the call is made in any case.
+        let _ = file.set_xattr(b"user.a", b"b", 0);
+        let _ = (file.list_xattr(), file.get_xattr(b"user.a"), file.remove_xattr(b"user.a"));
+        root.link(b"g", &file).unwrap();
+        root.rename(b"g", &root, b"h", RenameFlags::NOREPLACE).unwrap();
+        root.unlink(b"h").unwrap();
+        root.rmdir(b"d").unwrap();
+        let dir = root.clone().open(libc::O_RDONLY).unwrap();
+        let mut count = 0;
+        dir.read_dir(0, &mut |_| {
+            count += 1;
+            true
+        })
+        .unwrap();
+        assert_eq!(count, 5);
+        dir.sync(false).unwrap();
+        fs.sync().unwrap();
+        fs.statfs().unwrap();
+        file.open(libc::O_RDWR).unwrap();
+    }
+
+    #[test]
+    fn everything_that_is_served_is_allowed() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = dir.path().join("one");
+        std::fs::create_dir(dir.path().join("tree")).unwrap();
+        std::fs::write(&one, "1").unwrap();
+        let (tree_ours, tree_theirs) = pair();
+        let (one_ours, one_theirs) = pair();
+        let mut exports = Some(vec![export(&dir.path().join("tree"), tree_theirs), export(&one, one_theirs)]);
+        let to_close = [std::os::fd::AsRawFd::as_raw_fd(&tree_ours), std::os::fd::AsRawFd::as_raw_fd(&one_ours)];
+        let client = std::thread::spawn(move || {
+            let fs = GoferFs::connect(tree_ours, false, Caching::Revalidate).unwrap();
+            use_everything(&fs);
+            let fs = GoferFs::connect(one_ours, false, Caching::Revalidate).unwrap();
+            fs.root().open(libc::O_RDWR).unwrap();
+        });
+        let outcome = filtered(move || {
+            // SAFETY: the child's copies of the client's ends, which nothing in the child uses.
+            to_close.iter().for_each(|&fd| unsafe {
+                libc::close(fd);
+            });
+            serve(exports.take().unwrap_or_default());
+        });
+        client.join().unwrap();
+        assert_eq!(outcome.err().and_then(|error| error.raw_os_error()), Some(REACHED));
+    }
+
+    #[test]
+    fn what_is_not_served_ends_the_process() {
+        let forbidden: [fn(); 3] = [
+            // SAFETY: no memory is passed.
+            || unsafe {
+                libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0);
+            },
+            // SAFETY: no memory is passed.
+            || unsafe {
+                libc::unshare(libc::CLONE_NEWUSER);
+            },
+            // SAFETY: maps anonymous memory, which nothing uses.
+            || unsafe {
+                let (prot, flags) = (libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+                libc::mmap(std::ptr::null_mut(), 4096, prot, flags, -1, 0);
+            },
+        ];
+        for call in forbidden {
+            assert_eq!(filtered(call).unwrap().signal(), Some(libc::SIGSYS));
+        }
+        let opened = filtered(|| assert!(std::fs::File::open("/etc/passwd").is_err()));
+        assert_eq!(opened.err().and_then(|error| error.raw_os_error()), Some(REACHED));
+    }
+}

@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::connection::Connection;
 use super::file::{GoferDir, GoferFile};
@@ -17,7 +16,7 @@ use crate::vfs::file::File;
 use crate::vfs::inode::{Attachments, Attr, Inode, NewNode, NodeType, RenameFlags, SetAttr};
 
 /// After how many lookups that had to ask an immutable directory is read as a whole.
-const LOOKUPS: u32 = 8;
+pub(super) const LOOKUPS: u32 = 8;
 
 /// How many round trips that may take; a directory with more names is asked name by name.
 const LIST_TRIPS: usize = 4;
@@ -126,8 +125,8 @@ impl Node {
     /// Walks several names down from an immutable directory in one round trip and keeps all that it says; the node at
     /// the end.
     fn ask(&self, names: &[&[u8]]) -> Result<Arc<Node>> {
-        let place = names.iter().fold(self.place()?, |place, name| place.join(name));
-        let walk = Request::Walk { to: place.borrow(), keep: false, open: true };
+        let (place, path) = (self.place()?, names.join(&b'/'));
+        let walk = Request::Walk { from: place.borrow(), path: &path, keep: false, open: true };
         let walked = Walked::ask(&self.shared.connection, &walk)?;
         let mut at = self.arc()?;
         for (name, stat) in names.iter().zip(&walked.stats) {
@@ -159,23 +158,38 @@ impl Node {
         Err(error)
     }
 
+    /// Walks down an immutable tree as far as it is known, and asks for the rest if that is several names: a single one is
+    /// the lookup's.
+    fn ask_unknown(&self, names: &[&[u8]]) -> Result<()> {
+        let mut at = self.arc()?;
+        for (depth, name) in names.iter().enumerate() {
+            let known = at.names.lock().find(name);
+            match known {
+                Some(meaning) => at = at.child(name, meaning)?,
+                None if depth + 1 < names.len() => return at.ask(&names[depth..]).map(drop),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
     /// Walks several names down a shared tree, for [`Inode::revalidate`] to find.
     fn look_ahead(&self, names: &[&[u8]]) -> Result<()> {
-        let place = names.iter().fold(self.place()?, |place, name| place.join(name));
-        let walk = Request::Walk { to: place.borrow(), keep: false, open: false };
+        let (place, path) = (self.place()?, names.join(&b'/'));
+        let walk = Request::Walk { from: place.borrow(), path: &path, keep: false, open: false };
         let walked = Walked::ask(&self.shared.connection, &walk)?;
         let dirs = std::iter::once(self.key).chain(walked.stats.iter().map(Stat::key));
         let found = names.iter().zip(&walked.stats);
         let steps = dirs.zip(found).map(|(dir, (name, stat))| (dir, name.to_vec(), *stat)).collect();
-        let ahead = Ahead { by: std::thread::current().id(), at: Instant::now(), steps };
+        let ahead = Ahead { moment: self.shared.now(), steps };
         *self.shared.ahead.lock() = Some(ahead);
         Ok(())
     }
 
     /// Finds a name in a directory of a shared tree, and has the gofer keep the file.
     fn find_and_keep(&self, name: &[u8]) -> Result<Arc<Node>> {
-        let place = self.place()?.join(name);
-        let walk = Request::Walk { to: place.borrow(), keep: true, open: false };
+        let place = self.place()?;
+        let walk = Request::Walk { from: place.borrow(), path: name, keep: true, open: false };
         let walked = Walked::ask(&self.shared.connection, &walk)?;
         let stat = walked.stats.last().ok_or(walked.stopped.unwrap_or(Errno::EIO))?;
         let node = self.shared.node(stat, Some((self.arc()?, name)), walked.node);
@@ -186,9 +200,9 @@ impl Node {
     }
 
     /// Notes that a rename has put a file in its new place.
-    fn moved(shared: &Shared, stat: &Stat, dir: &Node, name: &[u8]) -> Result<()> {
+    fn renamed(shared: &Shared, stat: &Stat, dir: &Node, name: &[u8]) -> Result<()> {
         if let Some(node) = shared.known(stat.key()) {
-            node.saw(stat, Some(Seen { dir: dir.arc()?, name: name.into() }));
+            node.moved(Some(Seen { dir: dir.arc()?, name: name.into() }));
         }
         Ok(())
     }
@@ -212,13 +226,16 @@ impl Inode for Node {
         self.must_be_writable()?;
         let size_alone = SetAttr { size: set.size, ..SetAttr::default() } == *set;
         let write = self.fds.lock().write.upgrade();
-        self.changed();
         if let (true, Some(size), Some(fd)) = (size_alone, set.size, write) {
             let size = libc::off_t::try_from(size).map_err(|_| Errno::EFBIG)?;
             // SAFETY: takes numbers alone.
-            return check(unsafe { libc::ftruncate(fd.as_raw_fd(), size) }.into()).map(drop);
+            let done = check(unsafe { libc::ftruncate(fd.as_raw_fd(), size) }.into()).map(drop);
+            self.changed();
+            return done;
         }
-        self.shared.connection.call(&Request::SetAttr(self.target()?.borrow(), *set)).map(drop)
+        let done = self.shared.connection.call(&Request::SetAttr(self.target()?.borrow(), *set)).map(drop);
+        self.changed();
+        done
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
@@ -242,9 +259,7 @@ impl Inode for Node {
         }
         // Errors are met again by the lookup that they concern.
         if self.shared.immutable() {
-            if self.names.lock().find(names[0]).is_none() {
-                let _ = self.ask(&names);
-            }
+            let _ = self.ask_unknown(&names);
         } else {
             let _ = self.look_ahead(&names);
         }
@@ -256,8 +271,8 @@ impl Inode for Node {
         }
         let Ok(child) = self.of_this_tree(child) else { return false };
         let ask = || {
-            let place = self.place()?.join(name);
-            let walk = Request::Walk { to: place.borrow(), keep: false, open: false };
+            let place = self.place()?;
+            let walk = Request::Walk { from: place.borrow(), path: name, keep: false, open: false };
             Walked::ask(&self.shared.connection, &walk)?.stats.last().copied().ok_or(Errno::ENOENT)
         };
         let Ok(stat) = self.shared.found_ahead(self.key, name).map_or_else(ask, Ok) else { return false };
@@ -290,9 +305,9 @@ impl Inode for Node {
         let node = self.of_this_tree(target)?;
         let (dir, target) = (self.place()?, node.target()?);
         let request = Request::Link(Entry { dir: dir.borrow(), name }, target.borrow());
-        let stat = self.shared.connection.call(&request)?.parse(Stat::get)?;
+        self.shared.connection.call(&request)?.parse(Stat::get)?;
         self.changed();
-        node.saw(&stat, Some(Seen { dir: self.arc()?, name: name.into() }));
+        node.moved(Some(Seen { dir: self.arc()?, name: name.into() }));
         Ok(())
     }
 
@@ -315,12 +330,11 @@ impl Inode for Node {
         let stat = self.shared.connection.call(&request)?.parse(Stat::get)?;
         self.changed();
         to.changed();
-        Node::moved(&self.shared, &stat, to, new)?;
+        Node::renamed(&self.shared, &stat, to, new)?;
         if flags.contains(RenameFlags::EXCHANGE) {
-            let place = from_place.join(old);
-            let walk = Request::Walk { to: place.borrow(), keep: false, open: false };
+            let walk = Request::Walk { from: from_place.borrow(), path: old, keep: false, open: false };
             if let Some(stat) = Walked::ask(&self.shared.connection, &walk)?.stats.last() {
-                Node::moved(&self.shared, stat, self, old)?;
+                Node::renamed(&self.shared, stat, self, old)?;
             }
         }
         Ok(())

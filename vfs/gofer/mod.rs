@@ -27,7 +27,7 @@ mod warm;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
@@ -78,14 +78,24 @@ struct Shared {
     made: Mutex<VecDeque<((u64, u64), Arc<OwnedFd>)>>,
     /// What a walk of a shared tree found ahead of its single steps.
     ahead: Mutex<Option<Ahead>>,
+    /// Counts changes by this sentry: what was found before one is good for nothing after it.
+    changes: AtomicU64,
 }
 
 /// The result of one [`Inode::prefetch`] in a shared tree.
 struct Ahead {
-    by: ThreadId,
-    at: Instant,
+    moment: Moment,
     /// Directory, name, what it is.
     steps: Vec<((u64, u64), Vec<u8>, Stat)>,
+}
+
+/// When and by whom something of a shared tree was asked. It is good for the next step of the same system call, which
+/// is told by its thread, by nothing having been changed, and by little time having passed.
+#[derive(Clone, Copy)]
+struct Moment {
+    by: ThreadId,
+    at: Instant,
+    changes: u64,
 }
 
 impl GoferFs {
@@ -103,6 +113,7 @@ impl GoferFs {
             fds: Mutex::new(Warm::new(WARM_FDS)),
             made: Mutex::default(),
             ahead: Mutex::default(),
+            changes: AtomicU64::new(0),
         });
         let target = Target { node: ROOT, at: Place { node: ROOT, path: b"" } };
         let stat = shared.connection.call(&Request::Attr(target))?.parse(Stat::get)?;
@@ -234,13 +245,24 @@ impl Shared {
     /// What this thread has just found at a name; good once.
     fn found_ahead(&self, dir: (u64, u64), name: &[u8]) -> Option<Stat> {
         let mut ahead = self.ahead.lock();
-        let ahead = ahead.as_mut().filter(|a| a.by == std::thread::current().id() && a.at.elapsed() < AHEAD)?;
+        let ahead = ahead.as_mut().filter(|ahead| self.is_now(ahead.moment))?;
         let at = ahead.steps.iter().position(|(in_dir, of, _)| *in_dir == dir && of == name)?;
         Some(ahead.steps.swap_remove(at).2)
     }
 
-    /// Forgets what was found ahead, as names or attributes change.
+    /// Makes what was found until now no longer good, as names or attributes have changed or a new call begins.
     fn changing(&self) {
-        *self.ahead.lock() = None;
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> Moment {
+        let changes = self.changes.load(Ordering::Relaxed);
+        Moment { by: std::thread::current().id(), at: Instant::now(), changes }
+    }
+
+    fn is_now(&self, moment: Moment) -> bool {
+        moment.changes == self.changes.load(Ordering::Relaxed)
+            && moment.by == std::thread::current().id()
+            && moment.at.elapsed() < AHEAD
     }
 }

@@ -3,13 +3,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::thread::ThreadId;
-use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use super::listing::Names;
-use super::{AHEAD, Shared};
+use super::{Moment, Shared};
 use crate::errno::{Errno, Result};
 use crate::gofer::codec::{Stat, stat_fd};
 use crate::gofer::protocol::{NONE, Place, ROOT, Request, Target};
@@ -30,7 +28,7 @@ pub struct Node {
     /// Where it was last seen; `None` for the root. One entry in an immutable tree, for ever.
     place: Mutex<Option<Seen>>,
     /// Of an immutable tree, as they are; of a shared one, as they were found by a call that is still going on.
-    stat: Mutex<(Stat, Option<(Instant, ThreadId)>)>,
+    stat: Mutex<(Stat, Option<Moment>)>,
     /// Open descriptors.
     pub(super) fds: Mutex<Fds>,
     /// What is known of an immutable directory.
@@ -122,7 +120,7 @@ impl OwnedTarget {
 
 impl Node {
     pub(super) fn new(shared: Arc<Shared>, stat: &Stat, place: Option<Seen>, number: u32) -> Arc<Node> {
-        let fresh = Some((Instant::now(), std::thread::current().id()));
+        let fresh = Some(shared.now());
         Arc::new_cyclic(|me| Node {
             me: me.clone(),
             shared,
@@ -153,7 +151,12 @@ impl Node {
 
     /// Notes what a file of a shared tree has just been found to be, and where.
     pub(super) fn saw(&self, stat: &Stat, place: Option<Seen>) {
-        *self.stat.lock() = (*stat, Some((Instant::now(), std::thread::current().id())));
+        *self.stat.lock() = (*stat, Some(self.shared.now()));
+        self.moved(place);
+    }
+
+    /// Notes where a file of a shared tree is now.
+    pub(super) fn moved(&self, place: Option<Seen>) {
         if place.is_some() && self.number() != ROOT {
             let old = std::mem::replace(&mut *self.place.lock(), place);
             drop(old);
@@ -194,7 +197,7 @@ impl Node {
     /// Has the gofer keep this directory of an immutable tree.
     fn bind(&self) -> Result<u32> {
         let place = self.path()?;
-        let walk = Request::Walk { to: place.borrow(), keep: true, open: false };
+        let walk = Request::Walk { from: place.borrow(), path: b"", keep: true, open: false };
         let walked = super::inode::Walked::ask(&self.shared.connection, &walk)?;
         match self.number.compare_exchange(NONE, walked.node, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) if walked.node != NONE => Ok(walked.node),
@@ -223,23 +226,22 @@ impl Node {
         if self.shared.immutable() {
             return Ok(self.stat.lock().0);
         }
-        let (stat, fresh) = {
+        if let Some(fd) = self.any_fd() {
+            return stat_fd(fd.as_fd());
+        }
+        let (stat, found) = {
             let mut known = self.stat.lock();
             (known.0, known.1.take())
         };
-        if fresh.is_some_and(|(at, by)| by == std::thread::current().id() && at.elapsed() < AHEAD) {
+        if found.is_some_and(|moment| self.shared.is_now(moment)) {
             return Ok(stat);
-        }
-        if let Some(fd) = self.any_fd() {
-            return stat_fd(fd.as_fd());
         }
         self.shared.connection.call(&Request::Attr(self.target()?.borrow()))?.parse(Stat::get)
     }
 
-    /// Forgets attributes that a change by this sentry has made untrue.
+    /// Notes a change by this sentry: attributes that were found before may be untrue.
     pub(super) fn changed(&self) {
         self.shared.changing();
-        self.stat.lock().1 = None;
     }
 
     /// As `stat(2)` tells it.
