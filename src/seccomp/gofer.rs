@@ -147,7 +147,7 @@ mod tests {
     use super::*;
     use crate::gofer::{Export, RootFile, serve};
     use crate::vfs::gofer::GoferFs;
-    use crate::vfs::inode::{Caching, FileSystem, Inode, NewNode, NodeType, RenameFlags, SetAttr, TimeSpec};
+    use crate::vfs::inode::{Caching, FileSystem, NewNode, NodeType, RenameFlags, SetAttr, TimeSpec};
 
     /// An error that nothing else gives, as the sign that the work was done.
     const REACHED: i32 = 4242;

@@ -13,8 +13,9 @@
 //! Content never passes through the gofer: a regular file is read, written and mapped through a descriptor that the
 //! gofer has opened and donated.
 //!
-//! Lock order: `Node::names` or `Node::place`; [`Shared::warm`], [`Shared::fds`]; [`Shared::nodes`]; the connection's. No
-//! lock but the connection's is held over a round trip. An `Arc<Node>` is not dropped under [`Shared::nodes`].
+//! Lock order: `Node::append`; `Node::names`, `Node::place`, `Node::fds`; `Shared::warm`, `Shared::fds`;
+//! `Shared::nodes`; the connection's. No lock but the connection's is held over a round trip. An `Arc<Node>` is not dropped
+//! under `Shared::nodes`.
 
 mod connection;
 mod file;
@@ -54,6 +55,9 @@ const AHEAD: Duration = Duration::from_millis(2);
 /// Device numbers of gofer file systems, which have no device: `makedev(0, …)`.
 static NEXT_DEVICE: AtomicU32 = AtomicU32::new(0x60);
 
+/// A host device and an inode number on it: which file it is.
+type Key = (u64, u64);
+
 /// A tree of host files.
 pub struct GoferFs {
     shared: Arc<Shared>,
@@ -66,27 +70,32 @@ struct Shared {
     read_only: bool,
     caching: Caching,
     dev: u64,
-    /// Host devices beneath the root, in the order they were met: for inode numbers.
+    /// The root's device on the host: most trees have no other.
+    root_device: AtomicU64,
+    /// All host devices in the tree, in the order they were met: for inode numbers.
     devices: Mutex<Vec<u64>>,
     /// Every node that exists, by host device and inode number: two names of one file are one node.
-    nodes: Mutex<HashMap<(u64, u64), Weak<Node>>>,
+    nodes: Mutex<HashMap<Key, Weak<Node>>>,
     /// Nodes of an immutable tree with what they know.
     warm: Mutex<Warm<Arc<Node>>>,
     /// Nodes of an immutable tree that have a descriptor.
     fds: Mutex<Warm<Weak<Node>>>,
     /// Descriptors of files that were just made and are about to be opened.
-    made: Mutex<VecDeque<((u64, u64), Arc<OwnedFd>)>>,
+    made: Mutex<VecDeque<Made>>,
     /// What a walk of a shared tree found ahead of its single steps.
     ahead: Mutex<Option<Ahead>>,
     /// Counts changes by this sentry: what was found before one is good for nothing after it.
     changes: AtomicU64,
 }
 
+/// A file that was just made, open for reading and writing.
+type Made = (Key, Arc<OwnedFd>);
+
 /// The result of one [`Inode::prefetch`] in a shared tree.
 struct Ahead {
     moment: Moment,
     /// Directory, name, what it is.
-    steps: Vec<((u64, u64), Vec<u8>, Stat)>,
+    steps: Vec<(Key, Vec<u8>, Stat)>,
 }
 
 /// When and by whom something of a shared tree was asked. It is good for the next step of the same system call, which
@@ -107,6 +116,7 @@ impl GoferFs {
             read_only,
             caching,
             dev: libc::makedev(0, NEXT_DEVICE.fetch_add(1, Ordering::Relaxed)),
+            root_device: AtomicU64::new(0),
             devices: Mutex::default(),
             nodes: Mutex::default(),
             warm: Mutex::new(Warm::new(WARM_NAMES)),
@@ -117,6 +127,8 @@ impl GoferFs {
         });
         let target = Target { node: ROOT, at: Place { node: ROOT, path: b"" } };
         let stat = shared.connection.call(&Request::Attr(target))?.parse(Stat::get)?;
+        shared.root_device.store(stat.dev, Ordering::Relaxed);
+        shared.devices.lock().push(stat.dev);
         let root = shared.node(&stat, None, ROOT);
         Ok(Arc::new(GoferFs { shared, root }))
     }
@@ -190,19 +202,21 @@ impl Shared {
     }
 
     /// The node of a file, if there is one.
-    fn known(&self, key: (u64, u64)) -> Option<Arc<Node>> {
+    fn known(&self, key: Key) -> Option<Arc<Node>> {
         self.nodes.lock().get(&key).and_then(Weak::upgrade)
     }
 
     /// An inode number that is unique in the tree: the host's, with which of its devices it is on in the upper bits.
-    fn ino_of(&self, (dev, ino): (u64, u64)) -> u64 {
+    fn ino_of(&self, (dev, ino): Key) -> u64 {
+        if dev == self.root_device.load(Ordering::Relaxed) {
+            return ino;
+        }
         let mut devices = self.devices.lock();
         let index = devices.iter().position(|&known| known == dev).unwrap_or_else(|| {
             devices.push(dev);
             devices.len() - 1
         });
         match (index as u64, ino >> 48) {
-            (0, _) => ino,
             (index @ 1..0x7fff, 0) => index << 48 | ino,
             // No bits are left: mixed, with the topmost bit set, which makes a clash no more than unlikely.
             (index, _) => ino.rotate_left(16).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(index) | 1 << 63,
@@ -227,7 +241,7 @@ impl Shared {
     }
 
     /// Keeps the descriptor of a new file for a moment.
-    fn keep_made(&self, key: (u64, u64), fd: OwnedFd) {
+    fn keep_made(&self, key: Key, fd: OwnedFd) {
         const MADE: usize = 16;
         let mut made = self.made.lock();
         made.push_back((key, Arc::new(fd)));
@@ -236,14 +250,14 @@ impl Shared {
         }
     }
 
-    fn take_made(&self, key: (u64, u64)) -> Option<Arc<OwnedFd>> {
+    fn take_made(&self, key: Key) -> Option<Arc<OwnedFd>> {
         let mut made = self.made.lock();
         let at = made.iter().position(|(of, _)| *of == key)?;
         made.remove(at).map(|(_, fd)| fd)
     }
 
     /// What this thread has just found at a name; good once.
-    fn found_ahead(&self, dir: (u64, u64), name: &[u8]) -> Option<Stat> {
+    fn found_ahead(&self, dir: Key, name: &[u8]) -> Option<Stat> {
         let mut ahead = self.ahead.lock();
         let ahead = ahead.as_mut().filter(|ahead| self.is_now(ahead.moment))?;
         let at = ahead.steps.iter().position(|(in_dir, of, _)| *in_dir == dir && of == name)?;
