@@ -248,9 +248,8 @@ pub trait Inode: Send + Sync + Any {
         Err(Errno::ENOTDIR)
     }
 
-    /// Hints that these names are about to be looked up, each in what the one before it leads to, so that a file system
-    /// that has to ask elsewhere can ask once. Called before the first lookup that the name cache cannot answer, and,
-    /// with [`Caching::Revalidate`], before the first [`Inode::revalidate`].
+    /// Tells that these names, each within the one before, the first in this directory, are about to be looked up: a file
+    /// system that asks another process can do it in one go. Nothing needs to happen.
     fn prefetch(&self, components: &[&[u8]]) {
         let _ = components;
     }

@@ -1,30 +1,52 @@
 //! The virtual file system: mounts, names, inodes and open files.
-
-use std::sync::Arc;
+//!
+//! ```text
+//! Walk (root, start, credentials) ── lookup, open, mkdir, rename ... ──> Path { Mount, Dentry } ──> Inode ──> File
+//!                                     a name in the cache: Dentry        a file system mounted: Mount, Superblock
+//! ```
+//!
+//! [`Walk`] resolves names and does what needs a name; [`ops`] does what needs only a node (`chmod`, `truncate`,
+//! extended attributes), so that descriptors and paths take the same way. Nothing here blocks for an unbounded time.
+//!
+//! Lock order: a superblock's rename lock > directory locks (an ancestor before its descendants, else by address) > a
+//! dentry's `children` > a dentry's `place`; a mount namespace's tree lock > a mount's `children` > its `place`. The
+//! cache's list of used names is a leaf. File systems are called with a directory lock held, so they take no dentry lock.
 
 pub mod anon;
+pub mod dentry;
+pub mod deny;
+pub mod dev;
+pub mod devices;
 pub mod epoll;
 pub mod eventfd;
 pub mod file;
 pub mod gofer;
+pub mod host;
 pub mod inode;
 pub mod inotify;
+pub mod kernfs;
+pub mod locks;
+pub mod mount;
+pub mod names;
+pub mod open;
+pub mod ops;
+pub mod path;
+pub mod perm;
 pub mod pipe;
 pub mod signalfd;
+pub mod sysfs;
 pub mod timerfd;
+pub mod tmpfs;
 pub mod tty;
+pub mod walk;
+pub mod xattr;
 
-/// A place in the tree of mounts.
-#[derive(Clone)]
-pub struct Path {
-    /// The mount.
-    pub mount: Arc<Mount>,
-    /// The name in it.
-    pub dentry: Arc<Dentry>,
-}
+pub use self::dentry::{Dentry, Superblock};
+pub use self::devices::DeviceTable;
+pub use self::mount::{Mount, MountFlags, MountNamespace};
+pub use self::open::{OpenHow, Opened};
+pub use self::path::{Path, path_string};
+pub use self::walk::{LookupFlags, Walk};
 
-/// A mounted file system. (The VFS core's; to be filled in.)
-pub struct Mount {}
-
-/// A cached name. (The VFS core's; to be filled in.)
-pub struct Dentry {}
+#[cfg(test)]
+mod tests;

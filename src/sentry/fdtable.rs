@@ -1,0 +1,140 @@
+//! Descriptor tables: `open(2)`'s "lowest-numbered descriptor not in use".
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::errno::{Errno, Result};
+use crate::vfs::file::OpenFile;
+
+/// `/proc/sys/fs/nr_open`: no table grows beyond this.
+pub const NR_OPEN: u64 = 1 << 20;
+
+#[derive(Clone)]
+struct Entry {
+    file: Arc<OpenFile>,
+    cloexec: bool,
+}
+
+#[derive(Clone, Default)]
+struct Entries {
+    slots: Vec<Option<Entry>>,
+    /// No free slot lies below this.
+    lowest_free: usize,
+}
+
+/// The descriptors that the tasks of one table share. Its lock is a leaf; what is closed is dropped without it.
+#[derive(Default)]
+pub struct FdTable {
+    entries: Mutex<Entries>,
+}
+
+impl Entries {
+    fn first_free(&self, from: usize) -> usize {
+        let from = from.max(self.lowest_free);
+        let rest = self.slots.get(from..).unwrap_or(&[]);
+        rest.iter().position(Option::is_none).map_or(from.max(self.slots.len()), |at| from + at)
+    }
+
+    fn put(&mut self, fd: usize, entry: Entry) -> Option<Entry> {
+        if fd >= self.slots.len() {
+            self.slots.resize_with(fd + 1, || None);
+        }
+        if fd == self.lowest_free {
+            self.lowest_free = fd + 1;
+        }
+        self.slots[fd].replace(entry)
+    }
+
+    fn take(&mut self, fd: usize) -> Option<Entry> {
+        let entry = self.slots.get_mut(fd)?.take()?;
+        self.lowest_free = self.lowest_free.min(fd);
+        Some(entry)
+    }
+}
+
+impl FdTable {
+    /// An empty table.
+    pub fn new() -> Arc<FdTable> {
+        Arc::default()
+    }
+
+    /// The file behind `fd`. `EBADF`.
+    pub fn get(&self, fd: i32) -> Result<Arc<OpenFile>> {
+        self.get_with_flags(fd).map(|(file, _)| file)
+    }
+
+    /// The file behind `fd` and whether it is closed on `execve(2)`. `EBADF`.
+    pub fn get_with_flags(&self, fd: i32) -> Result<(Arc<OpenFile>, bool)> {
+        let fd = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        let entries = self.entries.lock();
+        let entry = entries.slots.get(fd).and_then(Option::as_ref).ok_or(Errno::EBADF)?;
+        Ok((entry.file.clone(), entry.cloexec))
+    }
+
+    /// Gives `file` the lowest free descriptor from `from` on and below `limit` (`RLIMIT_NOFILE`). `EMFILE`.
+    pub fn add(&self, file: Arc<OpenFile>, cloexec: bool, from: u64, limit: u64) -> Result<i32> {
+        let mut entries = self.entries.lock();
+        let fd = entries.first_free(usize::try_from(from).map_err(|_| Errno::EMFILE)?);
+        if fd as u64 >= limit.min(NR_OPEN) {
+            return Err(Errno::EMFILE);
+        }
+        entries.put(fd, Entry { file, cloexec });
+        Ok(fd as i32)
+    }
+
+    /// Gives `file` the descriptor `fd`, and returns what it was before. `EBADF` from `limit` on.
+    pub fn replace(&self, fd: i32, file: Arc<OpenFile>, cloexec: bool, limit: u64) -> Result<Option<Arc<OpenFile>>> {
+        let at = usize::try_from(fd).ok().filter(|&at| (at as u64) < limit.min(NR_OPEN)).ok_or(Errno::EBADF)?;
+        let old = self.entries.lock().put(at, Entry { file, cloexec });
+        Ok(old.map(|entry| entry.file))
+    }
+
+    /// Takes `fd` off the table. `EBADF`.
+    pub fn remove(&self, fd: i32) -> Result<Arc<OpenFile>> {
+        let fd = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        self.entries.lock().take(fd).map(|entry| entry.file).ok_or(Errno::EBADF)
+    }
+
+    /// `FD_CLOEXEC`. `EBADF`.
+    pub fn set_cloexec(&self, fd: i32, cloexec: bool) -> Result<()> {
+        let fd = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        let mut entries = self.entries.lock();
+        entries.slots.get_mut(fd).and_then(Option::as_mut).ok_or(Errno::EBADF)?.cloexec = cloexec;
+        Ok(())
+    }
+
+    /// `FD_CLOEXEC` of all from `first` to `last`, those that are open.
+    pub fn set_cloexec_range(&self, first: u32, last: u32) {
+        let mut entries = self.entries.lock();
+        for entry in entries.slots.iter_mut().take(last as usize + 1).skip(first as usize).flatten() {
+            entry.cloexec = true;
+        }
+    }
+
+    /// Takes all from `first` to `last` off.
+    pub fn remove_range(&self, first: u32, last: u32) -> Vec<Arc<OpenFile>> {
+        let mut entries = self.entries.lock();
+        let end = entries.slots.len().min(last as usize + 1);
+        (first as usize..end).filter_map(|fd| entries.take(fd).map(|entry| entry.file)).collect()
+    }
+
+    /// Takes off what `execve(2)` closes.
+    pub fn remove_cloexec(&self) -> Vec<Arc<OpenFile>> {
+        let mut entries = self.entries.lock();
+        let doomed = |entry: &Option<Entry>| entry.as_ref().is_some_and(|entry| entry.cloexec);
+        let fds: Vec<_> = (0..entries.slots.len()).filter(|&fd| doomed(&entries.slots[fd])).collect();
+        fds.into_iter().filter_map(|fd| entries.take(fd).map(|entry| entry.file)).collect()
+    }
+
+    /// A table of its own with the same files: `fork(2)`.
+    pub fn fork(&self) -> Arc<FdTable> {
+        Arc::new(FdTable { entries: Mutex::new(self.entries.lock().clone()) })
+    }
+
+    /// The open descriptors: for `/proc/PID/fd`.
+    pub fn list(&self) -> Vec<i32> {
+        let entries = self.entries.lock();
+        (0..entries.slots.len()).filter(|&fd| entries.slots[fd].is_some()).map(|fd| fd as i32).collect()
+    }
+}

@@ -1,0 +1,149 @@
+//! What there is one of in a sandbox.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::errno::{Errno, Result};
+use crate::platform::Platform;
+use crate::sentry::creds::Caps;
+use crate::sentry::futex::FutexTable;
+use crate::sentry::signal::{PendingCount, SigInfo, Signal};
+use crate::sentry::strace::Tracer;
+use crate::sentry::task::signals::Origin;
+use crate::sentry::task::tree::{ExitStatus, TaskTree};
+use crate::sentry::task::{Task, ThreadGroup};
+use crate::timer::TimerQueue;
+use crate::vfs::DeviceTable;
+use crate::vfs::tty::Terminals;
+
+/// The kernel of a sandbox.
+pub struct Kernel {
+    /// How container code is run.
+    pub platform: Box<dyn Platform>,
+    /// Processes; see [`task`](crate::sentry::task) for the lock order.
+    pub tree: Mutex<TaskTree>,
+    /// Deadlines.
+    pub timers: Arc<TimerQueue>,
+    /// Futexes.
+    pub futexes: Arc<FutexTable>,
+    /// What device nodes open.
+    pub devices: Arc<DeviceTable>,
+    /// Terminals and the sessions they control.
+    pub terminals: Arc<Terminals>,
+    /// `--strace`.
+    pub tracer: Option<Tracer>,
+    /// Pending signals of each user; leaf lock.
+    users: Mutex<HashMap<u32, Weak<PendingCount>>>,
+    /// The container's exit status.
+    ended: Mutex<Option<ExitStatus>>,
+    ended_changed: Condvar,
+    /// `CLOCK_BOOTTIME` of the sandbox's start, in nanoseconds.
+    pub boot_ns: u64,
+}
+
+/// The parts that are made before the kernel.
+pub struct KernelParts {
+    /// See [`Kernel`].
+    pub platform: Box<dyn Platform>,
+    /// See [`Kernel`].
+    pub timers: Arc<TimerQueue>,
+    /// See [`Kernel`].
+    pub devices: Arc<DeviceTable>,
+    /// See [`Kernel`].
+    pub terminals: Arc<Terminals>,
+    /// See [`Kernel`].
+    pub tracer: Option<Tracer>,
+}
+
+impl Kernel {
+    /// A kernel without tasks.
+    pub fn new(parts: KernelParts) -> Arc<Kernel> {
+        Arc::new(Kernel {
+            platform: parts.platform,
+            tree: Mutex::default(),
+            timers: parts.timers,
+            futexes: FutexTable::new(),
+            devices: parts.devices,
+            terminals: parts.terminals,
+            tracer: parts.tracer,
+            users: Mutex::default(),
+            ended: Mutex::new(None),
+            ended_changed: Condvar::new(),
+            boot_ns: crate::sentry::task::boottime_ns(),
+        })
+    }
+
+    /// The count of signals pending for a user.
+    pub fn pending_signals(&self, uid: u32) -> Arc<PendingCount> {
+        let mut users = self.users.lock();
+        if let Some(count) = users.get(&uid).and_then(Weak::upgrade) {
+            return count;
+        }
+        users.retain(|_, count| count.strong_count() > 0);
+        let count = PendingCount::new();
+        users.insert(uid, Arc::downgrade(&count));
+        count
+    }
+
+    /// An id for a task that `parent` makes. `EAGAIN`: its user has too many (`RLIMIT_NPROC`), or there is none left.
+    pub fn allocate_id(&self, tree: &mut TaskTree, parent: &Task) -> Result<i32> {
+        let creds = parent.creds();
+        let exempt = creds.ruid == 0 || creds.has(Caps::SYS_ADMIN) || creds.has(Caps::SYS_RESOURCE);
+        if !exempt && tree.tasks_of(creds.ruid) >= parent.limit(libc::RLIMIT_NPROC) {
+            return Err(Errno::EAGAIN);
+        }
+        tree.allocate_id()
+    }
+
+    /// A process by its id. `ESRCH`; a zombie is found.
+    pub fn process(&self, pid: i32) -> Result<Arc<ThreadGroup>> {
+        self.tree.lock().node(pid).map(|node| node.group.clone()).ok_or(Errno::ESRCH)
+    }
+
+    /// A thread by its id. `ESRCH`.
+    pub fn thread(&self, tid: i32) -> Result<Arc<Task>> {
+        self.tree.lock().thread(tid).cloned().ok_or(Errno::ESRCH)
+    }
+
+    /// The first process has ended: so does the container, with everything in it.
+    pub(super) fn container_ended(&self, status: ExitStatus) {
+        let groups: Vec<_> = self.tree.lock().nodes().map(|(_, node)| node.group.clone()).collect();
+        for group in groups {
+            group.end(ExitStatus::Killed { signal: libc::SIGKILL, core: false });
+        }
+        *self.ended.lock() = Some(status);
+        self.ended_changed.notify_all();
+    }
+
+    /// Sleeps until the container has ended.
+    pub fn wait_ended(&self) -> ExitStatus {
+        let mut ended = self.ended.lock();
+        loop {
+            match *ended {
+                Some(status) => return status,
+                None => self.ended_changed.wait(&mut ended),
+            }
+        }
+    }
+
+    /// The container's exit status, once it has ended.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        *self.ended.lock()
+    }
+
+    /// Sends a signal from the runtime to the first process, or to all. `ESRCH`, `EINVAL`.
+    pub fn signal_container(&self, signal: i32, all: bool) -> Result<()> {
+        let info = SigInfo::user(Signal::new(signal)?, 0, 0);
+        let groups: Vec<_> = {
+            let tree = self.tree.lock();
+            let wanted = tree.nodes().filter(|(pid, _)| all || *pid == 1);
+            wanted.map(|(_, node)| node.group.clone()).collect()
+        };
+        if groups.is_empty() {
+            return Err(Errno::ESRCH);
+        }
+        groups.iter().try_for_each(|group| group.try_send(info, None, Origin::Runtime))
+    }
+}

@@ -1,0 +1,10 @@
+//! Processes and threads: making, ending and naming them, who they are and what they may use.
+
+pub mod clone;
+pub mod creds;
+pub mod ids;
+pub mod limits;
+pub mod pidfd;
+pub mod prctl;
+pub mod sched;
+pub mod wait;

@@ -1,0 +1,146 @@
+//! The life of a task on its sentry thread: run user code, answer, look up, again.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::errno::{Errno, Result};
+use crate::platform::{Event, Seed};
+use crate::sentry::mm::user::UserPtr;
+use crate::sentry::mm::{ForkImage, MemoryManager};
+use crate::sentry::signal::frame::Trap;
+use crate::sentry::signal::{AltStack, SigInfo, Signal};
+use crate::sentry::syscalls;
+use crate::sentry::task::tree::ExitStatus;
+use crate::sentry::task::{CURRENT, Current, Task, exit};
+
+/// Host memory for a sentry thread's stack. Only what is touched is used.
+const STACK: usize = 512 << 10;
+
+/// How a task begins.
+pub struct Birth {
+    /// The stack pointer, if not the parent's.
+    pub stack_top: Option<u64>,
+    /// `CLONE_SETTLS`.
+    pub tls: Option<u64>,
+    /// `CLONE_CHILD_SETTID`: where the task stores its id.
+    pub set_tid: Option<u64>,
+    /// The map of its memory, when that is a copy of its parent's.
+    pub memory: Option<ForkImage>,
+    /// The alternate stack.
+    pub altstack: AltStack,
+}
+
+/// Starts a task that runs on from where its parent is. `EAGAIN` when the host gives no thread.
+pub fn start(task: Arc<Task>, seed: Seed, birth: Birth) -> Result<()> {
+    // Making a thread costs about 30 us, most of it waking it on another CPU.
+    let main = move || {
+        CURRENT.set(Some(task.clone()));
+        match begin(task.clone(), seed, birth) {
+            Ok(cur) => run(cur),
+            Err(error) => {
+                log::error!("task {} could not start: {error}", task.tid());
+                task.group.end(ExitStatus::Killed { signal: libc::SIGKILL, core: false });
+                exit::abandon(&task);
+            }
+        }
+        CURRENT.set(None);
+    };
+    std::thread::Builder::new().name("task".into()).stack_size(STACK).spawn(main).map(drop).map_err(|_| Errno::EAGAIN)
+}
+
+fn begin(task: Arc<Task>, seed: Seed, birth: Birth) -> Result<Current> {
+    let user = seed.attach()?;
+    let mut cur = Current::new(task, user, birth.altstack);
+    if let Some(image) = birth.memory {
+        let mm = MemoryManager::from_image(image, cur.user.space().clone());
+        *cur.task.mm.write() = Some(mm.clone());
+        mm.after_fork_in_child(&mut *cur.user)?;
+    }
+    let regs = cur.user.regs_mut();
+    if let Some(top) = birth.stack_top {
+        regs.rsp = top;
+    }
+    if let Some(tls) = birth.tls {
+        regs.fs_base = tls;
+    }
+    if let Some(addr) = birth.set_tid {
+        let tid = cur.tid();
+        // Linux does not fail for a bad pointer here.
+        let _ = UserPtr::new(addr).write(cur.space(), &tid);
+    }
+    Ok(cur)
+}
+
+/// Runs a task to its end.
+pub fn run(mut cur: Current) {
+    let status = loop {
+        if !cur.attention().is_empty() || cur.restart.is_some() || cur.saved_mask.is_some() {
+            if !cur.look_up() {
+                break ExitStatus::Killed { signal: libc::SIGKILL, core: false };
+            }
+        }
+        let begun = Instant::now();
+        let event = cur.user.run();
+        cur.clocks.ran(begun.elapsed().as_nanos() as u64);
+        match event {
+            Event::Syscall => {
+                if let Some(code) = syscalls::dispatch(&mut cur) {
+                    break ExitStatus::Exited(code);
+                }
+            }
+            Event::Fault(info) => fault(&mut cur, &info),
+            Event::Interrupted => {}
+            Event::Lost => {
+                if cur.attention().is_empty() {
+                    log::warn!("the host has taken the memory of process {} away", cur.pid());
+                }
+                break cur.group.end(ExitStatus::Killed { signal: libc::SIGKILL, core: false });
+            }
+        }
+    };
+    exit::end_thread(cur, status);
+}
+
+fn fault(cur: &mut Current, host: &crate::platform::SigInfo) {
+    let Ok(info) = SigInfo::from_fault(host) else { return };
+    if info.signal() == Signal::SEGV {
+        // The host does not say whether it was a store: growing for a load is harmless.
+        let (mm, limits) = (cur.task.mm(), cur.mem_limits());
+        if mm.is_ok_and(|mm| mm.handle_fault(&mut *cur.user, info.addr(), false, &limits)) {
+            return;
+        }
+    }
+    cur.trap = Trap::from_fault(&info, cur.trap);
+    cur.task.force(info);
+}
+
+impl Current {
+    /// The calling thread's task, which runs on `user`.
+    pub(super) fn new(task: Arc<Task>, user: Box<dyn crate::platform::UserThread>, altstack: AltStack) -> Current {
+        *task.interrupter.lock() = Some(user.interrupter());
+        task.clocks.started();
+        Current {
+            task,
+            user,
+            restart_block: None,
+            saved_mask: None,
+            registers_set: false,
+            call_number: u64::MAX,
+            restart: None,
+            trap: Trap::default(),
+            altstack,
+        }
+    }
+}
+
+impl Current {
+    /// A call begins.
+    pub(in crate::sentry) fn set_call(&mut self, number: u64) {
+        self.call_number = number;
+    }
+
+    /// A signal has ended the call.
+    pub(in crate::sentry) fn set_restart(&mut self, errno: Errno) {
+        self.restart = Some(errno);
+    }
+}

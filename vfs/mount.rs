@@ -1,0 +1,430 @@
+//! Mounts and mount namespaces: `mount(2)`, `umount(2)`, `pivot_root(2)`, `mount_namespaces(7)`.
+//!
+//! A mount holds what is mounted on it, by dentry; a child knows its parent weakly. So a path walk finds what is mounted
+//! without the namespace, and only where the dentry says that there is something (one load). Changes to the tree are
+//! serialised by the namespace. Every mount is private (`MS_PRIVATE`): propagation types are accepted and have no effect,
+//! since one sandbox has nobody to propagate to that it does not share the tree with.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use bitflags::bitflags;
+use parking_lot::{Mutex, RwLock};
+
+use crate::errno::{Errno, Result};
+use crate::vfs::dentry::{Dentry, Superblock, shrink};
+use crate::vfs::inode::{FileSystem, NodeType};
+use crate::vfs::path::Path;
+
+bitflags! {
+    /// Flags of one mount, with the values of `mount(2)`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    #[allow(missing_docs, reason = "the names are mount(2)'s, without MS_")]
+    pub struct MountFlags: u64 {
+        const RDONLY = 1;
+        const NOSUID = 2;
+        const NODEV = 4;
+        const NOEXEC = 8;
+        const SYNCHRONOUS = 16;
+        const DIRSYNC = 128;
+        const NOSYMFOLLOW = 256;
+        const NOATIME = 1024;
+        const NODIRATIME = 2048;
+        const RELATIME = 1 << 21;
+        const STRICTATIME = 1 << 24;
+    }
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// A mounted file system, or part of one.
+pub struct Mount {
+    superblock: Arc<Superblock>,
+    root: Arc<Dentry>,
+    flags: AtomicU64,
+    source: String,
+    id: u64,
+    /// The namespace's number; 0 when it is in none (yet, or any more).
+    namespace: AtomicU64,
+    /// Where it is mounted; `None` for the root of a namespace and what was detached.
+    place: RwLock<Option<(Weak<Mount>, Arc<Dentry>)>>,
+    /// What is mounted here, by the address of the dentry, which each child keeps alive.
+    children: RwLock<HashMap<usize, Arc<Mount>>>,
+}
+
+impl Mount {
+    fn new(superblock: Arc<Superblock>, root: Arc<Dentry>, flags: MountFlags, source: &str) -> Arc<Mount> {
+        Arc::new(Mount {
+            superblock,
+            root,
+            flags: AtomicU64::new(flags.bits()),
+            source: source.to_owned(),
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            namespace: AtomicU64::new(0),
+            place: RwLock::default(),
+            children: RwLock::default(),
+        })
+    }
+
+    /// A mount that is in no namespace: for the sentry's own files (`memfd`, System V segments).
+    pub fn detached(fs: &Arc<dyn FileSystem>, flags: MountFlags, source: &str) -> Result<Arc<Mount>> {
+        let superblock = Superblock::of(fs);
+        let root = superblock.root()?;
+        Ok(Mount::new(superblock, root, flags, source))
+    }
+
+    /// What is mounted.
+    pub fn superblock(&self) -> &Arc<Superblock> {
+        &self.superblock
+    }
+
+    /// The file system.
+    pub fn fs(&self) -> &Arc<dyn FileSystem> {
+        &self.superblock.fs
+    }
+
+    /// The directory (or file) of the file system that is seen at the mount point.
+    pub fn root(&self) -> &Arc<Dentry> {
+        &self.root
+    }
+
+    /// Its flags.
+    pub fn flags(&self) -> MountFlags {
+        MountFlags::from_bits_truncate(self.flags.load(Ordering::Relaxed))
+    }
+
+    /// Whether nothing may be changed through it.
+    pub fn is_read_only(&self) -> bool {
+        self.flags().contains(MountFlags::RDONLY) || self.superblock.is_read_only()
+    }
+
+    /// What was given as its source.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Its number, unique in the sandbox: `mnt_id`.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Where it is mounted; `None` for the root of a namespace and what was detached.
+    pub fn mountpoint(&self) -> Option<Path> {
+        let place = self.place.read();
+        let (parent, dentry) = place.as_ref()?;
+        Some(Path { mount: parent.upgrade()?, dentry: dentry.clone() })
+    }
+
+    /// What is mounted on this dentry of this mount.
+    pub(super) fn child_at(&self, dentry: &Arc<Dentry>) -> Option<Arc<Mount>> {
+        self.children.read().get(&(Arc::as_ptr(dentry) as usize)).cloned()
+    }
+
+    fn children(&self) -> Vec<Arc<Mount>> {
+        let mut children: Vec<_> = self.children.read().values().cloned().collect();
+        children.sort_by_key(|child| child.id);
+        children
+    }
+}
+
+/// A task's view of what is mounted where.
+pub struct MountNamespace {
+    id: u64,
+    root: Mutex<Arc<Mount>>,
+    /// Serialises changes of the tree; counts its mounts.
+    tree: Mutex<usize>,
+}
+
+bitflags! {
+    /// `umount2(2)`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct UmountFlags: u32 {
+        /// Accepted: there is no request that could be cut off.
+        const FORCE = 1;
+        /// Detach now, clean up when no longer busy.
+        const DETACH = 2;
+        /// Accepted with `EAGAIN` the first time on Linux; not supported (`EINVAL`).
+        const EXPIRE = 4;
+        /// For the path walk: do not follow a symbolic link.
+        const NOFOLLOW = 8;
+    }
+}
+
+/// How many mounts a namespace may have: `/proc/sys/fs/mount-max`.
+pub const MOUNT_MAX: usize = 100_000;
+
+static NEXT_NAMESPACE: AtomicU64 = AtomicU64::new(1);
+
+impl MountNamespace {
+    /// A namespace whose root is the root of `fs`.
+    pub fn new(fs: &Arc<dyn FileSystem>, flags: MountFlags, source: &str) -> Result<Arc<MountNamespace>> {
+        Ok(MountNamespace::with_root(Mount::detached(fs, flags, source)?))
+    }
+
+    fn with_root(root: Arc<Mount>) -> Arc<MountNamespace> {
+        let id = NEXT_NAMESPACE.fetch_add(1, Ordering::Relaxed);
+        root.namespace.store(id, Ordering::Relaxed);
+        Arc::new(MountNamespace { id, root: Mutex::new(root), tree: Mutex::new(1) })
+    }
+
+    /// Its number, unique in the sandbox.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The root, with what is mounted on it.
+    pub fn root(&self) -> Path {
+        let mut root = Path::root_of(self.root.lock().clone());
+        root.cross_down();
+        root
+    }
+
+    /// Mounts `fs` at `at`. The caller has the right to (`CAP_SYS_ADMIN`). `EINVAL` (`at` is not in this namespace),
+    /// `ENOENT` (it was removed), `ENOTDIR`, `ENOSPC` (too many).
+    pub fn mount(&self, fs: &Arc<dyn FileSystem>, at: &Path, flags: MountFlags, source: &str) -> Result<Arc<Mount>> {
+        let mount = Mount::detached(fs, flags, source)?;
+        self.attach_new(vec![mount.clone()], at)?;
+        Ok(mount)
+    }
+
+    /// `mount(MS_BIND)`, with `MS_REC` also what is mounted beneath `source`. Errors as [`MountNamespace::mount`].
+    pub fn bind(&self, source: &Path, at: &Path, recursive: bool) -> Result<Arc<Mount>> {
+        let limit = MOUNT_MAX.saturating_sub(*self.tree.lock());
+        let copies = copy_tree(source, recursive, limit)?;
+        let top = copies.first().map(|(_, copy)| copy.clone()).ok_or(Errno::EINVAL)?;
+        self.attach_new(copies.into_iter().map(|(_, copy)| copy).collect(), at)?;
+        Ok(top)
+    }
+
+    /// `mount(MS_MOVE)`. `EINVAL` (not a mount point, the root, or into itself), `ENOTDIR`, `ELOOP`.
+    pub fn move_mount(&self, from: &Path, at: &Path) -> Result<()> {
+        let count = self.tree.lock();
+        self.check(from)?;
+        let mut at = at.clone();
+        at.cross_down();
+        self.check_target(&at, from.mount.root())?;
+        if !Arc::ptr_eq(&from.dentry, from.mount.root()) || from.mount.mountpoint().is_none() {
+            return Err(Errno::EINVAL);
+        }
+        let mut above = Some(at.mount.clone());
+        while let Some(mount) = above {
+            if Arc::ptr_eq(&mount, &from.mount) {
+                return Err(Errno::ELOOP);
+            }
+            above = mount.mountpoint().map(|place| place.mount);
+        }
+        detach(&from.mount);
+        attach(&from.mount, &at);
+        drop(count);
+        Ok(())
+    }
+
+    /// `umount2(2)` of what is mounted at `target`, which is taken over so that its own reference does not count.
+    /// `EINVAL` (not a mount point, or the root), `EBUSY` (in use; not with `DETACH`).
+    pub fn umount(&self, mut target: Path, flags: UmountFlags) -> Result<()> {
+        if flags.contains(UmountFlags::EXPIRE) {
+            return Err(Errno::EINVAL);
+        }
+        target.cross_down();
+        let mut count = self.tree.lock();
+        self.check(&target)?;
+        let mount = target.mount;
+        if !Arc::ptr_eq(&target.dentry, &mount.root) || mount.mountpoint().is_none() {
+            return Err(Errno::EINVAL);
+        }
+        drop(target.dentry);
+        // Two references are the parent's and ours.
+        let busy = Arc::strong_count(&mount) > 2 || !mount.children.read().is_empty();
+        if busy && !flags.contains(UmountFlags::DETACH) {
+            return Err(Errno::EBUSY);
+        }
+        detach(&mount);
+        *count -= dissolve(mount.clone());
+        drop(count);
+        if !busy {
+            // The superblock, this mount's root, and nothing else: no other mount shows it.
+            shrink(Some(&mount.superblock));
+        }
+        Ok(())
+    }
+
+    /// `mount(MS_REMOUNT)`: new flags for the mount and, unless `bind`, whether the file system is read-only.
+    /// `EINVAL` when `at` is not a mount point.
+    pub fn remount(&self, at: &Path, flags: MountFlags, bind: bool) -> Result<()> {
+        let _tree = self.tree.lock();
+        self.check(at)?;
+        if !Arc::ptr_eq(&at.dentry, at.mount.root()) {
+            return Err(Errno::EINVAL);
+        }
+        at.mount.flags.store(flags.bits(), Ordering::Relaxed);
+        if !bind {
+            at.mount.superblock.read_only.store(flags.contains(MountFlags::RDONLY), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// `pivot_root(2)` for a process whose root is `root`. The caller then replaces the root and working directory of
+    /// every task that had `root` by `new_root`. `EBUSY`, `EINVAL`, `ENOTDIR`.
+    pub fn pivot_root(&self, new_root: &Path, put_old: &Path, root: &Path) -> Result<()> {
+        let _tree = self.tree.lock();
+        for path in [new_root, put_old, root] {
+            self.check(path)?;
+        }
+        if !new_root.dentry.is_dir() || !put_old.dentry.is_dir() {
+            return Err(Errno::ENOTDIR);
+        }
+        if Arc::ptr_eq(&new_root.mount, &root.mount) || Arc::ptr_eq(&put_old.mount, &root.mount) {
+            return Err(Errno::EBUSY);
+        }
+        let is_top = |path: &Path| Arc::ptr_eq(&path.dentry, path.mount.root());
+        let old_place = root.mount.mountpoint();
+        if !is_top(new_root) || !is_top(root) || new_root.mount.mountpoint().is_none() || !beneath(new_root, put_old) {
+            return Err(Errno::EINVAL);
+        }
+        let mut namespace_root = self.root.lock();
+        let was_top = Arc::ptr_eq(&namespace_root, &root.mount);
+        if (!was_top && old_place.is_none()) || !beneath(root, new_root) {
+            return Err(Errno::EINVAL);
+        }
+        detach(&new_root.mount);
+        if let Some(place) = old_place {
+            detach(&root.mount);
+            attach(&new_root.mount, &place);
+        } else {
+            *namespace_root = new_root.mount.clone();
+        }
+        attach(&root.mount, put_old);
+        Ok(())
+    }
+
+    /// A copy for `unshare(CLONE_NEWNS)`. Each of `paths` (the task's root and working directory) is moved to the copy of
+    /// its mount.
+    pub fn copy(&self, paths: &mut [&mut Path]) -> Result<Arc<MountNamespace>> {
+        let _one_moment = self.tree.lock();
+        let copies = copy_tree(&Path::root_of(self.root.lock().clone()), true, MOUNT_MAX)?;
+        let root = copies.first().map(|(_, copy)| copy.clone()).ok_or(Errno::EINVAL)?;
+        let made = MountNamespace::with_root(root);
+        *made.tree.lock() = copies.len();
+        for (original, copy) in &copies {
+            copy.namespace.store(made.id, Ordering::Relaxed);
+            for path in paths.iter_mut().filter(|path| Arc::ptr_eq(&path.mount, original)) {
+                path.mount = copy.clone();
+            }
+        }
+        Ok(made)
+    }
+
+    /// Whether a path lies in this namespace. `EINVAL`.
+    fn check(&self, path: &Path) -> Result<()> {
+        if path.mount.namespace.load(Ordering::Relaxed) == self.id { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
+    fn check_target(&self, at: &Path, root: &Arc<Dentry>) -> Result<()> {
+        self.check(at)?;
+        if at.dentry.is_deleted() {
+            return Err(Errno::ENOENT);
+        }
+        let directory = |dentry: &Dentry| dentry.kind() == Some(NodeType::Directory);
+        if directory(root) == directory(&at.dentry) { Ok(()) } else { Err(Errno::ENOTDIR) }
+    }
+
+    /// Attaches a tree of new mounts, of which the first is the top.
+    fn attach_new(&self, mounts: Vec<Arc<Mount>>, at: &Path) -> Result<()> {
+        let mut count = self.tree.lock();
+        let top = mounts.first().ok_or(Errno::EINVAL)?;
+        let mut at = at.clone();
+        at.cross_down();
+        let fits = count.checked_add(mounts.len()).filter(|&count| count <= MOUNT_MAX).ok_or(Errno::ENOSPC);
+        let checked = fits.and_then(|count| self.check_target(&at, top.root()).map(|()| count));
+        *count = match checked {
+            Ok(count) => count,
+            Err(error) => {
+                dissolve(top.clone());
+                return Err(error);
+            }
+        };
+        for mount in &mounts {
+            mount.namespace.store(self.id, Ordering::Relaxed);
+        }
+        attach(top, &at);
+        Ok(())
+    }
+}
+
+impl Drop for MountNamespace {
+    fn drop(&mut self) {
+        dissolve(self.root.get_mut().clone());
+    }
+}
+
+/// Whether `path` lies beneath `top` or is it, through mounts.
+fn beneath(top: &Path, path: &Path) -> bool {
+    let mut at = path.clone();
+    while !Arc::ptr_eq(&at.mount, &top.mount) {
+        match at.mount.mountpoint() {
+            Some(place) => at = place,
+            None => return false,
+        }
+    }
+    top.dentry.is_ancestor_of(&at.dentry)
+}
+
+fn attach(mount: &Arc<Mount>, at: &Path) {
+    at.dentry.add_mount();
+    *mount.place.write() = Some((Arc::downgrade(&at.mount), at.dentry.clone()));
+    at.mount.children.write().insert(Arc::as_ptr(&at.dentry) as usize, mount.clone());
+}
+
+/// Takes a mount from where it is mounted; what is mounted on it stays on it.
+fn detach(mount: &Arc<Mount>) {
+    let Some((parent, dentry)) = mount.place.write().take() else { return };
+    dentry.remove_mount();
+    if let Some(parent) = parent.upgrade() {
+        parent.children.write().remove(&(Arc::as_ptr(&dentry) as usize));
+    }
+}
+
+/// Takes a tree of mounts apart, so that each goes when its last user does. In a loop: the tree may be deep. Returns how
+/// many there were.
+fn dissolve(top: Arc<Mount>) -> usize {
+    let mut left = vec![top];
+    let mut count = 0;
+    while let Some(mount) = left.pop() {
+        count += 1;
+        mount.namespace.store(0, Ordering::Relaxed);
+        for child in mount.children() {
+            detach(&child);
+            left.push(child);
+        }
+    }
+    count
+}
+
+/// Copies a mount as seen from `source` down and, if `recursive`, what is mounted beneath. Pairs of original and copy, the
+/// top first. `ENOSPC` when there are more than `limit`.
+fn copy_tree(source: &Path, recursive: bool, limit: usize) -> Result<Vec<(Arc<Mount>, Arc<Mount>)>> {
+    let copy = |mount: &Arc<Mount>, root: &Arc<Dentry>| {
+        Mount::new(mount.superblock.clone(), root.clone(), mount.flags(), &mount.source)
+    };
+    let mut copies = vec![(source.mount.clone(), copy(&source.mount, &source.dentry))];
+    let mut next = 0;
+    while recursive && next < copies.len() {
+        let (original, copied) = copies[next].clone();
+        next += 1;
+        for child in original.children() {
+            let Some(place) = child.mountpoint() else { continue };
+            if !copied.root.is_ancestor_of(&place.dentry) {
+                continue;
+            }
+            if copies.len() >= limit {
+                dissolve(copies[0].1.clone());
+                return Err(Errno::ENOSPC);
+            }
+            let made = copy(&child, &child.root);
+            attach(&made, &Path { mount: copied.clone(), dentry: place.dentry });
+            copies.push((child, made));
+        }
+    }
+    Ok(copies)
+}
