@@ -20,6 +20,7 @@ pub mod devices;
 pub mod epoll;
 pub mod eventfd;
 pub mod file;
+pub mod gofer;
 pub mod host;
 pub mod inode;
 pub mod inotify;
