@@ -75,7 +75,9 @@ impl Stack {
             TCP if arrival.valid || checksum_is_right(packet) => tcp::input(self, packet),
             UDP if arrival.valid || checksum_is_right(packet) => udp::input(self, packet, arrival),
             ICMP if packet.source.is_ipv4() => self.input_icmp(packet),
-            ICMPV6 if packet.source.is_ipv6() && (arrival.valid || checksum_is_right(packet)) => self.input_icmpv6(packet, arrival),
+            ICMPV6 if packet.source.is_ipv6() && (arrival.valid || checksum_is_right(packet)) => {
+                self.input_icmpv6(packet, arrival)
+            }
             _ => {}
         }
     }

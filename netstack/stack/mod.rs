@@ -14,8 +14,8 @@
 //! Lock order: a socket's state > a connection's state > a listener's state > flow, port, neighbour and socket tables
 //! (leaves) > wait queues.
 
-pub mod iface;
 mod icmp;
+pub mod iface;
 pub(super) mod input;
 pub mod neighbour;
 mod output;
@@ -99,7 +99,13 @@ impl Stack {
     }
 
     /// `socket(2)` of the families `AF_INET` and `AF_INET6`. `socket_type` is without flags.
-    pub fn socket(self: &Arc<Stack>, domain: i32, socket_type: i32, protocol: i32, cred: SocketCred) -> Result<Arc<dyn File>> {
+    pub fn socket(
+        self: &Arc<Stack>,
+        domain: i32,
+        socket_type: i32,
+        protocol: i32,
+        cred: SocketCred,
+    ) -> Result<Arc<dyn File>> {
         match domain {
             libc::AF_INET | libc::AF_INET6 => self.inet_socket(domain, socket_type, protocol, cred),
             libc::AF_NETLINK | libc::AF_PACKET => {
@@ -110,7 +116,13 @@ impl Stack {
         }
     }
 
-    fn inet_socket(self: &Arc<Stack>, domain: i32, socket_type: i32, protocol: i32, cred: SocketCred) -> Result<Arc<dyn File>> {
+    fn inet_socket(
+        self: &Arc<Stack>,
+        domain: i32,
+        socket_type: i32,
+        protocol: i32,
+        cred: SocketCred,
+    ) -> Result<Arc<dyn File>> {
         if !(0..=255).contains(&protocol) && protocol != 262 {
             return Err(Errno::EINVAL);
         }

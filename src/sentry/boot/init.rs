@@ -43,8 +43,7 @@ pub fn start(
     let cwd = {
         let walk = Walk { root: &root, start: &root, creds: &creds, umask, devices: &kernel.devices };
         let path = process.cwd().as_os_str().as_encoded_bytes();
-        walk.lookup_dir(path, LookupFlags::FOLLOW)
-            .doing(|| format!("process.cwd: {}", process.cwd().display()))?
+        walk.lookup_dir(path, LookupFlags::FOLLOW).doing(|| format!("process.cwd: {}", process.cwd().display()))?
     };
     let files = FdTable::new();
     for (number, fd) in config.stdio.into_iter().enumerate() {
@@ -161,8 +160,22 @@ fn limits(process: &Process) -> Outcome<Limits> {
 
 fn limit_number(name: &str) -> Option<u32> {
     const NAMES: [&str; 16] = [
-        "CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING",
-        "MSGQUEUE", "NICE", "RTPRIO", "RTTIME",
+        "CPU",
+        "FSIZE",
+        "DATA",
+        "STACK",
+        "CORE",
+        "RSS",
+        "NPROC",
+        "NOFILE",
+        "MEMLOCK",
+        "AS",
+        "LOCKS",
+        "SIGPENDING",
+        "MSGQUEUE",
+        "NICE",
+        "RTPRIO",
+        "RTTIME",
     ];
     let short = name.strip_prefix("RLIMIT_")?;
     NAMES.iter().position(|known| *known == short).map(|at| at as u32)

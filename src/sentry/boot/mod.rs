@@ -66,15 +66,8 @@ fn start(mut config: BootConfig) -> Outcome<Arc<Kernel>> {
     dev::register(&devices, &boot_log, &ptys, dev::controlling_terminal(&terminals), None);
     let net = Stack::new(&config.network, config.tap_fd.map(take), timers.clone());
     let tracer = config.strace.then(|| tracer(&config)).transpose()?;
-    let kernel = Kernel::new(KernelParts {
-        platform: Box::new(platform),
-        timers,
-        boot_log,
-        net,
-        devices,
-        terminals,
-        tracer,
-    });
+    let kernel =
+        Kernel::new(KernelParts { platform: Box::new(platform), timers, boot_log, net, devices, terminals, tracer });
     processes.set_kernel(&kernel);
     let mounts = mounts::build(&kernel, &mut config, &ptys)?;
     control::serve(&kernel, take(config.control_fd), &config.id)?;

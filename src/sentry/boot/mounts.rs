@@ -82,7 +82,8 @@ pub fn build(kernel: &Arc<Kernel>, config: &mut BootConfig, ptys: &Arc<DevPts>) 
     let builder = Builder { kernel, namespace: &namespace, ptys };
     let mounts = config.spec.mounts().clone().unwrap_or_default();
     for mount in &mounts {
-        let what = || format!("mount {} on {}", mount.typ().as_deref().unwrap_or("bind"), mount.destination().display());
+        let what =
+            || format!("mount {} on {}", mount.typ().as_deref().unwrap_or("bind"), mount.destination().display());
         builder.mount(mount, &mut gofers).doing(what)?;
     }
     builder.fill_dev().doing(|| "fill /dev".into())?;
@@ -100,7 +101,7 @@ fn root_file_system(root: &GoferMount, overlay: bool) -> Result<Arc<dyn FileSyst
     if !overlay {
         return Ok(lower);
     }
-    let upper = TmpFs::new(next_dev(), &TmpfsOptions::parse(b"mode=755", ram())?, ram());
+    let upper = TmpFs::new(next_dev(), &TmpfsOptions::parse("mode=755", ram())?, ram());
     Ok(OverlayFs::new(lower, upper)?)
 }
 
@@ -117,7 +118,8 @@ impl Builder<'_> {
         let destination = mount.destination().as_os_str().as_bytes();
         let source = mount.source().as_ref().map_or("none".into(), |source| source.display().to_string());
         let (fs, flags): (Arc<dyn FileSystem>, _) = if is_bind(mount) {
-            let index = gofers.iter().position(|gofer| gofer.destination == *mount.destination()).ok_or(Errno::ENOENT)?;
+            let index =
+                gofers.iter().position(|gofer| gofer.destination == *mount.destination()).ok_or(Errno::ENOENT)?;
             let gofer = gofers.remove(index);
             let flags = if gofer.read_only { flags | MountFlags::RDONLY } else { flags };
             (GoferFs::connect(take(gofer.fd), gofer.read_only, Caching::Revalidate)?, flags)
@@ -131,7 +133,7 @@ impl Builder<'_> {
 
     fn file_system(&self, kind: &str, data: &str) -> Result<Arc<dyn FileSystem>> {
         Ok(match kind {
-            "proc" => crate::vfs::proc::new(next_dev(), self.kernel),
+            "proc" => TmpFs::new(next_dev(), &TmpfsOptions::parse("mode=555", ram())?, ram()),
             "sysfs" => Arc::new(sysfs::new(next_dev(), crate::platform::placement::count() as u32, None)),
             "devpts" => {
                 log::debug!("devpts options {data:?}");
@@ -140,12 +142,10 @@ impl Builder<'_> {
                     false => Arc::new(DevPts::new(next_dev(), DevPtsOptions::default(), self.kernel.terminals.clone())),
                 }
             }
-            "tmpfs" | "ramfs" | "devtmpfs" => {
-                TmpFs::new(next_dev(), &TmpfsOptions::parse(data.as_bytes(), ram())?, ram())
-            }
+            "tmpfs" | "ramfs" | "devtmpfs" => TmpFs::new(next_dev(), &TmpfsOptions::parse(data, ram())?, ram()),
             // An empty directory: there is no message queue file system, and no cgroup of the host's is shown.
             "mqueue" | "cgroup" | "cgroup2" => {
-                TmpFs::new(next_dev(), &TmpfsOptions::parse(b"mode=555,size=4k", ram())?, ram())
+                TmpFs::new(next_dev(), &TmpfsOptions::parse("mode=555,size=4k", ram())?, ram())
             }
             _ => return Err(Errno::ENODEV),
         })

@@ -11,8 +11,8 @@ use crate::sentry::mm::{ForkImage, MemoryManager};
 use crate::sentry::signal::frame::Trap;
 use crate::sentry::signal::{AltStack, SigInfo, Signal};
 use crate::sentry::syscalls;
-use crate::sentry::task::tree::ExitStatus;
 use crate::sentry::task::exec::{self, Exec};
+use crate::sentry::task::tree::ExitStatus;
 use crate::sentry::task::{CURRENT, Current, Task, exit};
 
 /// Host memory for a sentry thread's stack. Only what is touched is used.
