@@ -240,8 +240,18 @@ fn handler_without_room_on_the_stack_kills() {
         let pid = child(|| {
             handle_info(libc::SIGUSR1, jump, 0);
             // SAFETY: the process does not survive it.
-            unsafe { asm!("mov rsp, 64", "mov eax, 39", "syscall", "mov edi, eax", "mov esi, 10",
-                "mov eax, 62", "syscall", options(noreturn)) };
+            unsafe {
+                asm!(
+                    "mov rsp, 64",
+                    "mov eax, 39",
+                    "syscall",
+                    "mov edi, eax",
+                    "mov esi, 10",
+                    "mov eax, 62",
+                    "syscall",
+                    options(noreturn)
+                )
+            };
         });
         assert_eq!(wait(pid), Status::Killed(libc::SIGSEGV));
     });
@@ -316,8 +326,8 @@ fn sse_registers_survive_a_handler() {
             a = inout(reg) 0x1111_2222_3333_4444u64 => low,
             b = inout(reg) 0x5555_6666_7777_8888u64 => middle,
             c = inout(reg) 0x9999_aaaa_bbbb_ccccu64 => high,
-            inlateout("rax") libc::SYS_kill => _, in("rdi") i64::from(libc::getpid()),
-            in("rsi") i64::from(libc::SIGUSR1), lateout("rcx") _, lateout("r11") _,
+            inout("rax") libc::SYS_kill => _, in("rdi") i64::from(libc::getpid()),
+            in("rsi") i64::from(libc::SIGUSR1), out("rcx") _, out("r11") _,
             out("xmm0") _, out("xmm7") _, out("xmm15") _);
         assert_eq!((low, middle, high), (0x1111_2222_3333_4444, 0x5555_6666_7777_8888, 0x9999_aaaa_bbbb_cccc));
     });
@@ -329,8 +339,8 @@ fn avx_across_kill() -> [u64; 4] {
     // SAFETY: `value` has 32 bytes.
     unsafe {
         asm!("vmovdqu ymm9, [{v}]", "syscall", "vmovdqu [{v}], ymm9", v = in(reg) value.as_mut_ptr(),
-            inlateout("rax") libc::SYS_kill => _, in("rdi") i64::from(libc::getpid()),
-            in("rsi") i64::from(libc::SIGUSR1), lateout("rcx") _, lateout("r11") _, out("ymm9") _);
+            inout("rax") libc::SYS_kill => _, in("rdi") i64::from(libc::getpid()),
+            in("rsi") i64::from(libc::SIGUSR1), out("rcx") _, out("r11") _, out("ymm9") _);
     }
     value
 }
@@ -354,8 +364,8 @@ fn x87_state_and_control_words_survive_a_handler() {
         let value = 2.5f64;
         asm!("ldmxcsr [{c}]", "fninit", "fld qword ptr [{v}]", "syscall", "fstp qword ptr [{r}]", "stmxcsr [{c}]",
             c = in(reg) &raw mut control, v = in(reg) &raw const value, r = in(reg) &raw mut result,
-            inlateout("rax") libc::SYS_kill => _, in("rdi") i64::from(libc::getpid()),
-            in("rsi") i64::from(libc::SIGUSR1), lateout("rcx") _, lateout("r11") _,
+            inout("rax") libc::SYS_kill => _, in("rdi") i64::from(libc::getpid()),
+            in("rsi") i64::from(libc::SIGUSR1), out("rcx") _, out("r11") _,
             out("st(0)") _, out("st(1)") _, out("st(2)") _, out("st(3)") _, out("st(4)") _, out("st(5)") _,
             out("st(6)") _, out("st(7)") _);
         asm!("ldmxcsr [{}]", in(reg) &0x1f80u32);
@@ -374,7 +384,7 @@ fn floating_point_state_belongs_to_its_thread() {
                         // SAFETY: sched_yield touches no memory.
                         unsafe {
                             asm!("movq xmm11, {v}", "syscall", "movq {v}, xmm11", v = inout(reg) u64::from(n) => value,
-                                inlateout("rax") libc::SYS_sched_yield => _, lateout("rcx") _, lateout("r11") _,
+                                inlateout("rax") libc::SYS_sched_yield => _, out("rcx") _, out("r11") _,
                                 out("xmm11") _);
                         }
                         assert_eq!(value, u64::from(n));
@@ -391,7 +401,7 @@ fn fork_copies_floating_point_state() {
     isolated(|| unsafe {
         let (value, pid): (u64, i64);
         asm!("movq xmm12, {v}", "syscall", "movq {v}, xmm12", v = inout(reg) 0xfeed_beefu64 => value,
-            inlateout("rax") libc::SYS_fork => pid, lateout("rcx") _, lateout("r11") _, out("xmm12") _);
+            inlateout("rax") libc::SYS_fork => pid, out("rcx") _, out("r11") _, out("xmm12") _);
         if pid == 0 {
             libc::_exit(c_int::from(value != 0xfeed_beef));
         }
@@ -404,7 +414,7 @@ fn syscall_keeps_all_registers_but_three() {
     isolated(|| unsafe {
         let (mut rdi, mut rsi, mut rdx, mut r8, mut r9, mut r10) = (1u64, 2u64, 3u64, 4u64, 5u64, 6u64);
         asm!("syscall", inlateout("rax") libc::SYS_getppid => _, inout("rdi") rdi, inout("rsi") rsi,
-            inout("rdx") rdx, inout("r8") r8, inout("r9") r9, inout("r10") r10, lateout("rcx") _, lateout("r11") _);
+            inout("rdx") rdx, inout("r8") r8, inout("r9") r9, inout("r10") r10, out("rcx") _, out("r11") _);
         assert_eq!([rdi, rsi, rdx, r8, r9, r10], [1, 2, 3, 4, 5, 6]);
     });
 }

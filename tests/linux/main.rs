@@ -17,6 +17,8 @@ mod programs;
 
 mod exec;
 mod faults;
+mod futexes;
+mod memory;
 mod processes;
 mod signals;
 mod timers;

@@ -331,7 +331,7 @@ fn many_threads_run_and_end() {
         for _ in 0..20 {
             let threads: Vec<_> =
                 (0..10).map(|n| std::thread::spawn(move || SUM.fetch_add(n, Ordering::Relaxed))).collect();
-            threads.into_iter().for_each(|thread| drop(thread.join().unwrap()));
+            threads.into_iter().for_each(|thread| _ = thread.join().unwrap());
         }
         assert_eq!(SUM.load(Ordering::SeqCst), 900);
         assert_eq!(std::fs::read_dir("/proc/self/task").unwrap().count(), 1);

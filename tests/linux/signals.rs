@@ -733,7 +733,11 @@ fn errno_and_registers_survive_a_storm_of_signals() {
     isolated(|| unsafe {
         handle(libc::SIGALRM, count, libc::SA_RESTART);
         let every = libc::timeval { tv_sec: 0, tv_usec: 200 };
-        ok(libc::setitimer(libc::ITIMER_REAL, &libc::itimerval { it_interval: every, it_value: every }, ptr::null_mut()));
+        ok(libc::setitimer(
+            libc::ITIMER_REAL,
+            &libc::itimerval { it_interval: every, it_value: every },
+            ptr::null_mut(),
+        ));
         let (mut hash, mut rounds) = (0u64, 0u64);
         while counted() < 200 {
             let mut check = 0u64;

@@ -27,10 +27,8 @@ unsafe fn now(clock: clockid_t) -> Duration {
 }
 
 fn itimer(first: Duration, interval: Duration) -> libc::itimerval {
-    let timeval = |time: Duration| libc::timeval {
-        tv_sec: time.as_secs() as i64,
-        tv_usec: i64::from(time.subsec_micros()),
-    };
+    let timeval =
+        |time: Duration| libc::timeval { tv_sec: time.as_secs() as i64, tv_usec: i64::from(time.subsec_micros()) };
     libc::itimerval { it_value: timeval(first), it_interval: timeval(interval) }
 }
 
