@@ -88,7 +88,7 @@ fn appends_of_two_processes_do_not_overwrite() {
                 0
             })
         });
-        pids.map(|pid| assert_eq!(wait(pid), Status::Exited(0)));
+        pids.into_iter().for_each(|pid| assert_eq!(wait(pid), Status::Exited(0)));
         let contents = fs::read("f").unwrap();
         assert_eq!(contents.len(), 6000);
         assert!(contents.chunks(10).all(|chunk| chunk.iter().all(|byte| *byte == chunk[0])));
@@ -395,7 +395,8 @@ fn proc_self_fd_names_every_descriptor() {
     isolated(|| {
         let fd = open_new(c"f");
         let (reader, _) = pipe();
-        let link = |fd: c_int| fs::read_link(format!("/proc/self/fd/{fd}")).unwrap().into_os_string().into_string().unwrap();
+        let link =
+            |fd: c_int| fs::read_link(format!("/proc/self/fd/{fd}")).unwrap().into_os_string().into_string().unwrap();
         assert_eq!(link(fd), std::env::current_dir().unwrap().join("f").to_str().unwrap());
         assert_eq!(link(reader), format!("pipe:[{}]", fstat(reader).st_ino));
         let (socket, _) = socket_pair(libc::SOCK_STREAM);

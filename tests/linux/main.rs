@@ -17,11 +17,16 @@ mod programs;
 
 mod exec;
 mod faults;
+mod files;
 mod futexes;
 mod memory;
+mod network;
+mod paths;
+mod pipes;
 mod processes;
 mod signals;
 mod timers;
+mod unix_sockets;
 mod waiting;
 
 use std::process::Command;

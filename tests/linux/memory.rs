@@ -156,8 +156,7 @@ fn system_calls_into_forbidden_memory_give_efault() {
         fails(libc::read(reader, memory.cast(), 3), libc::EFAULT);
         fails(libc::write(writer, memory.add(PAGE).cast(), 1), libc::EFAULT);
         fails(libc::open(memory.add(PAGE).cast(), libc::O_RDONLY), libc::EFAULT);
-        memory.add(PAGE).cast::<c_void>();
-        fails(libc::clock_gettime(libc::CLOCK_REALTIME, memory.cast()), libc::EFAULT);
+        fails(libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_REALTIME, memory), libc::EFAULT);
     });
 }
 
@@ -261,7 +260,7 @@ fn mremap_dontunmap_leaves_an_empty_mapping() {
         let from = anonymous(PAGE, libc::MAP_PRIVATE);
         from.write(5);
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP;
-        let to: *mut u8 = ok(libc::mremap(from.cast(), PAGE, PAGE, flags)).cast();
+        let to: *mut u8 = ok(libc::mremap(from.cast(), PAGE, PAGE, flags, ptr::null_mut::<c_void>())).cast();
         assert_ne!(to, from);
         assert_eq!((from.read_volatile(), to.read()), (0, 5));
     });
@@ -528,7 +527,7 @@ fn process_vm_readv_and_writev() {
         let remote = libc::iovec { iov_base: memory.cast(), iov_len: 1 };
         assert_eq!(ok(libc::process_vm_readv(pid, &local, 1, &remote, 1, 0)), 1);
         assert_eq!((byte, memory.read()), (42, 0));
-        byte = 43;
+        (&raw mut byte).write(43);
         assert_eq!(ok(libc::process_vm_writev(pid, &local, 1, &remote, 1, 0)), 1);
         assert_eq!(wait(pid), Status::Exited(0));
         fails(libc::process_vm_readv(pid, &local, 1, &remote, 1, 0), libc::ESRCH);

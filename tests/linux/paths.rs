@@ -376,7 +376,9 @@ fn getdents_while_deleting_misses_nothing() {
         (0..1000).for_each(|n| drop(fs::File::create(format!("d/{n}")).unwrap()));
         let fd = ok(open(c"d", libc::O_RDONLY));
         names(fd, |part| {
-            part.iter().filter(|name| !name.starts_with('.')).for_each(|name| fs::remove_file(format!("d/{name}")).unwrap());
+            part.iter()
+                .filter(|name| !name.starts_with('.'))
+                .for_each(|name| fs::remove_file(format!("d/{name}")).unwrap());
         });
         ok(libc::rmdir(c"d".as_ptr()));
         fails(libc::syscall(libc::SYS_getdents64, fd, [0u8; 100].as_mut_ptr(), 100), libc::ENOENT);
@@ -583,7 +585,8 @@ fn access_asks_for_the_real_user() {
             ok(libc::setresuid(1234, 0, 0));
             ok(access(libc::F_OK));
             fails(access(libc::R_OK), libc::EACCES);
-            let effective = |flags| libc::syscall(libc::SYS_faccessat2, libc::AT_FDCWD, c"f".as_ptr(), libc::R_OK, flags);
+            let effective =
+                |flags: c_int| libc::syscall(libc::SYS_faccessat2, libc::AT_FDCWD, c"f".as_ptr(), libc::R_OK, flags);
             ok(effective(libc::AT_EACCESS));
             fails(effective(0x8000), libc::EINVAL);
         });
