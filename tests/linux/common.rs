@@ -76,6 +76,8 @@ pub fn isolated(body: impl FnOnce()) {
             enter(&directory, ends[1]);
             body();
         }));
+        // The end of the report: the end of file would come only when all descendants have ended, too.
+        write(REPORT.load(Ordering::Relaxed), b"\0");
         // SAFETY: ends this process without running the harness's exit handlers.
         unsafe { libc::_exit(if passed.is_ok() { 0 } else { 101 }) };
     }
@@ -133,6 +135,10 @@ fn collect(report: &mut fs::File, pid: pid_t) -> Result<String, String> {
         }
         let mut buffer = [0; 4096];
         match report.read(&mut buffer) {
+            Ok(count) if count > 0 && buffer[count - 1] == 0 => {
+                text.extend_from_slice(&buffer[..count - 1]);
+                return Ok(String::from_utf8_lossy(&text).into_owned());
+            }
             Ok(0) => return Ok(String::from_utf8_lossy(&text).into_owned()),
             Ok(count) => text.extend_from_slice(&buffer[..count]),
             Err(_) => (),
