@@ -24,7 +24,7 @@ fn open_flag_errors() {
         fails(open(c"d", libc::O_CREAT | libc::O_RDWR), libc::EISDIR);
         fails(open(c"new/", libc::O_CREAT | libc::O_RDWR), libc::EISDIR);
         fails(open(c"missing/x", libc::O_CREAT | libc::O_RDWR), libc::ENOENT);
-        fails(libc::open(8 as *const _, libc::O_RDONLY), libc::EFAULT);
+        fails(libc::open(16 as *const _, libc::O_RDONLY), libc::EFAULT);
     });
 }
 
@@ -196,7 +196,7 @@ fn vector_errors() {
         fails(libc::writev(fd, parts.as_ptr(), 1025), libc::EINVAL);
         assert_eq!(ok(libc::writev(fd, parts.as_ptr(), 1024)), 1024);
         fails(libc::writev(fd, parts.as_ptr(), -1), libc::EINVAL);
-        fails(libc::writev(fd, 8 as *const _, 1), libc::EFAULT);
+        fails(libc::writev(fd, 16 as *const _, 1), libc::EFAULT);
         let huge = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: usize::MAX };
         fails(libc::writev(fd, &huge, 1), libc::EINVAL);
         fails(libc::preadv2(fd, parts.as_ptr(), 1, 0, 0x4000_0000), libc::EOPNOTSUPP);

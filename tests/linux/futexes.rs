@@ -91,7 +91,7 @@ fn errors_of_futex() {
         fails(raw(address, 99, ptr::null()), libc::ENOSYS);
         let bad = Timespec { tv_sec: 0, tv_nsec: 1_000_000_000 };
         fails(raw(address, libc::FUTEX_WAIT, &bad), libc::EINVAL);
-        fails(raw(address, libc::FUTEX_WAIT, 8 as *const Timespec), libc::EFAULT);
+        fails(raw(address, libc::FUTEX_WAIT, 16 as *const Timespec), libc::EFAULT);
         fails(raw(address, libc::FUTEX_WAIT_BITSET, ptr::null()), libc::EINVAL);
         fails(raw(address, libc::FUTEX_WAKE_BITSET, ptr::null()), libc::EINVAL);
         assert_eq!(ok(raw(address, libc::FUTEX_WAKE | PRIVATE, ptr::null())), 0);

@@ -129,7 +129,6 @@ fn mprotect_changes_part_of_a_mapping() {
         assert!(line_of(memory.add(PAGE)).unwrap().contains(" ---p "));
         ok(libc::mprotect(memory.cast(), 3 * PAGE, libc::PROT_READ));
         assert!(line_of(memory).unwrap().contains(" r--p "));
-        fails(read(pipe().0 + 90, std::slice::from_raw_parts_mut(memory, 1)), libc::EBADF);
     });
 }
 
@@ -356,7 +355,9 @@ fn brk_grows_and_shrinks() {
         memory.write_bytes(7, 3 * PAGE);
         assert_eq!(brk(start), start);
         assert_eq!(brk(start + PAGE), start + PAGE);
-        assert_eq!(memory.add(PAGE - 1).read() & 7, memory.add(PAGE - 1).read());
+        if start.is_multiple_of(PAGE) {
+            assert_eq!(memory.add(PAGE - 1).read(), 0, "what was given back comes as zeros");
+        }
         assert_eq!(brk(1), start + PAGE, "a refusal returns the present end");
         assert_eq!(brk(usize::MAX), start + PAGE);
         assert!(line_of((start - 1) as *const u8).is_none_or(|line| line.contains("[heap]")));

@@ -87,7 +87,7 @@ fn tcp_names_of_both_ends_match() {
 fn tcp_carries_a_megabyte_each_way() {
     isolated(|| {
         let (mut client, mut server) = tcp_pair();
-        let data: Vec<u8> = (0..1_000_000u32).map(|n| (n * 7 >> 3) as u8).collect();
+        let data: Vec<u8> = (0..1_000_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
         let echo = std::thread::spawn(move || {
             let mut all = Vec::new();
             server.read_to_end(&mut all).unwrap();

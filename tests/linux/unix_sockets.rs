@@ -77,8 +77,11 @@ unsafe fn send_control(fd: c_int, kind: c_int, data: &[u8]) -> isize {
     }
 }
 
+/// Control data of a message: its kind and bytes.
+type Control = (c_int, Vec<u8>);
+
 /// Receives a message of up to 16 bytes: its bytes, its first control data with the kind, its flags.
-unsafe fn receive_control(fd: c_int, space: usize) -> (Vec<u8>, Option<(c_int, Vec<u8>)>, c_int) {
+unsafe fn receive_control(fd: c_int, space: usize) -> (Vec<u8>, Option<Control>, c_int) {
     unsafe {
         let (mut control, mut buffer) = ([0u64; 64], [0u8; 16]);
         let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: 16 };
