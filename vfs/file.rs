@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -10,7 +10,10 @@ use parking_lot::Mutex;
 use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
 use crate::vfs::Path;
+use crate::vfs::deny::WriteAccess;
 use crate::vfs::inode::{Attr, NodeType, SetAttr};
+use crate::vfs::locks::FileLocks;
+use crate::vfs::{inotify, path};
 use crate::wait::{Events, WaitQueue};
 
 /// What can be mapped of a file: a host descriptor whose pages are the file's.
@@ -178,6 +181,12 @@ pub struct OpenFile {
     position: Mutex<u64>,
     /// `fcntl(F_SETOWN)`, `F_SETSIG` and `flock(2)` keep their state here; leaf lock.
     extra: Mutex<Extra>,
+    /// Unique in the sandbox.
+    id: u64,
+    /// Whether it ever took a lock of its own (`flock(2)`, `F_OFD_SETLK`), which ends with it.
+    locked: AtomicBool,
+    /// Keeps a program file from being run while it is open for writing.
+    _write: Option<WriteAccess>,
 }
 
 /// Rarely used state of an open file description.
@@ -199,6 +208,14 @@ pub trait CloseWatcher: Send + Sync {
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
+        if self.locked.load(Ordering::Relaxed)
+            && let Some(locks) = self.path.as_ref().and_then(|path| FileLocks::of(path.inode().ok()?).ok())
+        {
+            locks.description_closed(self.id);
+        }
+        if !self.is_path_only() {
+            self.notify(if self.writable() { libc::IN_CLOSE_WRITE } else { libc::IN_CLOSE_NOWRITE });
+        }
         for watcher in std::mem::take(&mut self.extra.get_mut().watchers) {
             if let Some(watcher) = watcher.upgrade() {
                 watcher.closed(&self.object);
@@ -216,12 +233,26 @@ const CREATION_FLAGS: i32 = libc::O_CREAT | libc::O_EXCL | libc::O_NOCTTY | libc
 impl OpenFile {
     /// A description of a named file.
     pub fn new(object: Arc<dyn File>, path: Option<Path>, flags: i32) -> Arc<OpenFile> {
+        OpenFile::with_write_access(object, path, flags, None)
+    }
+
+    /// A description of a named file that holds the right to write to it.
+    pub fn with_write_access(
+        object: Arc<dyn File>,
+        path: Option<Path>,
+        flags: i32,
+        write: Option<WriteAccess>,
+    ) -> Arc<OpenFile> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         Arc::new(OpenFile {
             object,
             path,
             flags: AtomicU32::new((flags & !CREATION_FLAGS) as u32),
             position: Mutex::new(0),
             extra: Mutex::default(),
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            locked: AtomicBool::new(false),
+            _write: write,
         })
     }
 
@@ -233,6 +264,25 @@ impl OpenFile {
     /// What it refers to.
     pub fn object(&self) -> &Arc<dyn File> {
         &self.object
+    }
+
+    /// Its number, unique in the sandbox: the owner of its locks.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Notes that it takes a lock of its own, which is then let go when it ends. Call before taking the lock.
+    pub fn note_lock(&self) {
+        self.locked.store(true, Ordering::Relaxed);
+    }
+
+    /// Reports what was done through it to those that watch the file or its directory: one load when nobody watches.
+    pub fn notify(&self, mask: u32) {
+        if inotify::is_active()
+            && let Some(path) = &self.path
+        {
+            path::notify_at(path, mask);
+        }
     }
 
     /// The object as its own type, if it is a `T`.
@@ -289,11 +339,13 @@ impl OpenFile {
             return Err(Errno::EBADF);
         }
         if !self.object.seekable() {
-            return self.object.read(0, sink);
+            return self.object.read(0, sink).inspect(|_| self.notify(libc::IN_ACCESS));
         }
         let mut position = self.position.lock();
         let n = self.object.read(*position, sink)?;
         *position += n as u64;
+        drop(position);
+        self.notify(libc::IN_ACCESS);
         Ok(n)
     }
 
@@ -303,7 +355,7 @@ impl OpenFile {
             return Err(Errno::EBADF);
         }
         if !self.object.seekable() {
-            return self.object.write(0, source);
+            return self.object.write(0, source).inspect(|_| self.notify(libc::IN_MODIFY));
         }
         let mut position = self.position.lock();
         let (start, n) = if self.flags() & libc::O_APPEND != 0 {
@@ -312,6 +364,8 @@ impl OpenFile {
             (*position, self.object.write(*position, source)?)
         };
         *position = start + n as u64;
+        drop(position);
+        self.notify(libc::IN_MODIFY);
         Ok(n)
     }
 
@@ -323,7 +377,7 @@ impl OpenFile {
         if !self.readable() {
             return Err(Errno::EBADF);
         }
-        self.object.read(offset, sink)
+        self.object.read(offset, sink).inspect(|_| self.notify(libc::IN_ACCESS))
     }
 
     /// `pwrite(2)`. `ESPIPE` when there is no position. As on Linux, `O_APPEND` wins over the offset.
@@ -335,9 +389,9 @@ impl OpenFile {
             return Err(Errno::EBADF);
         }
         if self.flags() & libc::O_APPEND != 0 {
-            return self.object.append(source).map(|(_, n)| n);
+            return self.object.append(source).map(|(_, n)| n).inspect(|_| self.notify(libc::IN_MODIFY));
         }
-        self.object.write(offset, source)
+        self.object.write(offset, source).inspect(|_| self.notify(libc::IN_MODIFY))
     }
 
     /// `lseek(2)`.

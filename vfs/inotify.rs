@@ -219,6 +219,11 @@ pub fn next_cookie() -> u32 {
     }
 }
 
+/// Whether there is a watch in the sandbox: one load, for callers that would have to find names first.
+pub fn is_active() -> bool {
+    WATCHES.load(Ordering::Relaxed) != 0
+}
+
 /// Reports that `mask` (`IN_*`, with `IN_ISDIR` where the subject is a directory) happened to `inode`, or, with a `name`,
 /// to that name in this directory. `IN_DELETE_SELF` and `IN_UNMOUNT` end the watches. Call without locks of the file
 /// system held.

@@ -14,6 +14,7 @@
 
 pub mod anon;
 pub mod dentry;
+pub mod deny;
 pub mod devices;
 pub mod epoll;
 pub mod eventfd;

@@ -1,11 +1,12 @@
 //! What is done to a node that is resolved already, whether by a path or through a descriptor.
 
 use crate::errno::{Errno, Result};
-use crate::sentry::creds::Credentials;
-use crate::vfs::inode::{StatFs, TimeSpec};
+use crate::sentry::creds::{Caps, Credentials};
+use crate::vfs::deny::get_write;
+use crate::vfs::inode::{Attr, NodeType, SetAttr, StatFs, TimeSpec};
 use crate::vfs::mount::MountFlags;
-use crate::vfs::path::Path;
-use crate::vfs::perm::Access;
+use crate::vfs::path::{Path, notify_at};
+use crate::vfs::perm::{self, Access, may, may_at, writable_mount};
 
 /// A time to set: `utimensat(2)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,38 +19,117 @@ pub enum SetTime {
     At(TimeSpec),
 }
 
-/// `chmod(2)`. `EPERM`, `EROFS`; `EOPNOTSUPP` for a symbolic link.
+impl SetTime {
+    fn value(self, now: TimeSpec) -> Option<TimeSpec> {
+        match self {
+            SetTime::Omit => None,
+            SetTime::Now => Some(now),
+            SetTime::At(time) => Some(time),
+        }
+    }
+}
+
+/// `chmod(2)`. `EPERM`, `EROFS`; `EOPNOTSUPP` for a symbolic link. Who is not in the file's group loses set-group-ID.
 pub fn chmod(path: &Path, creds: &Credentials, mode: u32) -> Result<()> {
-    let _ = (path, creds, mode);
-    Err(Errno::ENOSYS)
+    writable_mount(path)?;
+    let attr = path.attr()?;
+    if attr.kind == NodeType::Symlink {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    perm::owner(&attr, creds)?;
+    let mut mode = mode & 0o7777;
+    if !creds.in_group(attr.gid) && !creds.has(Caps::FSETID) {
+        mode &= !libc::S_ISGID;
+    }
+    change(path, &SetAttr { perm: Some(mode), ..SetAttr::default() })
 }
 
-/// `chown(2)`; `None` leaves an id as it is. Clears set-id bits. `EPERM`, `EROFS`.
+/// `chown(2)`; `None` leaves an id as it is. Clears set-id bits of what is no directory, whoever asks. `EPERM`, `EROFS`.
 pub fn chown(path: &Path, creds: &Credentials, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
-    let _ = (path, creds, uid, gid);
-    Err(Errno::ENOSYS)
+    writable_mount(path)?;
+    let attr = path.attr()?;
+    let owns = creds.fsuid == attr.uid;
+    let uid_allowed = uid.is_none_or(|uid| owns && uid == attr.uid);
+    let gid_allowed = gid.is_none_or(|gid| owns && (gid == attr.gid || creds.in_group(gid)));
+    if !(uid_allowed && gid_allowed) && !creds.has(Caps::CHOWN) {
+        return Err(Errno::EPERM);
+    }
+    let set_ids = if attr.perm & libc::S_IXGRP != 0 { libc::S_ISUID | libc::S_ISGID } else { libc::S_ISUID };
+    let loses = attr.kind != NodeType::Directory && attr.perm & set_ids != 0;
+    let perm = loses.then_some(attr.perm & !set_ids);
+    change(path, &SetAttr { perm, uid, gid, ..SetAttr::default() })
 }
 
-/// `utimensat(2)`. `EPERM`, `EACCES`, `EROFS`.
+/// `utimensat(2)`. Times of one's choice are for the owner (`EPERM`); now is also for who may write (`EACCES`). `EROFS`.
 pub fn set_times(path: &Path, creds: &Credentials, atime: SetTime, mtime: SetTime) -> Result<()> {
-    let _ = (path, creds, atime, mtime);
-    Err(Errno::ENOSYS)
+    if (atime, mtime) == (SetTime::Omit, SetTime::Omit) {
+        return Ok(());
+    }
+    writable_mount(path)?;
+    let attr = path.attr()?;
+    if (atime, mtime) == (SetTime::Now, SetTime::Now) {
+        if perm::owner(&attr, creds).is_err() {
+            may(&attr, creds, Access::WRITE)?;
+        }
+    } else {
+        perm::owner(&attr, creds)?;
+    }
+    let now = TimeSpec::now();
+    change(path, &SetAttr { atime: atime.value(now), mtime: mtime.value(now), ..SetAttr::default() })
 }
 
 /// `truncate(2)`, with its permission check. `EISDIR`, `EINVAL`, `ETXTBSY`, `EACCES`, `EROFS`.
 pub fn truncate(path: &Path, creds: &Credentials, len: u64) -> Result<()> {
-    let _ = (path, creds, len);
-    Err(Errno::ENOSYS)
+    match path.attr()?.kind {
+        NodeType::Directory => return Err(Errno::EISDIR),
+        NodeType::Regular => {}
+        _ => return Err(Errno::EINVAL),
+    }
+    may_at(path, creds, Access::WRITE)?;
+    let _write = get_write(path.inode()?)?;
+    set_size(path, creds, len)
 }
 
-/// `access(2)`: with [`perm::real_credentials`](super::perm::real_credentials) unless `AT_EACCESS`.
+/// `ftruncate(2)` of a descriptor that is open for writing: no permission check. `EINVAL` for what is no regular file.
+pub fn set_size(path: &Path, creds: &Credentials, len: u64) -> Result<()> {
+    let attr = path.attr()?;
+    if attr.kind != NodeType::Regular || i64::try_from(len).is_err() {
+        return Err(Errno::EINVAL);
+    }
+    path.inode()?.set_attr(&SetAttr { size: Some(len), perm: without_set_ids(&attr, creds), ..SetAttr::default() })?;
+    notify_at(path, libc::IN_MODIFY);
+    Ok(())
+}
+
+/// The permissions of a file whose content changes: set-id bits go, unless `creds` may keep them. `None` when nothing
+/// changes.
+pub fn without_set_ids(attr: &Attr, creds: &Credentials) -> Option<u32> {
+    let set_ids = if attr.perm & libc::S_IXGRP != 0 { libc::S_ISUID | libc::S_ISGID } else { libc::S_ISUID };
+    let loses = attr.kind == NodeType::Regular && attr.perm & set_ids != 0 && !creds.has(Caps::FSETID);
+    loses.then_some(attr.perm & !set_ids)
+}
+
+/// `access(2)`: with [`perm::real_credentials`] unless `AT_EACCESS`; no bits ask only whether it exists. `EACCES`, `EROFS`.
 pub fn access(path: &Path, creds: &Credentials, access: Access) -> Result<()> {
-    let _ = (path, creds, access);
-    Err(Errno::ENOSYS)
+    let noexec = path.mount.flags().contains(MountFlags::NOEXEC);
+    if access.contains(Access::EXEC) && noexec && path.dentry.kind() == Some(NodeType::Regular) {
+        return Err(Errno::EACCES);
+    }
+    // As on Linux a permission that is missing anyway is said before a read-only mount.
+    let attr = path.attr()?;
+    may(&attr, creds, access)?;
+    may_at(path, creds, access)
 }
 
 /// `statfs(2)`: with the mount's flags, of which `f_flags` is made.
 pub fn statfs(path: &Path) -> Result<(StatFs, MountFlags)> {
-    let _ = path;
-    Err(Errno::ENOSYS)
+    let mut flags = path.mount.flags();
+    flags.set(MountFlags::RDONLY, path.mount.is_read_only());
+    Ok((path.mount.fs().statfs()?, flags))
+}
+
+fn change(path: &Path, set: &SetAttr) -> Result<()> {
+    path.inode()?.set_attr(set)?;
+    notify_at(path, libc::IN_ATTRIB);
+    Ok(())
 }

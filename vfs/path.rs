@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::errno::Result;
 use crate::vfs::dentry::Dentry;
 use crate::vfs::inode::{Attr, Inode};
+use crate::vfs::inotify::{is_active, notify_both};
 use crate::vfs::mount::Mount;
 
 /// A place in the tree of mounts: a name, seen through a mount.
@@ -126,4 +127,18 @@ pub fn path_string(root: &Path, path: &Path) -> Vec<u8> {
         text.extend_from_slice(b" (deleted)");
     }
     text
+}
+
+/// Reports that `mask` (`IN_*`) happened to what is at `path`, there and in its directory. One load when nobody watches.
+pub fn notify_at(path: &Path, mask: u32) {
+    if !is_active() {
+        return;
+    }
+    let Ok(inode) = path.inode() else { return };
+    let mask = if path.dentry.is_dir() { mask | libc::IN_ISDIR } else { mask };
+    let (parent, name) = path.dentry.place();
+    // What was removed is not reported in its directory any more.
+    let parent = parent.filter(|_| !path.dentry.is_deleted());
+    let parent = parent.as_ref().and_then(|parent| parent.inode().ok());
+    notify_both(parent.map(|parent| (&**parent, &*name)), &**inode, mask);
 }

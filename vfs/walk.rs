@@ -246,7 +246,16 @@ impl<'a> Resolver<'a> {
     }
 
     /// Goes where the symbolic link `link`, a name in the present directory, leads.
-    pub(super) fn follow(&mut self, link: &Arc<Dentry>) -> Result<()> {
+    fn follow(&mut self, link: &Arc<Dentry>) -> Result<()> {
+        match self.enter(link)? {
+            Some(text) => self.resolve(&text, true),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins to follow a symbolic link: its text, having gone to where that begins; `None` for a magic link, having gone
+    /// to its destination.
+    pub(super) fn enter(&mut self, link: &Arc<Dentry>) -> Result<Option<Vec<u8>>> {
         self.links += 1;
         let forbidden =
             self.flags.contains(LookupFlags::NO_SYMLINKS) || self.at.mount.flags().contains(MountFlags::NOSYMFOLLOW);
@@ -261,7 +270,8 @@ impl<'a> Resolver<'a> {
             if self.flags.intersects(LookupFlags::BENEATH | LookupFlags::IN_ROOT) {
                 return Err(Errno::EXDEV);
             }
-            return self.jump(destination?);
+            self.jump(destination?)?;
+            return Ok(None);
         }
         let text = inode.read_link()?;
         if text.is_empty() {
@@ -270,7 +280,7 @@ impl<'a> Resolver<'a> {
         if text.first() == Some(&b'/') {
             self.jump_to_root()?;
         }
-        self.resolve(&text, true)
+        Ok(Some(text))
     }
 }
 

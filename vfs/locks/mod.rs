@@ -3,12 +3,21 @@
 //! The locks of a file hang on its inode. Nothing here blocks: a lock that conflicts is `EAGAIN`, and the caller waits on
 //! [`FileLocks::wait_queue`], having announced itself with [`FileLocks::begin_wait`], which detects deadlocks of
 //! processes.
+//!
+//! Lock order: a file's `state` > the table of waiting processes; both are leaves otherwise.
 
+mod ranges;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::errno::{Errno, Result};
 use crate::vfs::inode::Inode;
-use crate::wait::WaitQueue;
+use crate::wait::{Events, WaitQueue};
 
 /// Who holds a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,14 +52,61 @@ pub struct RecordLock {
     pub pid: i32,
 }
 
+/// How many record locks one file may carry.
+pub const LOCKS_MAX: usize = 16_384;
+
+#[derive(Default)]
+struct State {
+    records: ranges::Ranges,
+    /// `flock(2)`, by description.
+    whole: HashMap<u64, LockKind>,
+}
+
 /// The locks of one file.
 #[derive(Default)]
 pub struct FileLocks {
+    state: Mutex<State>,
     queue: WaitQueue,
 }
 
+/// For each process that waits, those that hold what it wants. A process with several threads may wait several times.
+static WAITING: Mutex<Option<HashMap<LockOwner, Vec<LockOwner>>>> = Mutex::new(None);
+
 /// A process that waits for a record lock, until this is dropped.
-pub struct Waiting {}
+#[derive(Debug)]
+pub struct Waiting {
+    owner: LockOwner,
+    holder: LockOwner,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut waiting = WAITING.lock();
+        let Some(table) = waiting.as_mut() else { return };
+        let Some(holders) = table.get_mut(&self.owner) else { return };
+        if let Some(at) = holders.iter().position(|holder| *holder == self.holder) {
+            holders.swap_remove(at);
+        }
+        if holders.is_empty() {
+            table.remove(&self.owner);
+        }
+    }
+}
+
+/// Whether `from` waits, through others, for `owner`.
+fn waits_for(table: &HashMap<LockOwner, Vec<LockOwner>>, from: LockOwner, owner: LockOwner) -> bool {
+    let mut seen = HashSet::new();
+    let mut left = vec![from];
+    while let Some(at) = left.pop() {
+        if at == owner {
+            return true;
+        }
+        if seen.insert(at) {
+            left.extend(table.get(&at).into_iter().flatten());
+        }
+    }
+    false
+}
 
 impl FileLocks {
     /// The locks of `inode`. `ENOLCK` where the file system has no place for them.
@@ -61,46 +117,109 @@ impl FileLocks {
 
     /// `F_GETLK`: the first lock that `wanted` conflicts with.
     pub fn conflict(&self, wanted: &RecordLock) -> Option<RecordLock> {
-        let _ = wanted;
-        None
+        self.state.lock().records.conflict(wanted)
     }
 
     /// `F_SETLK`: takes a lock, merging it with those of its owner. `EAGAIN` when it conflicts, `ENOLCK` (too many).
     pub fn lock(&self, wanted: &RecordLock) -> Result<()> {
-        let _ = wanted;
-        Err(Errno::ENOSYS)
+        let mut state = self.state.lock();
+        if state.records.conflict(wanted).is_some() {
+            return Err(Errno::EAGAIN);
+        }
+        // One lock may cut another in two.
+        if state.records.len() + 2 > LOCKS_MAX {
+            return Err(Errno::ENOLCK);
+        }
+        let weaker = wanted.kind == LockKind::Shared;
+        state.records.set(wanted);
+        drop(state);
+        if weaker {
+            self.queue.wake(Events::IN); // an exclusive lock of ours may have become shared
+        }
+        Ok(())
     }
 
-    /// `F_UNLCK`: frees `start..=last` of what `owner` holds.
+    /// `F_UNLCK`: frees `start..=last` of what `owner` holds. `ENOLCK` (too many pieces).
     pub fn unlock(&self, owner: LockOwner, start: u64, last: u64) -> Result<()> {
-        let _ = (owner, start, last);
-        Err(Errno::ENOSYS)
+        let mut state = self.state.lock();
+        if state.records.len() + 2 > LOCKS_MAX && (start, last) != (0, i64::MAX as u64) {
+            return Err(Errno::ENOLCK);
+        }
+        state.records.clear(owner, start, last);
+        drop(state);
+        self.queue.wake(Events::IN);
+        Ok(())
     }
 
     /// Before waiting for `wanted`: `EDEADLK` when the holder waits, through others, for this owner. `None` when it does not
-    /// conflict any more. Ask again after each wake-up.
+    /// conflict any more. Ask again after each wake-up; the wait counts until what is returned is dropped.
     pub fn begin_wait(&self, wanted: &RecordLock) -> Result<Option<Waiting>> {
-        let _ = wanted;
-        Err(Errno::ENOSYS)
+        let state = self.state.lock();
+        let Some(holder) = state.records.conflict(wanted) else { return Ok(None) };
+        let mut waiting = WAITING.lock();
+        let table = waiting.get_or_insert_default();
+        let (owner, holder) = (wanted.owner, holder.owner);
+        // As on Linux, only among processes: descriptions are not anybody's.
+        if matches!(owner, LockOwner::Process(_)) && waits_for(table, holder, owner) {
+            return Err(Errno::EDEADLK);
+        }
+        table.entry(owner).or_default().push(holder);
+        Ok(Some(Waiting { owner, holder }))
     }
 
-    /// `flock(2)` by the description `id`. `EAGAIN`.
+    /// All record locks and `flock(2)` locks (by description), for `/proc/locks`.
+    pub fn list(&self) -> (Vec<RecordLock>, Vec<(u64, LockKind)>) {
+        let state = self.state.lock();
+        (state.records.iter().copied().collect(), state.whole.iter().map(|(&id, &kind)| (id, kind)).collect())
+    }
+
+    /// `flock(2)` by the description `id`, which must have noted it ([`OpenFile::note_lock`](super::file::OpenFile::note_lock)).
+    /// As on Linux a lock that is converted is let go first. `EAGAIN`.
     pub fn flock(&self, id: u64, kind: LockKind) -> Result<()> {
-        let _ = (id, kind);
-        Err(Errno::ENOSYS)
+        let mut state = self.state.lock();
+        if state.whole.get(&id) == Some(&kind) {
+            return Ok(());
+        }
+        let had = state.whole.remove(&id).is_some();
+        let conflicts = |held: &LockKind| kind == LockKind::Exclusive || *held == LockKind::Exclusive;
+        let free = !state.whole.values().any(conflicts);
+        if free {
+            state.whole.insert(id, kind);
+        }
+        drop(state);
+        if had {
+            self.queue.wake(Events::IN);
+        }
+        if free { Ok(()) } else { Err(Errno::EAGAIN) }
     }
 
     /// `flock(LOCK_UN)`.
     pub fn funlock(&self, id: u64) {
-        let _ = id;
+        let had = self.state.lock().whole.remove(&id).is_some();
+        if had {
+            self.queue.wake(Events::IN);
+        }
     }
 
     /// A process closed a descriptor of this file: its record locks go (`fcntl(2)`).
     pub fn process_closed(&self, owner: u64) {
-        let _ = owner;
+        self.release(LockOwner::Process(owner));
     }
 
-    /// Announces locks that went, as [`Events::IN`](crate::wait::Events::IN).
+    /// An open file description ends: all its locks go.
+    pub fn description_closed(&self, id: u64) {
+        self.funlock(id);
+        self.release(LockOwner::Description(id));
+    }
+
+    fn release(&self, owner: LockOwner) {
+        let had = self.state.lock().records.clear(owner, 0, u64::MAX);
+        if had {
+            self.queue.wake(Events::IN);
+        }
+    }
+
+    /// Announces locks that went, as [`Events::IN`].
     pub fn wait_queue(&self) -> &WaitQueue {
         &self.queue
     }
