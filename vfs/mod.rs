@@ -31,6 +31,7 @@ pub mod perm;
 pub mod pipe;
 pub mod signalfd;
 pub mod timerfd;
+pub mod tmpfs;
 pub mod tty;
 pub mod walk;
 pub mod xattr;
