@@ -1,6 +1,18 @@
 //! TCP/IP and the other sockets, in process.
 
+mod addr;
+pub mod device;
+mod ioctl;
+mod options;
 mod socket;
+pub mod stack;
+pub mod tcp;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+pub mod udp;
 pub mod unix;
 
 pub use socket::{Ancillary, Message, RecvFlags, SockAddr, Socket, SocketOption};
+pub use stack::{SocketCred, Stack};

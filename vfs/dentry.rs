@@ -37,7 +37,6 @@ impl Superblock {
         static ALL: Mutex<Vec<Weak<Superblock>>> = Mutex::new(Vec::new());
         let mut all = ALL.lock();
         all.retain(|superblock| superblock.strong_count() > 0);
-        // What is upgraded here may be the last reference: it must not be dropped under the lock.
         let known = all.iter().filter_map(Weak::upgrade).find(|known| Arc::ptr_eq(&known.fs, fs));
         known.unwrap_or_else(|| {
             let made = Arc::new(Superblock {
@@ -297,7 +296,7 @@ impl Dentry {
         children.insert(made.place.read().name.clone(), Arc::downgrade(&made));
         drop(children);
         if caching != Caching::Never {
-            keep(&made);
+            CLOCK.keep(&made);
         }
         Ok(made)
     }
@@ -390,24 +389,30 @@ struct Clock {
     limit: AtomicUsize,
 }
 
-static CLOCK: Clock = Clock { kept: Mutex::new(VecDeque::new()), limit: AtomicUsize::new(DEFAULT_CACHE_LIMIT) };
+static CLOCK: Clock = Clock::new(DEFAULT_CACHE_LIMIT);
 
 /// How many names are passed over at most to find one to let go.
 const SECOND_CHANCES: usize = 32;
 
-fn keep(dentry: &Arc<Dentry>) {
-    let limit = CLOCK.limit.load(Ordering::Relaxed);
-    let mut gone = [None, None];
-    {
-        let mut kept = CLOCK.kept.lock();
-        kept.push_back(dentry.clone());
-        for slot in &mut gone {
-            if kept.len() > limit {
-                *slot = advance(&mut kept);
+impl Clock {
+    const fn new(limit: usize) -> Clock {
+        Clock { kept: Mutex::new(VecDeque::new()), limit: AtomicUsize::new(limit) }
+    }
+
+    fn keep(&self, dentry: &Arc<Dentry>) {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let mut gone = [None, None];
+        {
+            let mut kept = self.kept.lock();
+            kept.push_back(dentry.clone());
+            for slot in &mut gone {
+                if kept.len() > limit {
+                    *slot = advance(&mut kept);
+                }
             }
         }
+        drop(gone);
     }
-    drop(gone);
 }
 
 /// Takes out the next name that was not used since the hand passed, within a few steps.
@@ -449,4 +454,30 @@ pub fn shrink(superblock: Option<&Arc<Superblock>>) {
         gone.into()
     };
     drop(gone);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vfs::tests::memory::Memory;
+
+    #[test]
+    fn the_clock_is_bounded_and_gives_used_names_a_second_chance() {
+        let (fs, _) = Memory::with_counter(Caching::Forever);
+        let root = Superblock::of(&fs).root().unwrap();
+        let clock = Clock::new(10);
+        let name = |n: u32| -> Arc<[u8]> { n.to_string().into_bytes().into() };
+        let add = |n| {
+            let made = Dentry::new(root.superblock.clone(), Some(root.clone()), name(n), None).unwrap();
+            root.children.write().insert(name(n), Arc::downgrade(&made));
+            clock.keep(&made);
+        };
+        (0..10).for_each(add);
+        assert!(root.lookup_cached(b"0").is_some(), "marks it used");
+        (10..15).for_each(add);
+        assert_eq!(clock.kept.lock().len(), 10);
+        assert!(root.cached(b"0").is_some());
+        assert!((1..6).all(|n| root.cached(&name(n)).is_none()));
+        assert_eq!(root.children.read().len(), 10, "what is let go leaves its directory");
+    }
 }

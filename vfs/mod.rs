@@ -15,14 +15,19 @@
 pub mod anon;
 pub mod dentry;
 pub mod deny;
+pub mod dev;
 pub mod devices;
 pub mod epoll;
 pub mod eventfd;
 pub mod file;
+pub mod gofer;
+pub mod host;
 pub mod inode;
 pub mod inotify;
+pub mod kernfs;
 pub mod locks;
 pub mod mount;
+pub mod mount_list;
 pub mod names;
 pub mod open;
 pub mod ops;
@@ -30,6 +35,7 @@ pub mod path;
 pub mod perm;
 pub mod pipe;
 pub mod signalfd;
+pub mod sysfs;
 pub mod timerfd;
 pub mod tmpfs;
 pub mod tty;
@@ -39,6 +45,10 @@ pub mod xattr;
 pub use self::dentry::{Dentry, Superblock};
 pub use self::devices::DeviceTable;
 pub use self::mount::{Mount, MountFlags, MountNamespace};
+pub use self::mount_list::MountInfo;
 pub use self::open::{OpenHow, Opened};
 pub use self::path::{Path, path_string};
 pub use self::walk::{LookupFlags, Walk};
+
+#[cfg(test)]
+mod tests;

@@ -315,6 +315,19 @@ impl MountNamespace {
         Ok(made)
     }
 
+    /// Every mount, in the order in which they were made.
+    pub(super) fn mounts(&self) -> Vec<Arc<Mount>> {
+        let _one_moment = self.tree.lock();
+        let mut mounts = vec![self.root.lock().clone()];
+        let mut next = 0;
+        while let Some(mount) = mounts.get(next).cloned() {
+            mounts.extend(mount.children());
+            next += 1;
+        }
+        mounts.sort_by_key(|mount| mount.id);
+        mounts
+    }
+
     /// Whether a path lies in this namespace. `EINVAL`.
     fn check(&self, path: &Path) -> Result<()> {
         if path.mount.namespace.load(Ordering::Relaxed) == self.id { Ok(()) } else { Err(Errno::EINVAL) }

@@ -35,7 +35,8 @@ impl<'a> Request<'a> {
         let runs_as_group = libc::S_ISGID | libc::S_IXGRP;
         if inherits && self.kind == NodeType::Directory {
             perm |= libc::S_ISGID;
-        } else if inherits && perm & runs_as_group == runs_as_group && !creds.in_group(gid) && !creds.has(Caps::FSETID) {
+        } else if inherits && perm & runs_as_group == runs_as_group && !creds.in_group(gid) && !creds.has(Caps::FSETID)
+        {
             perm &= !libc::S_ISGID;
         }
         NewNode { kind: self.kind, perm, uid: creds.fsuid, gid, rdev: self.rdev, target: self.target }

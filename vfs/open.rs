@@ -206,7 +206,11 @@ impl Walk<'_> {
             return open_fifo(path, inode, flags);
         }
         if regular && flags & libc::O_TRUNC != 0 && !created {
-            inode.set_attr(&SetAttr { size: Some(0), perm: super::ops::without_set_ids(&attr, self.creds), ..SetAttr::default() })?;
+            inode.set_attr(&SetAttr {
+                size: Some(0),
+                perm: super::ops::without_set_ids(&attr, self.creds),
+                ..SetAttr::default()
+            })?;
             notify_at(&path, libc::IN_MODIFY);
         }
         let object = match inode.clone().open(flags) {
@@ -228,6 +232,8 @@ impl Walk<'_> {
                 Err(Errno::EACCES)
             }
             NodeType::Socket => Err(Errno::ENXIO),
+            NodeType::Directory => Ok(()),
+            _ if flags & libc::O_DIRECTORY != 0 && flags & TMPFILE_BIT == 0 => Err(Errno::ENOTDIR),
             _ => Ok(()),
         }
     }

@@ -51,7 +51,8 @@ pub fn chown(path: &Path, creds: &Credentials, uid: Option<u32>, gid: Option<u32
     let owns = creds.fsuid == attr.uid;
     let uid_allowed = uid.is_none_or(|uid| owns && uid == attr.uid);
     let gid_allowed = gid.is_none_or(|gid| owns && (gid == attr.gid || creds.in_group(gid)));
-    if !(uid_allowed && gid_allowed) && !creds.has(Caps::CHOWN) {
+    let allowed = (uid_allowed && gid_allowed) || creds.has(Caps::CHOWN);
+    if !allowed {
         return Err(Errno::EPERM);
     }
     let set_ids = if attr.perm & libc::S_IXGRP != 0 { libc::S_ISUID | libc::S_ISGID } else { libc::S_ISUID };

@@ -4,6 +4,7 @@
 //! if that is all the container may do. The clones are attached nowhere; when the root is gone they are all there is.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -16,7 +17,8 @@ use super::boot::{LogTarget, read_config, take};
 use super::error::{Context, Error, Result};
 use super::isolate::{self, Capability};
 use super::report;
-use crate::gofer::{Export, serve};
+use crate::gofer::{Export, RootFile, serve};
+use crate::seccomp;
 
 /// Everything the gofer is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -90,6 +92,7 @@ fn prepare(config_fd: RawFd) -> Result<Vec<Export>> {
     if config.attached {
         isolate::die_with_parent()?;
     }
+    seccomp::gofer::install()?;
     Ok(exports)
 }
 
@@ -119,7 +122,20 @@ fn export(tree: &Tree) -> Result<Export> {
     // SAFETY: a descriptor that was just made.
     let root = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
     restrict(&root, tree.writable).doing(doing)?;
-    Ok(Export { socket: take(tree.socket), root, writable: tree.writable })
+    let root_file = open_root_file(&root, tree.writable).doing(doing)?;
+    Ok(Export { socket: take(tree.socket), root, root_file, writable: tree.writable })
+}
+
+/// Opens a tree that is one regular file, as long as /proc is there to open it by descriptor: no directory of the tree
+/// holds its name.
+fn open_root_file(root: &OwnedFd, writable: bool) -> io::Result<Option<RootFile>> {
+    let link = format!("/proc/self/fd/{}", root.as_raw_fd());
+    if !std::fs::metadata(&link)?.is_file() {
+        return Ok(None);
+    }
+    let read = File::open(&link)?.into();
+    let write = if writable { Some(File::options().read(true).write(true).open(&link)?.into()) } else { None };
+    Ok(Some(RootFile { read, write }))
 }
 
 /// Has the kernel itself refuse devices and set-id programs, and changes unless they are allowed.

@@ -132,9 +132,6 @@ pub trait UserThread {
     /// What stops it from elsewhere.
     fn interrupter(&self) -> Arc<dyn Interrupter>;
 
-    /// The host thread that runs the code, for its CPU clock.
-    fn host_tid(&self) -> i32;
-
     /// Runs container code from the current registers until something happens.
     fn run(&mut self) -> Event;
 

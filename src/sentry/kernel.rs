@@ -6,7 +6,9 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Condvar, Mutex};
 
 use crate::errno::{Errno, Result};
+use crate::netstack::stack::Stack;
 use crate::platform::Platform;
+use crate::sentry::bootlog::BootLog;
 use crate::sentry::creds::Caps;
 use crate::sentry::futex::FutexTable;
 use crate::sentry::signal::{PendingCount, SigInfo, Signal};
@@ -28,6 +30,10 @@ pub struct Kernel {
     pub timers: Arc<TimerQueue>,
     /// Futexes.
     pub futexes: Arc<FutexTable>,
+    /// `dmesg(1)`.
+    pub boot_log: Arc<BootLog>,
+    /// TCP/IP.
+    pub net: Arc<Stack>,
     /// What device nodes open.
     pub devices: Arc<DeviceTable>,
     /// Terminals and the sessions they control.
@@ -50,6 +56,10 @@ pub struct KernelParts {
     /// See [`Kernel`].
     pub timers: Arc<TimerQueue>,
     /// See [`Kernel`].
+    pub boot_log: Arc<BootLog>,
+    /// See [`Kernel`].
+    pub net: Arc<Stack>,
+    /// See [`Kernel`].
     pub devices: Arc<DeviceTable>,
     /// See [`Kernel`].
     pub terminals: Arc<Terminals>,
@@ -65,6 +75,8 @@ impl Kernel {
             tree: Mutex::default(),
             timers: parts.timers,
             futexes: FutexTable::new(),
+            boot_log: parts.boot_log,
+            net: parts.net,
             devices: parts.devices,
             terminals: parts.terminals,
             tracer: parts.tracer,
@@ -144,6 +156,33 @@ impl Kernel {
         if groups.is_empty() {
             return Err(Errno::ESRCH);
         }
+        groups.iter().try_for_each(|group| group.try_send(info, None, Origin::Runtime))
+    }
+
+    /// The processes that have not ended, each with its parent's id.
+    pub fn processes(&self) -> Vec<(Arc<ThreadGroup>, i32)> {
+        let tree = self.tree.lock();
+        let live = tree.nodes().filter(|(_, node)| node.zombie.is_none());
+        live.map(|(_, node)| (node.group.clone(), node.parent)).collect()
+    }
+
+    /// Sends a signal from the runtime to one process. `ESRCH`, `EINVAL`.
+    pub fn signal_process(&self, pid: i32, signal: i32) -> Result<()> {
+        let info = SigInfo::user(Signal::new(signal)?, 0, 0);
+        self.process(pid)?.try_send(info, None, Origin::Runtime)
+    }
+
+    /// Sends a signal from the runtime to the foreground process group of the first process's terminal; without a terminal
+    /// to the first process's own group. `ESRCH`, `EINVAL`.
+    pub fn signal_foreground(&self, signal: i32) -> Result<()> {
+        let info = SigInfo::user(Signal::new(signal)?, 0, 0);
+        let (sid, own) = {
+            let tree = self.tree.lock();
+            let node = tree.node(1).ok_or(Errno::ESRCH)?;
+            (node.sid, node.pgid)
+        };
+        let pgid = self.terminals.controlling(sid).and_then(|tty| tty.foreground()).unwrap_or(own);
+        let groups: Vec<_> = self.tree.lock().members(pgid).map(|node| node.group.clone()).collect();
         groups.iter().try_for_each(|group| group.try_send(info, None, Origin::Runtime))
     }
 }

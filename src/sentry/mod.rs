@@ -1,12 +1,14 @@
 //! The kernel: tasks, memory, signals and the system calls.
 
 pub mod boot;
+pub mod bootlog;
 pub mod creds;
 pub mod fdtable;
 pub mod fs;
 pub mod futex;
 pub mod kernel;
 pub mod limits;
+pub mod loader;
 pub mod mm;
 pub mod namespaces;
 pub mod signal;

@@ -215,6 +215,11 @@ impl Tty {
         }
     }
 
+    /// The foreground process group, if a session has the terminal.
+    pub fn foreground(&self) -> Option<i32> {
+        self.job().foreground
+    }
+
     pub(super) fn job(&self) -> Job {
         *self.job.lock()
     }

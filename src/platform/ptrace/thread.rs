@@ -186,10 +186,6 @@ impl UserThread for StubThread {
         self.kicker.clone()
     }
 
-    fn host_tid(&self) -> i32 {
-        self.tid
-    }
-
     fn run(&mut self) -> Event {
         self.place.consider_moving();
         if self.kicker.state.compare_exchange(IDLE, RUNNING, Ordering::SeqCst, Ordering::SeqCst).is_err() {

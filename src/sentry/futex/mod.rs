@@ -28,7 +28,7 @@ use crate::platform::UserThread;
 use crate::sentry::mm::user::UserPtr;
 use crate::wait::Parker;
 
-mod op;
+pub mod op;
 pub mod pi;
 pub mod robust;
 
@@ -37,24 +37,7 @@ pub use op::WakeOp;
 /// `FUTEX_BITSET_MATCH_ANY`.
 pub const MATCH_ANY: u32 = !0;
 
-/// Which futex: two addresses are the same futex when their keys are equal. The word's address is a multiple of four.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FutexKey {
-    /// In memory of one address space.
-    Private {
-        /// The address space's number, never used again.
-        mm: u64,
-        /// The word's address.
-        addr: u64,
-    },
-    /// In memory that several may share.
-    Shared {
-        /// The file's (or anonymous shared memory's) number, never used again.
-        object: u64,
-        /// Where in it, in bytes.
-        offset: u64,
-    },
-}
+pub use crate::sentry::mm::fault::FutexKey;
 
 /// A futex word, as the operations that change it need it.
 pub trait Word {

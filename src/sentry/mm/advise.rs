@@ -108,7 +108,7 @@ impl MemoryManager {
     }
 }
 
-/// `EINVAL` for what Linux does not know, `EPERM` for what only an administrator of the machine may do.
+/// `EINVAL` for what is not known; `MADV_HWPOISON` and its like are not configured.
 fn doing(advice: i32) -> Result<Doing> {
     Ok(match advice {
         libc::MADV_NORMAL | libc::MADV_RANDOM | libc::MADV_SEQUENTIAL | libc::MADV_WILLNEED => Doing::Ignore,
@@ -124,7 +124,6 @@ fn doing(advice: i32) -> Result<Doing> {
         libc::MADV_KEEPONFORK => Doing::Clear(AreaFlags::WIPEONFORK),
         libc::MADV_DONTDUMP => Doing::Set(AreaFlags::DONTDUMP),
         libc::MADV_DODUMP => Doing::Clear(AreaFlags::DONTDUMP),
-        libc::MADV_HWPOISON | libc::MADV_SOFT_OFFLINE => return Err(Errno::EPERM),
         _ => return Err(Errno::EINVAL),
     })
 }

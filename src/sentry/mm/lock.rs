@@ -111,6 +111,7 @@ impl MemoryManager {
 /// The pages that `addr..addr + len` touches.
 fn widened(addr: u64, len: u64) -> Result<Range<u64>> {
     let start = page_down(addr);
-    let end = len.checked_add(addr - start).and_then(page_up).and_then(|len| start.checked_add(len));
-    Ok(start..end.ok_or(Errno::EINVAL)?)
+    // A length that wraps counts as none, as on Linux.
+    let len = len.checked_add(addr - start).and_then(page_up).unwrap_or(0);
+    Ok(start..start.checked_add(len).ok_or(Errno::EINVAL)?)
 }

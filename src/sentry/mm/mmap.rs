@@ -99,7 +99,8 @@ impl MemoryManager {
             return Err(Errno::EINVAL);
         }
         let len = page_up(args.len).ok_or(Errno::ENOMEM)?;
-        if args.offset.checked_add(len).is_none() {
+        let most = if file.is_some() { i64::MAX as u64 } else { u64::MAX };
+        if args.offset.checked_add(len).is_none_or(|end| end > most) {
             return Err(Errno::EOVERFLOW);
         }
         let mut prot = args.prot & PROT_ALL;
@@ -320,6 +321,15 @@ fn file_area(args: &MmapArgs, file: Arc<OpenFile>, prot: i32) -> Result<Area> {
         backing: Backing::File(Arc::new(FileBacking { file, mapping, host_file })),
         ..Area::anonymous(0..0, prot, area_flags(args))
     })
+}
+
+impl MemoryManager {
+    /// A private mapping of a file, to be given addresses, offset and protection. For the loader.
+    pub(crate) fn private_backing(&self, file: &Arc<OpenFile>) -> Result<Area> {
+        let mapping = file.object().mapping(false, false)?;
+        let backing = FileBacking { file: file.clone(), mapping, host_file: (0, 0) };
+        Ok(Area { backing: Backing::File(Arc::new(backing)), ..Area::anonymous(0..0, 0, AreaFlags::empty()) })
+    }
 }
 
 /// Device and inode number of a host file.

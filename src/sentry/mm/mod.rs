@@ -46,7 +46,7 @@ pub mod report;
 pub mod user;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use area::{Area, AreaFlags, Backing};
 use map::{AreaMap, Totals};
@@ -157,8 +157,7 @@ impl MemoryManager {
     /// A copy for a forked child, whose stub has a copy of the pages. The child calls
     /// [`MemoryManager::after_fork_in_child`] before it runs.
     ///
-    /// The parent's threads go on meanwhile: the caller holds off other mapping calls by making the copy in
-    /// [`MemoryManager::fork_with`].
+    /// For a space that no other thread shares: otherwise [`MemoryManager::fork_with`] keeps map and pages together.
     pub fn fork(&self, child_space: Arc<dyn AddressSpace>) -> Arc<MemoryManager> {
         MemoryManager::from_image(self.image(), child_space)
     }
@@ -269,6 +268,24 @@ impl MemoryManager {
     /// Mappings without a hint go below `base`.
     pub fn set_mmap_base(&self, base: u64) {
         self.lock().mmap_base = base.min(self.range.end);
+    }
+
+    /// Whether nothing is mapped in `range`.
+    pub fn is_free(&self, range: &Range<u64>) -> bool {
+        self.lock().map.is_free(range)
+    }
+
+    /// A place for `len` bytes as `mmap(2)` without a hint would choose it. For the loader, whose space nobody else uses yet.
+    pub(crate) fn find_place(&self, len: u64) -> Result<u64> {
+        self.lock().place(len, 0, false, &self.range).map(|range| range.start)
+    }
+
+    /// Maps `area` without looking at limits. For the loader.
+    pub(crate) fn load_area(&self, thread: &mut dyn UserThread, area: Area) -> Result<()> {
+        if area.start < self.range.start || area.end > self.range.end || area.is_empty() {
+            return Err(Errno::EINVAL);
+        }
+        self.lock().map_over(thread, area, 0)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

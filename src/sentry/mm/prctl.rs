@@ -10,9 +10,6 @@ use crate::errno::{Errno, Result};
 /// How long the name of an area may be, its NUL included: `PR_SET_VMA_ANON_NAME`.
 pub const NAME_MAX: usize = 80;
 
-const PR_SET_MM_START_CODE: i32 = 1;
-const PR_SET_MM_AUXV: i32 = 12;
-
 impl MemoryManager {
     /// `PR_SET_VMA_ANON_NAME`; `None` takes a name away. `EINVAL`, `ENOMEM` (a hole), `EBADF` (a file's mapping).
     pub fn set_name(&self, addr: u64, len: u64, name: Option<&[u8]>) -> Result<()> {
@@ -78,7 +75,6 @@ impl MemoryManager {
 
 /// The place that an option of `PR_SET_MM` sets.
 fn place(layout: &mut Layout, option: i32) -> Option<&mut u64> {
-    debug_assert!(PR_SET_MM_START_CODE < PR_SET_MM_AUXV);
     Some(match option {
         1 => &mut layout.start_code,
         2 => &mut layout.end_code,

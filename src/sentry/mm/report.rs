@@ -55,6 +55,12 @@ impl MemoryManager {
         }
     }
 
+    /// Whether the page at `addr` is private memory that may be read and written.
+    pub fn is_private_writable(&self, addr: u64) -> bool {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        self.lock().map.find(addr).is_some_and(|area| !area.shared && area.prot == access)
+    }
+
     /// `/proc/PID/maps`.
     pub fn maps(&self, names: &dyn FileNames) -> Vec<u8> {
         let mut text = Vec::new();

@@ -7,7 +7,9 @@ pub mod args;
 pub mod table;
 
 pub mod fs;
+pub mod memory;
 pub mod process;
+pub mod signal;
 
 pub mod futex;
 

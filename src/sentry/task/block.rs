@@ -65,6 +65,7 @@ impl Task {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Woken::Deadline;
         }
+        self.clocks.slept();
         self.set_state(TaskState::Sleeping);
         let blocking = placement::blocking();
         let woken = self.parker.park(deadline);

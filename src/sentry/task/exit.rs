@@ -37,6 +37,7 @@ pub fn end_thread(mut cur: Current, status: ExitStatus) {
         drop(files);
     }
     let mm = task.mm.write().take();
+    task.clocks.ended();
     let usage = task.usage();
     // The stub goes with its last thread.
     drop(cur);
@@ -74,6 +75,8 @@ fn finish(task: &Arc<Task>, status: ExitStatus) {
         if session_leader {
             task.kernel.terminals.session_ended(group.pid());
         }
+        group.timers.clear();
+        group.itimers.clear();
         if group.pid() == 1 {
             task.kernel.container_ended(status);
         }

@@ -15,12 +15,14 @@
 
 pub mod block;
 pub mod clone;
+pub mod exec;
 pub mod exit;
 pub mod jobctl;
 pub mod pidfd;
 pub mod run;
 pub mod signals;
 pub mod stop;
+pub mod timers;
 pub mod tree;
 pub mod usage;
 pub mod wait;
@@ -47,6 +49,8 @@ use crate::sentry::namespaces::Namespaces;
 use crate::sentry::signal::frame::Trap;
 use crate::sentry::signal::{AltStack, SigSet, SignalHandlers};
 use crate::sentry::syscalls::{Fd, SysResult};
+use crate::sentry::task::timers::IntervalTimers;
+use crate::sentry::time::PosixTimers;
 use crate::vfs::file::OpenFile;
 use crate::wait::{Parker, WaitQueue};
 
@@ -102,6 +106,10 @@ pub struct ThreadGroup {
     pub ended_usage: Mutex<Usage>,
     /// `/proc/PID/oom_score_adj`.
     pub oom_score_adj: AtomicI32,
+    /// `setitimer(2)`.
+    pub itimers: IntervalTimers,
+    /// `timer_create(2)`.
+    pub timers: PosixTimers,
     /// The real user id of the thread that last changed its own, for who waits for it and for limits.
     uid: AtomicU32,
     /// When it was made: `CLOCK_BOOTTIME`, nanoseconds.
@@ -128,11 +136,18 @@ impl ThreadGroup {
             exit_queue: WaitQueue::new(),
             thread_events: WaitQueue::new(),
             exited: AtomicBool::new(false),
+            itimers: IntervalTimers::default(),
+            timers: PosixTimers::new(),
             ended_usage: Mutex::default(),
             oom_score_adj: AtomicI32::new(0),
             uid: AtomicU32::new(uid),
             start_ns: boottime_ns(),
         })
+    }
+
+    /// Enters the first thread.
+    pub(in crate::sentry) fn add_first(&self, task: &Arc<Task>) {
+        self.signals.lock().threads.push(task.clone());
     }
 
     /// The real user id.
@@ -192,6 +207,8 @@ pub struct Task {
     name: Mutex<Vec<u8>>,
     attention: AtomicU32,
     state: AtomicU8,
+    /// Set when the thread has begun to end: it takes no more locks.
+    exiting: AtomicBool,
     /// Where its sentry thread sleeps.
     pub parker: Arc<Parker>,
     /// What stops its user code. `None` before it has started.
@@ -278,6 +295,15 @@ impl Task {
     /// `PR_SET_NAME`, and what `execve(2)` does: cut to 15 bytes.
     pub fn set_name(&self, name: &[u8]) {
         *self.name.lock() = name[..name.len().min(15)].to_vec();
+    }
+
+    /// Whether the thread has begun to end.
+    pub fn is_exiting(&self) -> bool {
+        self.exiting.load(Ordering::SeqCst)
+    }
+
+    pub(in crate::sentry) fn set_exiting(&self) {
+        self.exiting.store(true, Ordering::SeqCst);
     }
 
     /// What it is doing.
@@ -379,6 +405,7 @@ impl Task {
             name: Mutex::default(),
             attention: AtomicU32::new(0),
             state: AtomicU8::new(TaskState::Running as u8),
+            exiting: AtomicBool::new(false),
             parker: Arc::default(),
             interrupter: Mutex::new(None),
             signals: Mutex::default(),

@@ -1,7 +1,9 @@
 //! The life of a task on its sentry thread: run user code, answer, look up, again.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use crate::container::report;
 use crate::errno::{Errno, Result};
 use crate::platform::{Event, Seed};
 use crate::sentry::mm::user::UserPtr;
@@ -9,6 +11,7 @@ use crate::sentry::mm::{ForkImage, MemoryManager};
 use crate::sentry::signal::frame::Trap;
 use crate::sentry::signal::{AltStack, SigInfo, Signal};
 use crate::sentry::syscalls;
+use crate::sentry::task::exec::{self, Exec};
 use crate::sentry::task::tree::ExitStatus;
 use crate::sentry::task::{CURRENT, Current, Task, exit};
 
@@ -47,6 +50,35 @@ pub fn start(task: Arc<Task>, seed: Seed, birth: Birth) -> Result<()> {
     std::thread::Builder::new().name("task".into()).stack_size(STACK).spawn(main).map(drop).map_err(|_| Errno::EAGAIN)
 }
 
+/// Starts the first task of the container with its program. Returns once that is loaded and the runtime has been told; an
+/// error otherwise, with nothing run.
+pub fn start_first(task: Arc<Task>, seed: Seed, exec: Exec) -> Result<()> {
+    let (loaded, outcome) = std::sync::mpsc::channel();
+    let main = move || {
+        CURRENT.set(Some(task.clone()));
+        let first = || {
+            let user = seed.attach()?;
+            // `execve` goes out from a memory, which is empty here.
+            *task.mm.write() = Some(MemoryManager::new(user.space().clone()));
+            let mut cur = Current::new(task.clone(), user, AltStack::default());
+            exec::exec(&mut cur, exec)?;
+            cur.registers_set = false;
+            Ok(cur)
+        };
+        match first() {
+            Ok(cur) => {
+                report::started();
+                let _ = loaded.send(Ok(()));
+                run(cur);
+            }
+            Err(error) => drop(loaded.send(Err(error))),
+        }
+        CURRENT.set(None);
+    };
+    std::thread::Builder::new().name("task".into()).stack_size(STACK).spawn(main)?;
+    outcome.recv().map_err(|_| Errno::EAGAIN)?
+}
+
 fn begin(task: Arc<Task>, seed: Seed, birth: Birth) -> Result<Current> {
     let user = seed.attach()?;
     let mut cur = Current::new(task, user, birth.altstack);
@@ -78,7 +110,10 @@ pub fn run(mut cur: Current) {
                 break ExitStatus::Killed { signal: libc::SIGKILL, core: false };
             }
         }
-        match cur.user.run() {
+        let begun = Instant::now();
+        let event = cur.user.run();
+        cur.clocks.ran(begun.elapsed().as_nanos() as u64);
+        match event {
             Event::Syscall => {
                 if let Some(code) = syscalls::dispatch(&mut cur) {
                     break ExitStatus::Exited(code);
@@ -114,7 +149,7 @@ impl Current {
     /// The calling thread's task, which runs on `user`.
     pub(super) fn new(task: Arc<Task>, user: Box<dyn crate::platform::UserThread>, altstack: AltStack) -> Current {
         *task.interrupter.lock() = Some(user.interrupter());
-        task.clocks.started(user.host_tid());
+        task.clocks.started();
         Current {
             task,
             user,

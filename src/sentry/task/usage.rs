@@ -1,5 +1,10 @@
 //! What a task has used: `getrusage(2)`.
 
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+use crate::sentry::task::{Task, ThreadGroup};
+use crate::sentry::time::CpuUsage;
+
 /// Resources used, in nanoseconds and counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -25,23 +30,19 @@ impl Usage {
     }
 }
 
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-
-/// The CPU clocks of the two host threads of a task: one runs its code, the other answers its calls.
+/// What a task has used: its code's time is what it spent running (the host does not tell the CPU clock of one thread of
+/// another process, so time that the host gave to others meanwhile counts too), the system's is its sentry thread's.
 #[derive(Default)]
 pub struct TaskClocks {
-    user_tid: AtomicI32,
     system_tid: AtomicI32,
-    /// What earlier user threads used, which `execve(2)` has replaced.
-    earlier_user_ns: AtomicU64,
+    user_ns: AtomicU64,
+    /// What the sentry thread had used when the task ended.
+    ended_system_ns: AtomicU64,
     switches: AtomicU64,
 }
 
-/// The CPU time of a host thread, in nanoseconds: `pthread_getcpuclockid(3)`, without a thread handle.
+/// The CPU time of one of this process's threads, in nanoseconds: `pthread_getcpuclockid(3)`, without a thread handle.
 fn cpu_time(tid: i32) -> u64 {
-    if tid == 0 {
-        return 0;
-    }
     let clock = (!tid << 3) | 6;
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the structure is valid for the call.
@@ -50,17 +51,22 @@ fn cpu_time(tid: i32) -> u64 {
 }
 
 impl TaskClocks {
-    /// The calling thread answers for the user thread `user_tid` from now on.
-    pub fn started(&self, user_tid: i32) {
+    /// The calling thread answers for the task from now on.
+    pub fn started(&self) {
         // SAFETY: takes no memory.
         self.system_tid.store(unsafe { libc::gettid() }, Ordering::Relaxed);
-        self.user_tid.store(user_tid, Ordering::Relaxed);
     }
 
-    /// Another user thread is about to take the place of the old one.
-    pub fn user_ending(&self) {
-        let used = cpu_time(self.user_tid.swap(0, Ordering::Relaxed));
-        self.earlier_user_ns.fetch_add(used, Ordering::Relaxed);
+    /// The calling thread answers no more.
+    pub fn ended(&self) {
+        let tid = self.system_tid.swap(0, Ordering::Relaxed);
+        self.ended_system_ns.store(cpu_time(tid), Ordering::Relaxed);
+    }
+
+    /// The task's code has run for so long.
+    pub fn ran(&self, ns: u64) {
+        // Only the task's own thread adds.
+        self.user_ns.store(self.user_ns.load(Ordering::Relaxed).saturating_add(ns), Ordering::Relaxed);
     }
 
     /// Counts a sleep.
@@ -70,12 +76,27 @@ impl TaskClocks {
 
     /// Used so far.
     pub fn usage(&self) -> Usage {
-        let user = cpu_time(self.user_tid.load(Ordering::Relaxed));
+        let tid = self.system_tid.load(Ordering::Relaxed);
+        let running = if tid == 0 { 0 } else { cpu_time(tid) };
         Usage {
-            user_ns: user.saturating_add(self.earlier_user_ns.load(Ordering::Relaxed)),
-            system_ns: cpu_time(self.system_tid.load(Ordering::Relaxed)),
+            user_ns: self.user_ns.load(Ordering::Relaxed),
+            system_ns: running.max(self.ended_system_ns.load(Ordering::Relaxed)),
             max_rss_kib: 0,
             voluntary_switches: self.switches.load(Ordering::Relaxed),
         }
+    }
+}
+
+impl CpuUsage for Task {
+    fn cpu_time(&self) -> (u64, u64) {
+        let usage = self.usage();
+        (usage.user_ns, usage.system_ns)
+    }
+}
+
+impl CpuUsage for ThreadGroup {
+    fn cpu_time(&self) -> (u64, u64) {
+        let usage = self.usage();
+        (usage.user_ns, usage.system_ns)
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod clone;
 pub mod creds;
+pub mod exec;
 pub mod ids;
 pub mod limits;
 pub mod pidfd;

@@ -1,0 +1,167 @@
+//! The way in: from an Ethernet frame to the protocol that takes it. Every byte may be hostile.
+
+use std::net::IpAddr;
+
+use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
+
+use super::Stack;
+use super::packet::{ICMP, ICMPV6, Packet, TCP, UDP};
+use crate::errno::Errno;
+use crate::netstack::device::vnet;
+use crate::netstack::device::{ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Received};
+use crate::netstack::{tcp, udp};
+
+/// A packet's link-layer side.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// The sender's link-layer address; zero from this host.
+    pub mac: [u8; 6],
+    /// The interface's index.
+    pub interface: u32,
+    /// The transport checksum needs no look.
+    pub valid: bool,
+}
+
+impl Stack {
+    /// Takes a frame from the device.
+    pub(super) fn input_frame(&self, received: Received<'_>) {
+        let frame = &*received.frame;
+        let Some(interface) = self.interfaces.external() else { return };
+        let Some((header, payload)) = frame.split_first_chunk::<ETHERNET_LEN>() else { return };
+        let destination: [u8; 6] = header[..6].try_into().unwrap_or_default();
+        let mac: [u8; 6] = header[6..12].try_into().unwrap_or_default();
+        if destination != interface.mac && destination[0] & 1 == 0 {
+            return;
+        }
+        let arrival = Arrival { mac, interface: interface.index, valid: received.offload.valid };
+        match u16::from_be_bytes([header[12], header[13]]) {
+            ETHERTYPE_ARP => self.input_arp(payload),
+            ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => self.input_packet(payload, arrival),
+            _ => {}
+        }
+    }
+
+    fn input_packet(&self, bytes: &[u8], arrival: Arrival) {
+        let Some(packet) = Packet::parse(bytes) else { return };
+        let ours = self.interfaces.is_local(packet.destination);
+        // Loopback addresses never come from a wire, and nobody else sends from ours: RFC 1122, 3.2.1.3.
+        let spoofed = self.interfaces.is_local(packet.source) || packet.source.is_multicast();
+        let loopback = packet.destination.is_loopback();
+        let group = packet.destination.is_multicast() || self.interfaces.is_broadcast(packet.destination);
+        if spoofed || loopback || !(ours || group) {
+            return;
+        }
+        self.dispatch(&packet, arrival);
+    }
+
+    /// A packet of this host's to itself.
+    pub(super) fn loop_back(&self, bytes: &[u8]) {
+        let Some(packet) = Packet::parse(bytes) else { return };
+        let stats = self.interfaces.loopback().stats();
+        stats.sent(bytes.len());
+        stats.received(bytes.len());
+        self.dispatch(&packet, Arrival { mac: [0; 6], interface: 1, valid: true });
+    }
+
+    fn dispatch(&self, packet: &Packet<'_>, arrival: Arrival) {
+        if let Some(fragment) = packet.fragment {
+            let Some(whole) = self.reassembly.add(packet, fragment) else { return };
+            if let Some(packet) = Packet::parse(&whole).filter(|packet| packet.fragment.is_none()) {
+                self.dispatch(&packet, Arrival { valid: false, ..arrival });
+            }
+            return;
+        }
+        match packet.protocol {
+            TCP if arrival.valid || checksum_is_right(packet) => tcp::input(self, packet),
+            UDP if arrival.valid || checksum_is_right(packet) => udp::input(self, packet, arrival),
+            ICMP if packet.source.is_ipv4() => self.input_icmp(packet),
+            ICMPV6 if packet.source.is_ipv6() && (arrival.valid || checksum_is_right(packet)) => {
+                self.input_icmpv6(packet, arrival)
+            }
+            _ => {}
+        }
+    }
+
+    fn input_arp(&self, payload: &[u8]) {
+        let Some(interface) = self.interfaces.external() else { return };
+        let Ok(arp) = ArpPacket::new_checked(payload) else { return };
+        let Ok(ArpRepr::EthernetIpv4 {
+            operation,
+            source_hardware_addr,
+            source_protocol_addr,
+            target_protocol_addr,
+            ..
+        }) = ArpRepr::parse(&arp)
+        else {
+            return;
+        };
+        let source = IpAddr::V4(source_protocol_addr);
+        let usable = source_hardware_addr.is_unicast() && !source_protocol_addr.is_multicast();
+        if !usable || self.interfaces.is_local(source) || self.interfaces.is_broadcast(source) {
+            return;
+        }
+        let for_us = !target_protocol_addr.is_loopback() && self.interfaces.is_local(target_protocol_addr.into());
+        let asks = operation == ArpOperation::Request;
+        if !source_protocol_addr.is_unspecified() {
+            let waiting = self.neighbours.learn(source, source_hardware_addr.0, for_us && asks);
+            self.send_waiting(waiting, source_hardware_addr.0);
+        }
+        if for_us && asks {
+            self.send_arp(&ArpRepr::EthernetIpv4 {
+                operation: ArpOperation::Reply,
+                source_hardware_addr: EthernetAddress(interface.mac),
+                source_protocol_addr: target_protocol_addr,
+                target_hardware_addr: source_hardware_addr,
+                target_protocol_addr: source_protocol_addr,
+            });
+        }
+    }
+
+    /// A packet of ours, of which `bytes` is the beginning, could not be delivered: tells its sender.
+    pub(super) fn transport_error(&self, bytes: &[u8], error: Errno) {
+        let Some((source, destination, protocol, payload)) = parse_quoted(bytes) else { return };
+        let Some(ports) = payload.first_chunk::<4>() else { return };
+        let local = (source, u16::from_be_bytes([ports[0], ports[1]])).into();
+        let remote = (destination, u16::from_be_bytes([ports[2], ports[3]])).into();
+        match protocol {
+            TCP => tcp::unreachable(self, local, remote, error),
+            UDP => udp::unreachable(self, local, remote, error),
+            _ => {}
+        }
+    }
+}
+
+/// The beginning of a packet, as an ICMP error quotes it: addresses, protocol, and what follows.
+fn parse_quoted(bytes: &[u8]) -> Option<(IpAddr, IpAddr, u8, &[u8])> {
+    match bytes.first()? >> 4 {
+        4 => {
+            let header: &[u8; 20] = bytes.first_chunk()?;
+            let source: [u8; 4] = *header[12..].first_chunk()?;
+            let destination: [u8; 4] = *header[16..].first_chunk()?;
+            let payload = bytes.get(usize::from(header[0] & 15) * 4..)?;
+            Some((source.into(), destination.into(), header[9], payload))
+        }
+        6 => {
+            let header: &[u8; 40] = bytes.first_chunk()?;
+            let source: [u8; 16] = *header[8..].first_chunk()?;
+            let destination: [u8; 16] = *header[24..].first_chunk()?;
+            Some((source.into(), destination.into(), header[6], &bytes[40..]))
+        }
+        _ => None,
+    }
+}
+
+fn checksum_is_right(packet: &Packet<'_>) -> bool {
+    // A UDP sender may do without, in IPv4.
+    let none = packet.protocol == UDP && packet.source.is_ipv4() && packet.payload.get(6..8) == Some(&[0, 0]);
+    none || vnet::verify(packet.source.into(), packet.destination.into(), packet.protocol, packet.payload)
+}
+
+#[cfg(test)]
+impl Stack {
+    /// A frame, its checksums vouched for, as if the device had given it.
+    pub fn inject(&self, frame: &mut [u8]) {
+        let offload = vnet::Offload { valid: true, ..vnet::Offload::default() };
+        self.input_frame(Received { frame, offload });
+    }
+}

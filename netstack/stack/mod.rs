@@ -1,0 +1,152 @@
+//! The network stack of a sandbox: interfaces, ports, and the way of a packet in and out.
+//!
+//! ```text
+//!            TAP ──receive──> Ethernet ──> IP ──┬─> TCP: flow table ──> the connection's own smoltcp socket
+//!             ^                 │ARP, NDP       ├─> UDP: port table ──> the socket's queue
+//!             │                 v               └─> ICMP, raw
+//!             └──transmit── neighbours <── IP <──── a task that sends
+//! ```
+//!
+//! A connection is found in a hash table, its smoltcp socket is alone in its set, and what smoltcp calls an interface is
+//! a context that any thread borrows ([`tcp`](super::tcp)): no work grows with the number of sockets, and two connections
+//! share no lock on their way. Nothing here is a thread of its own but the [`poller`]'s stand-in.
+//!
+//! Lock order: a socket's state > a connection's state > a listener's state > flow, port, neighbour and socket tables
+//! (leaves) > wait queues.
+
+mod icmp;
+pub mod iface;
+pub(super) mod input;
+pub mod neighbour;
+mod output;
+pub mod packet;
+pub mod poller;
+pub mod ports;
+mod reassembly;
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
+
+pub use self::iface::{Interface, Interfaces, Route};
+use self::neighbour::Neighbours;
+use self::poller::Poller;
+use self::ports::Ports;
+use self::reassembly::Reassembly;
+use super::device::{FramePool, Tap};
+use super::{tcp, udp};
+use crate::container::network::NetConfig;
+use crate::errno::{Errno, Result};
+use crate::timer::TimerQueue;
+use crate::vfs::file::File;
+
+/// Who makes a socket, as far as the stack cares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketCred {
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// `CAP_NET_RAW`.
+    pub net_raw: bool,
+    /// `CAP_NET_ADMIN`.
+    pub net_admin: bool,
+    /// `CAP_NET_BIND_SERVICE`.
+    pub net_bind: bool,
+    /// Thread group: the first port id that a netlink socket tries.
+    pub pid: i32,
+}
+
+/// A network stack: one network namespace's.
+pub struct Stack {
+    pub(super) me: Weak<Stack>,
+    pub(super) interfaces: Interfaces,
+    pub(super) timers: Arc<TimerQueue>,
+    pub(super) frames: FramePool,
+    pub(super) ports: Ports,
+    pub(super) tcp: tcp::Tables,
+    pub(super) udp: udp::Table,
+    neighbours: Neighbours,
+    reassembly: Reassembly,
+    poller: Poller,
+}
+
+impl Stack {
+    /// A stack with `lo`, and `eth0` when `tap` (non-blocking) is given.
+    pub fn new(config: &NetConfig, tap: Option<OwnedFd>, timers: Arc<TimerQueue>) -> Arc<Stack> {
+        let tap = tap.map(|fd| Arc::new(Tap::new(fd, config.vnet_header)));
+        let offloads = tap.as_ref().is_some_and(|tap| tap.offloads());
+        let stack = Arc::new_cyclic(|me| Stack {
+            me: me.clone(),
+            interfaces: Interfaces::new(config, tap.clone()),
+            timers,
+            frames: FramePool::default(),
+            ports: Ports::default(),
+            tcp: tcp::Tables::new(offloads),
+            udp: udp::Table::default(),
+            neighbours: Neighbours::default(),
+            reassembly: Reassembly::default(),
+            poller: Poller::new(tap.clone()),
+        });
+        if tap.is_some() {
+            poller::start(&stack);
+        }
+        stack
+    }
+
+    /// The interfaces.
+    pub fn interfaces(&self) -> &Interfaces {
+        &self.interfaces
+    }
+
+    /// `socket(2)` of the families `AF_INET` and `AF_INET6`. `socket_type` is without flags.
+    pub fn socket(
+        self: &Arc<Stack>,
+        domain: i32,
+        socket_type: i32,
+        protocol: i32,
+        cred: SocketCred,
+    ) -> Result<Arc<dyn File>> {
+        match domain {
+            libc::AF_INET | libc::AF_INET6 => self.inet_socket(domain, socket_type, protocol, cred),
+            libc::AF_NETLINK | libc::AF_PACKET => {
+                log::warn!("socket: family {domain} is not implemented");
+                Err(Errno::EAFNOSUPPORT)
+            }
+            _ => Err(Errno::EAFNOSUPPORT),
+        }
+    }
+
+    fn inet_socket(
+        self: &Arc<Stack>,
+        domain: i32,
+        socket_type: i32,
+        protocol: i32,
+        cred: SocketCred,
+    ) -> Result<Arc<dyn File>> {
+        if !(0..=255).contains(&protocol) && protocol != 262 {
+            return Err(Errno::EINVAL);
+        }
+        match (socket_type, protocol) {
+            (libc::SOCK_STREAM, 0 | libc::IPPROTO_TCP) => Ok(tcp::TcpSocket::new(self, domain, cred)),
+            (libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP) => Ok(udp::UdpSocket::new(self, domain, cred)),
+            (libc::SOCK_STREAM | libc::SOCK_DGRAM, _) => Err(Errno::EPROTONOSUPPORT),
+            (libc::SOCK_RAW, 0) => Err(Errno::EPROTONOSUPPORT),
+            (libc::SOCK_RAW, _) if !cred.net_raw => Err(Errno::EPERM),
+            (libc::SOCK_RAW, _) => {
+                log::warn!("socket: raw sockets are not implemented");
+                Err(Errno::EPROTONOSUPPORT)
+            }
+            _ => Err(Errno::ESOCKTNOSUPPORT),
+        }
+    }
+}
+
+/// Eight bytes that nobody can guess.
+pub(super) fn random_u64() -> u64 {
+    let mut bytes = [0u8; 8];
+    // SAFETY: the buffer is valid for writes of its length.
+    let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    // Eight bytes are never cut short, and the pool is ready long before a sandbox starts.
+    debug_assert_eq!(n, 8);
+    u64::from_ne_bytes(bytes)
+}

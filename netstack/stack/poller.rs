@@ -1,0 +1,245 @@
+//! Who reads the device.
+//!
+//! A packet should wake the thread that wants it and no other: waking a thread on another CPU costs 25 to 50 us, a read of
+//! the device 1 us. So a task that waits for anything offers to wait on the device meanwhile. One at a time is the
+//! *poller*; it handles what arrives, for whomever it is, and if that was what it waited for it just goes on.
+//!
+//! ```text
+//! task: nothing ready ─> try_become_poller ─> wait {device, own wake-up} ─> packets ─> own object ready ─> return
+//!                              │ taken by another                                         drop the guard
+//!                              └> park as usual
+//! ```
+//!
+//! A poller that returns leaves the device unwatched until the next task waits, usually soon. The stand-in thread steps in
+//! when that takes too long: while there is traffic it looks every [`GRACE`] whether the device was left alone since its
+//! last look; after [`IDLE`] looks without a change it waits on the device itself, or, when a poller just waits on and on,
+//! for that one's end. It costs nothing then.
+//! Every look at the device is non-blocking and holds the poller's lock, so packets are handled in order.
+//!
+//! Costs: to become poller, one atomic exchange; to wait, one `ppoll` and one `read` more than packets; to stop, one store
+//! (and, after an idle period, a `write` that wakes the stand-in).
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::Stack;
+use crate::netstack::device::{RxBuffer, Tap};
+
+/// How long the device is left alone before the stand-in looks.
+const GRACE: Duration = Duration::from_micros(500);
+/// After how many looks without a change the stand-in sleeps without end.
+const IDLE: u32 = 200;
+/// How many frames one look takes before other wake-ups are looked at.
+const BATCH: usize = 64;
+
+/// The stand-in looks at the device from time to time.
+const LOOKS: u8 = 0;
+/// It waits on the device.
+const WAITS: u8 = 1;
+/// It waits for the poller's end.
+const PARKED: u8 = 2;
+
+/// Who reads the device.
+pub struct Poller {
+    tap: Option<Arc<Tap>>,
+    /// Held by the poller; guards the order of packets.
+    buffer: Mutex<RxBuffer>,
+    /// Whether a task is poller.
+    taken: AtomicBool,
+    /// How often a task became poller.
+    turns: AtomicU64,
+    /// Wakes the stand-in out of its wait for the device.
+    kick: Option<OwnedFd>,
+    /// What the stand-in does: [`LOOKS`], [`WAITS`] or [`PARKED`].
+    stand_in: AtomicU8,
+}
+
+impl Poller {
+    pub(super) fn new(tap: Option<Arc<Tap>>) -> Poller {
+        let kick = tap.as_ref().and_then(|_| eventfd());
+        Poller {
+            tap,
+            buffer: Mutex::default(),
+            taken: AtomicBool::new(false),
+            turns: AtomicU64::new(0),
+            kick,
+            stand_in: AtomicU8::new(LOOKS),
+        }
+    }
+}
+
+impl Poller {
+    /// Wakes the stand-in if it does `what`.
+    fn relieve(&self, what: u8) {
+        if self.stand_in.compare_exchange(what, LOOKS, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            kick(self.kick.as_ref());
+        }
+    }
+}
+
+/// The right to wait on the device.
+pub struct PollerGuard<'a> {
+    stack: &'a Stack,
+    tap: &'a Tap,
+}
+
+/// Why a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// `ready` said so.
+    Ready,
+    /// The descriptor became readable, or a signal came.
+    Wakeup,
+    /// The deadline.
+    Timeout,
+}
+
+impl Stack {
+    /// Takes the right to wait on the device; `None` when another has it, or there is no device.
+    pub fn try_become_poller(&self) -> Option<PollerGuard<'_>> {
+        let tap = self.poller.tap.as_deref()?;
+        if self.poller.taken.swap(true, Ordering::SeqCst) {
+            return None;
+        }
+        self.poller.turns.fetch_add(1, Ordering::Relaxed);
+        self.poller.relieve(WAITS);
+        Some(PollerGuard { stack: self, tap })
+    }
+
+    /// Handles the packets that are there, unless another thread does so now. For a task that is about to find nothing.
+    pub fn poll_device(&self) {
+        if let (Some(tap), Some(mut buffer)) = (self.poller.tap.as_deref(), self.poller.buffer.try_lock()) {
+            self.drain(tap, &mut buffer);
+        }
+    }
+
+    /// Handles up to [`BATCH`] packets. Returns whether there may be more.
+    fn drain(&self, tap: &Tap, buffer: &mut MutexGuard<'_, RxBuffer>) -> bool {
+        for _ in 0..BATCH {
+            match tap.receive(buffer) {
+                Ok(Some(received)) => self.input_frame(received),
+                Ok(None) => return false,
+                Err(error) => {
+                    log::debug!("TAP device: {error}");
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+impl PollerGuard<'_> {
+    /// Waits for `ready`, which is asked after each packet, for `wake` to become readable, or for `deadline`; handles all
+    /// packets meanwhile. No lock may be held that handling a packet takes.
+    pub fn wait(&self, ready: &dyn Fn() -> bool, wake: BorrowedFd<'_>, deadline: Option<Instant>) -> Woken {
+        loop {
+            let more = self.stack.drain(self.tap, &mut self.stack.poller.buffer.lock());
+            if ready() {
+                return Woken::Ready;
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = if more { Some(Duration::ZERO) } else { left };
+            match wait_readable(Some(self.tap.fd()), Some(wake), left) {
+                (_, true) => return Woken::Wakeup,
+                (false, false) if !more && left.is_some() => return Woken::Timeout,
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Drop for PollerGuard<'_> {
+    fn drop(&mut self) {
+        self.stack.poller.taken.store(false, Ordering::SeqCst);
+        self.stack.poller.relieve(PARKED);
+    }
+}
+
+/// Waits until the device or `wake` is readable. An interruption counts as a wake-up.
+fn wait_readable(device: Option<BorrowedFd<'_>>, wake: Option<BorrowedFd<'_>>, left: Option<Duration>) -> (bool, bool) {
+    let entry = |fd: i32| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let mut fds = [entry(device.map_or(-1, |fd| fd.as_raw_fd())), entry(wake.map_or(-1, |fd| fd.as_raw_fd()))];
+    let spec = left.map(|left| libc::timespec {
+        tv_sec: left.as_secs().min(i64::MAX as u64) as i64,
+        tv_nsec: i64::from(left.subsec_nanos()),
+    });
+    let spec = spec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: the array and the time live through the call; no signal mask is passed.
+    let n = unsafe { libc::ppoll(fds.as_mut_ptr(), 2, spec, std::ptr::null()) };
+    if n < 0 { (false, true) } else { (fds[0].revents != 0, fds[1].revents != 0) }
+}
+
+fn eventfd() -> Option<OwnedFd> {
+    let flags = nix::sys::eventfd::EfdFlags::EFD_NONBLOCK | nix::sys::eventfd::EfdFlags::EFD_CLOEXEC;
+    match nix::sys::eventfd::EventFd::from_value_and_flags(0, flags) {
+        Ok(event) => Some(event.into()),
+        Err(error) => {
+            log::error!("no eventfd for the network's stand-in thread: {error}");
+            None
+        }
+    }
+}
+
+fn kick(event: Option<&OwnedFd>) {
+    if let Some(event) = event {
+        let _ = crate::io::host_write(event.as_fd(), &1u64.to_ne_bytes(), None);
+    }
+}
+
+/// Starts the stand-in thread, which ends when the stack does.
+pub(super) fn start(stack: &Arc<Stack>) {
+    let Some(tap) = stack.poller.tap.clone() else { return };
+    let weak = stack.me.clone();
+    let thread = std::thread::Builder::new().name("net".into()).stack_size(256 << 10);
+    if let Err(error) = thread.spawn(move || stand_in(&weak, &tap)) {
+        log::error!("no network thread, packets wait for a task that waits: {error}");
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        kick(self.kick.as_ref());
+    }
+}
+
+fn stand_in(weak: &Weak<Stack>, tap: &Tap) {
+    let _ = nix::sys::prctl::set_timerslack(1);
+    // A descriptor of its own, so that the stack may end while this thread waits.
+    let own_kick = weak.upgrade().and_then(|stack| stack.poller.kick.as_ref()?.try_clone().ok());
+    let (mut last, mut quiet) = ((0, false), IDLE);
+    loop {
+        let Some(stack) = weak.upgrade() else { return };
+        let poller = &stack.poller;
+        let now = (poller.turns.load(Ordering::SeqCst), poller.taken.load(Ordering::SeqCst));
+        quiet = if now == last { quiet + 1 } else { 0 };
+        last = now;
+        if !now.1
+            && quiet > 0
+            && let Some(mut buffer) = poller.buffer.try_lock()
+        {
+            while stack.drain(tap, &mut buffer) {}
+        }
+        if quiet < IDLE {
+            drop(stack);
+            std::thread::sleep(GRACE);
+            continue;
+        }
+        poller.stand_in.store(if now.1 { PARKED } else { WAITS }, Ordering::SeqCst);
+        // A poller that came or went before the store saw nobody to wake.
+        if now != (poller.turns.load(Ordering::SeqCst), poller.taken.load(Ordering::SeqCst)) {
+            poller.stand_in.store(LOOKS, Ordering::SeqCst);
+            continue;
+        }
+        drop(stack);
+        let device = (!now.1).then(|| tap.fd());
+        let (_, kicked) = wait_readable(device, own_kick.as_ref().map(AsFd::as_fd), None);
+        if kicked && let Some(event) = &own_kick {
+            let _ = crate::io::host_read(event.as_fd(), &mut [0; 8], None);
+        }
+    }
+}

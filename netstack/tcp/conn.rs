@@ -1,0 +1,726 @@
+//! A connection over the wire: a smoltcp socket, what Linux knows beyond it, and its timer.
+//!
+//! Every step is the same: lock, do something to the socket, [`Conn::pump`] what it wants to send, [`Conn::settle`] what
+//! that changed (state, readiness, deadline). Packets are written to the device under the connection's lock, so that they
+//! keep their order; nothing else is locked meanwhile.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+use smoltcp::iface::{SocketHandle, SocketSet};
+use smoltcp::socket::tcp::{Socket as Machine, SocketBuffer, State as Phase};
+use smoltcp::wire::IpEndpoint;
+
+use super::engine::{Engine, now};
+use super::listen::Listener;
+use super::memory::{Lent, MEMORY};
+use super::options::TcpOptions;
+use super::segment::{ACK, RST, SYN, Segment, mss_option};
+use crate::errno::{Errno, Result};
+use crate::netstack::device::vnet::{self, Offload, Partial, Segmentation};
+use crate::netstack::stack::packet::{self, Packet, TCP};
+use crate::netstack::stack::{Stack, ports::Lease};
+use crate::timer::{TimerId, TimerTarget};
+use crate::wait::{Events, WaitQueue};
+
+/// Default size of the receive ring: bounds the window.
+pub const RECEIVE_RING: usize = 1 << 20;
+/// Default size of the send ring.
+pub const SEND_RING: usize = 2 << 20;
+/// What a peer that says nothing takes: RFC 9293, 3.7.1.
+const DEFAULT_MSS: u16 = 536;
+/// How long a connection is tried to be made: six retransmissions, `/proc/sys/net/ipv4/tcp_syn_retries`.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(127);
+/// How long an incoming one may take: `tcp_synack_retries`.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(63);
+/// How long data may stay unacknowledged: `tcp_retries2`.
+const RETRANSMIT_TIMEOUT: Duration = Duration::from_secs(924);
+/// How long a closed connection waits for its peer's end: `tcp_fin_timeout`.
+const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Delayed acknowledgements, as Linux starts with.
+const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(40);
+/// How long `TCP_CORK` holds back.
+const CORK_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Both ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    /// Ours.
+    pub local: SocketAddr,
+    /// The peer's.
+    pub remote: SocketAddr,
+}
+
+/// What wakes everybody.
+pub const ALL: Events = Events::READ.union(Events::WRITE).union(Events::ALWAYS).union(Events::RDHUP);
+
+/// What a connection's lock guards.
+pub struct State {
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    /// The rings' memory: after the sockets, which are dropped first.
+    _memory: [Lent; 2],
+    /// `SO_ERROR`.
+    pub error: Option<Errno>,
+    /// The phase when last settled.
+    phase: Phase,
+    /// Whether it was established at some time.
+    established: bool,
+    /// What was ready when last settled.
+    readable: usize,
+    writable: bool,
+    /// The listener to be told when it is established.
+    pub listener: Option<Weak<Listener>>,
+    /// `shutdown(SHUT_RD)`.
+    pub shut_read: bool,
+    /// `shutdown(SHUT_WR)` or `close`.
+    shut_write: bool,
+    /// No descriptor is left.
+    orphan: bool,
+    /// When it is given up, whatever happens (monotonic, microseconds).
+    deadline: Option<i64>,
+    timer: Option<TimerId>,
+    /// Segments are held back until then.
+    corked_until: Option<i64>,
+    peer_mss: u16,
+    send_limit: usize,
+    /// As last sent: what a TIME_WAIT goes on with.
+    sent: (u32, u32),
+    pub options: TcpOptions,
+    /// The local port, when it was bound for this connection alone.
+    pub lease: Option<Arc<Lease>>,
+    /// Segments received and sent, for `TCP_INFO`.
+    pub segments: (u32, u32),
+    /// Bytes received and sent.
+    pub bytes: (u64, u64),
+}
+
+impl State {
+    /// The state machine.
+    pub fn machine(&mut self) -> &mut Machine<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    fn view(&self) -> &Machine<'static> {
+        self.sockets.get(self.handle)
+    }
+
+    /// The TCP state.
+    pub fn tcp_phase(&self) -> Phase {
+        self.view().state()
+    }
+
+    /// Bytes to be read.
+    pub fn readable(&self) -> usize {
+        self.view().recv_queue()
+    }
+
+    /// Bytes not acknowledged.
+    pub fn unsent(&self) -> usize {
+        self.view().send_queue()
+    }
+
+    /// The peer sends no more: its end was received, or the connection is gone.
+    pub fn finished_reading(&self) -> bool {
+        let phase = self.tcp_phase();
+        self.shut_read
+            || matches!(phase, Phase::CloseWait | Phase::LastAck | Phase::Closing | Phase::TimeWait | Phase::Closed)
+    }
+
+    fn finished_writing(&self) -> bool {
+        self.shut_write || self.tcp_phase() == Phase::Closed
+    }
+
+    fn room(&self) -> usize {
+        let machine = self.view();
+        self.send_limit.min(machine.send_capacity()).saturating_sub(machine.send_queue())
+    }
+
+    /// Linux's rule for `EPOLLOUT`: at least half as much room as is in use.
+    fn is_writable(&self) -> bool {
+        self.view().may_send() && self.room() > 0 && self.room() * 2 >= self.view().send_queue()
+    }
+
+    /// The receive window, the send ring's size, the peer's segment size: for `TCP_INFO`.
+    pub fn sizes(&self) -> (usize, usize, u16) {
+        (self.view().recv_capacity() - self.view().recv_queue(), self.view().send_capacity(), self.peer_mss)
+    }
+}
+
+/// A connection.
+pub struct Conn {
+    me: Weak<Conn>,
+    stack: Weak<Stack>,
+    /// Both ends.
+    pub tuple: Tuple,
+    /// Who waits for it.
+    pub queue: Arc<WaitQueue>,
+    next_hop: IpAddr,
+    /// The longest segment that its way takes.
+    mss: u16,
+    state: Mutex<State>,
+}
+
+impl Conn {
+    /// A closed connection, to be opened either way.
+    pub fn new(stack: &Stack, tuple: Tuple, queue: Arc<WaitQueue>, options: &TcpOptions) -> Result<Arc<Conn>> {
+        let route = stack.interfaces().route(tuple.remote.ip())?;
+        let mtu = stack.interfaces().get(route.interface).map_or(1500, |interface| interface.mtu).min(65_535);
+        let headers = if tuple.remote.is_ipv4() { 40 } else { 60 };
+        let mss = (mtu - headers) as u16;
+        let mss = options.max_segment.map_or(mss, |most| mss.min(most));
+        let mut memory = [
+            MEMORY.lend(options.receive_ring.unwrap_or(RECEIVE_RING))?,
+            MEMORY.lend(options.send_ring.unwrap_or(SEND_RING).max(16 << 10))?,
+        ];
+        // SAFETY: once for each, and the socket with the rings is dropped before the memory, being before it in `State`.
+        let [receive, send] = memory.each_mut().map(|lent| SocketBuffer::new(unsafe { lent.bytes() }));
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let send_limit = send.capacity();
+        let handle = sockets.add(Machine::new(receive, send));
+        let mut state = State {
+            sockets,
+            handle,
+            _memory: memory,
+            error: None,
+            phase: Phase::Closed,
+            established: false,
+            readable: 0,
+            writable: false,
+            listener: None,
+            shut_read: false,
+            shut_write: false,
+            orphan: false,
+            deadline: None,
+            timer: None,
+            corked_until: None,
+            peer_mss: DEFAULT_MSS,
+            send_limit,
+            sent: (0, 0),
+            options: options.clone(),
+            lease: None,
+            segments: (0, 0),
+            bytes: (0, 0),
+        };
+        state.apply_options();
+        Ok(Arc::new_cyclic(|me| Conn {
+            me: me.clone(),
+            stack: stack.me.clone(),
+            tuple,
+            queue,
+            next_hop: route.next_hop,
+            mss,
+            state: Mutex::new(state),
+        }))
+    }
+
+    /// Its state, locked.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Begins to connect.
+    pub fn connect(&self, stack: &Stack) -> Result<()> {
+        let mut state = self.state.lock();
+        stack.tcp.engines.with(|engine| {
+            engine.reseed();
+            let (local, remote) = (endpoint(self.tuple.local), endpoint(self.tuple.remote));
+            let opened = state.machine().connect(engine.context(), remote, local);
+            opened.map_err(|_| Errno::EADDRNOTAVAIL)?;
+            state.deadline = Some(later(CONNECT_TIMEOUT));
+            self.pump(stack, engine, &mut state);
+            self.settle(stack, engine, &mut state, None);
+            Ok(())
+        })
+    }
+
+    /// Takes the SYN that a listener got.
+    pub fn accept_syn(&self, stack: &Stack, listener: &Arc<Listener>, packet: &Packet<'_>, segment: &Segment) {
+        let mut state = self.state.lock();
+        state.listener = Some(Arc::downgrade(listener));
+        state.deadline = Some(later(HANDSHAKE_TIMEOUT));
+        if state.machine().listen(endpoint(self.tuple.local)).is_err() {
+            return;
+        }
+        self.receive(stack, &mut state, packet, segment, true);
+    }
+
+    /// Takes a segment.
+    pub fn input(&self, stack: &Stack, packet: &Packet<'_>, segment: &Segment) {
+        let mut state = self.state.lock();
+        if state.tcp_phase() == Phase::SynReceived && segment.has(ACK) && !segment.has(RST) {
+            // As Linux: the last step of the handshake is ignored while there is no room to accept it.
+            let listener = state.listener.as_ref().and_then(Weak::upgrade);
+            if listener.is_some_and(|listener| listener.is_full()) {
+                return;
+            }
+        }
+        if state.orphan && segment.len > 0 && matches!(state.tcp_phase(), Phase::FinWait1 | Phase::FinWait2) {
+            // Data that nobody will read: RFC 9293, 3.10.7.4 by way of RFC 1122, 4.2.2.13.
+            return self.abort_locked(stack, &mut state);
+        }
+        self.receive(stack, &mut state, packet, segment, false);
+    }
+
+    fn receive(&self, stack: &Stack, state: &mut State, packet: &Packet<'_>, segment: &Segment, fresh: bool) {
+        let patched = segment.has(SYN).then(|| self.note_mss(state, packet, segment));
+        let bytes = patched.as_deref().unwrap_or(packet.bytes);
+        state.segments.0 = state.segments.0.wrapping_add(1);
+        // More than one segment in one: acknowledge at once, or a peer whose window is still small waits.
+        let at_once = segment.len > usize::from(self.mss.min(state.peer_mss)) || state.options.quick_ack;
+        state.machine().set_ack_delay((!at_once).then_some(ACK_DELAY));
+        stack.tcp.engines.with(|engine| {
+            if fresh {
+                engine.reseed();
+            }
+            let before = state.tcp_phase();
+            if engine.receive(&mut state.sockets, bytes) {
+                self.flush(stack, engine, state);
+            }
+            let reset = (segment.has(RST) && before != state.tcp_phase()).then_some(before);
+            self.pump(stack, engine, state);
+            self.settle(stack, engine, state, reset.map(reset_error));
+        });
+    }
+
+    /// Notes the peer's segment size, and makes sure that it is one that our way takes.
+    fn note_mss(&self, state: &mut State, packet: &Packet<'_>, segment: &Segment) -> Vec<u8> {
+        let mut bytes = packet.bytes.to_vec();
+        let start = packet.header_len();
+        let header = bytes.get_mut(start..start + segment.header_len).unwrap_or_default();
+        if let Some(option) = mss_option(header) {
+            let theirs = u16::from_be_bytes(*option);
+            // smoltcp takes 0 for no option, and no less than 48.
+            let usable = if theirs == 0 { DEFAULT_MSS } else { theirs.max(48) }.min(self.mss.max(48));
+            *option = usable.to_be_bytes();
+            if matches!(state.tcp_phase(), Phase::Listen | Phase::SynSent) {
+                state.peer_mss = usable;
+            }
+        }
+        bytes
+    }
+
+    /// Sends whatever may be sent.
+    fn pump(&self, stack: &Stack, engine: &mut Engine, state: &mut State) {
+        // A TIME_WAIT has nothing to say but the acknowledgement of the peer's end, after which smoltcp would in time
+        // throw away what was not read yet.
+        if state.phase == Phase::TimeWait && state.tcp_phase() == Phase::TimeWait {
+            return;
+        }
+        state.set_timeout();
+        while engine.transmit(&mut state.sockets) {
+            self.flush(stack, engine, state);
+        }
+    }
+
+    /// Sends the segment in the engine's frame.
+    fn flush(&self, stack: &Stack, engine: &mut Engine, state: &mut State) {
+        let bytes = engine.frame.packet_mut();
+        let start = if self.tuple.remote.is_ipv4() { 20 } else { 40 };
+        let Some(segment) = bytes.get(start..).and_then(Segment::parse) else { return };
+        state.segments.1 = state.segments.1.wrapping_add(1);
+        if segment.flags & (SYN | RST) != RST {
+            state.sent = (segment.end(), segment.ack);
+        }
+        packet::set_tos(bytes, state.options.tos);
+        if start == 20 {
+            packet::fill_ipv4_checksum(bytes);
+        }
+        if segment.has(SYN)
+            && let Some(option) = mss_option(&mut bytes[start..start + segment.header_len])
+        {
+            *option = self.mss.to_be_bytes();
+        }
+        let len = bytes.len() - start;
+        let sum = vnet::pseudo_header(self.tuple.local.ip().into(), self.tuple.remote.ip().into(), TCP, len);
+        bytes[start + 16..start + 18].copy_from_slice(&sum.to_be_bytes());
+        let size = usize::from(state.peer_mss) + 20 - segment.header_len;
+        let offload = Offload {
+            partial: Some(Partial { start: start as u16, offset: 16 }),
+            segmentation: (segment.len > size).then_some(Segmentation {
+                v6: start == 40,
+                size: size as u16,
+                headers: (start + segment.header_len) as u16,
+            }),
+            valid: false,
+        };
+        stack.transmit(&mut engine.frame, self.next_hop, offload);
+    }
+
+    /// Draws the conclusions from what has changed. `error` is what a reset meant.
+    fn settle(&self, stack: &Stack, engine: &mut Engine, state: &mut State, error: Option<Errno>) {
+        let phase = state.tcp_phase();
+        let before = std::mem::replace(&mut state.phase, phase);
+        let mut events = Events::empty();
+        if before != phase {
+            events = self.phase_changed(stack, state, before, error);
+        }
+        let (readable, writable) = (state.readable(), state.is_writable());
+        if readable > state.readable {
+            events |= Events::READ;
+            state.bytes.0 += (readable - state.readable) as u64;
+        }
+        if writable && !state.writable {
+            events |= Events::WRITE;
+        }
+        (state.readable, state.writable) = (readable, writable);
+        self.offer(state);
+        if !events.is_empty() {
+            self.queue.wake(events);
+        }
+        self.arm(stack, engine, state);
+    }
+
+    fn phase_changed(&self, stack: &Stack, state: &mut State, before: Phase, error: Option<Errno>) -> Events {
+        let phase = state.phase;
+        if !state.established && !matches!(phase, Phase::Closed | Phase::Listen | Phase::SynSent | Phase::SynReceived) {
+            state.established = true;
+            state.deadline = None;
+        }
+        match phase {
+            Phase::Closed | Phase::Listen => {
+                // smoltcp turns a refused handshake back to listening; here the listener is somebody else.
+                if phase == Phase::Listen && before == Phase::Closed {
+                    return Events::empty();
+                }
+                let timed_out = (!state.orphan && before != Phase::LastAck && before != Phase::TimeWait)
+                    .then_some(Errno::ETIMEDOUT);
+                state.error = state.error.or(error).or(timed_out);
+                self.gone(stack, state);
+                ALL
+            }
+            Phase::TimeWait if state.orphan => {
+                stack.tcp.begin_time_wait(stack, self, state.sent);
+                self.gone(stack, state);
+                ALL
+            }
+            Phase::CloseWait | Phase::Closing | Phase::TimeWait => ALL,
+            Phase::Established => Events::WRITE,
+            _ => Events::empty(),
+        }
+    }
+
+    /// Hands an established connection to its listener.
+    fn offer(&self, state: &mut State) {
+        if !state.established || state.listener.is_none() {
+            return;
+        }
+        if state.options.defer_accept && state.readable == 0 && !state.finished_reading() {
+            return;
+        }
+        let listener = state.listener.take().and_then(|listener| listener.upgrade());
+        if let (Some(listener), Some(me)) = (listener, self.me.upgrade()) {
+            listener.established(me);
+        }
+    }
+
+    /// It is no longer in the table of connections, and its timer is of no use.
+    fn gone(&self, stack: &Stack, state: &mut State) {
+        stack.tcp.forget(self);
+        if let Some(listener) = state.listener.take().and_then(|listener| listener.upgrade()) {
+            listener.failed();
+        }
+        state.deadline = None;
+        state.timer.take().map(|timer| stack.timers.cancel(timer));
+        if state.orphan {
+            state.lease = None;
+        }
+    }
+
+    /// Makes sure that the timer comes in time. One that comes too early costs less than arming it anew with each packet.
+    fn arm(&self, stack: &Stack, engine: &mut Engine, state: &mut State) {
+        let wanted = match state.phase {
+            Phase::TimeWait | Phase::Closed | Phase::Listen => None,
+            _ => engine.poll_at(&state.sockets).map(|at| at.total_micros()),
+        };
+        let wanted = [wanted, state.deadline, state.corked_until].into_iter().flatten().min();
+        let Some(wanted) = wanted.map(|micros| u64::try_from(micros).unwrap_or(0) * 1000) else { return };
+        if state.timer.is_some_and(|timer| timer.deadline() <= wanted) {
+            return;
+        }
+        let Some(me) = self.me.upgrade() else { return };
+        let timer = stack.timers.add(wanted, me);
+        if let Some(late) = state.timer.replace(timer) {
+            stack.timers.cancel(late);
+        }
+    }
+
+    /// Gives the connection up with `error`, without a word to the peer.
+    pub fn fail(&self, error: Errno) {
+        let Some(stack) = self.stack.upgrade() else { return };
+        let mut state = self.state.lock();
+        if state.established || state.tcp_phase() == Phase::Closed {
+            return;
+        }
+        state.error = Some(error);
+        state.machine().abort();
+        state.phase = Phase::Closed;
+        self.gone(&stack, &mut state);
+        self.queue.wake(ALL);
+    }
+
+    fn abort_locked(&self, stack: &Stack, state: &mut State) {
+        state.machine().abort();
+        stack.tcp.engines.with(|engine| {
+            self.pump(stack, engine, state);
+            self.settle(stack, engine, state, Some(Errno::ECONNRESET));
+        });
+    }
+
+    /// Runs a step of the user's and what follows from it.
+    pub fn step<R>(&self, state: &mut State, work: impl FnOnce(&mut State) -> R) -> R {
+        let result = work(state);
+        if let Some(stack) = self.stack.upgrade() {
+            stack.tcp.engines.with(|engine| {
+                self.pump(&stack, engine, state);
+                self.settle(&stack, engine, state, None);
+            });
+        }
+        result
+    }
+
+    /// Takes what fits from `source`. `EAGAIN`, `EPIPE`. With `more` a last short segment is held back.
+    pub fn send(&self, source: &mut dyn crate::io::Source, more: bool) -> Result<usize> {
+        let mut state = self.state.lock();
+        if let Some(error) = state.error.take() {
+            return Err(error);
+        }
+        if state.finished_writing() {
+            return Err(Errno::EPIPE);
+        }
+        if source.left() == 0 {
+            return Ok(0);
+        }
+        let (mut done, mut failed) = (0, None);
+        while state.view().may_send() && failed.is_none() {
+            let limit = state.room().min(source.left());
+            if limit == 0 {
+                break;
+            }
+            let taken = state.machine().send(|ring| {
+                let len = ring.len().min(limit);
+                match source.take(&mut ring[..len]) {
+                    Ok(n) => (n, n),
+                    Err(error) => {
+                        failed = Some(error);
+                        (0, 0)
+                    }
+                }
+            });
+            match taken {
+                Ok(n) if n > 0 => done += n,
+                _ => break,
+            }
+        }
+        if done == 0 {
+            state.writable = false; // to be told of a change
+            return Err(failed.unwrap_or(Errno::EAGAIN));
+        }
+        state.bytes.1 += done as u64;
+        let held = (more || state.options.cork) && state.unsent() < usize::from(state.peer_mss);
+        if held {
+            let until = *state.corked_until.get_or_insert_with(|| later(CORK_TIMEOUT));
+            if let Some(stack) = self.stack.upgrade()
+                && now().total_micros() < until
+            {
+                stack.tcp.engines.with(|engine| self.settle_corked(&stack, engine, &mut state));
+                return Ok(done);
+            }
+        }
+        state.corked_until = None;
+        self.step(&mut state, |_| ());
+        state.writable = state.is_writable();
+        Ok(done)
+    }
+
+    fn settle_corked(&self, stack: &Stack, _engine: &mut Engine, state: &mut State) {
+        let Some(until) = state.corked_until else { return };
+        let until = u64::try_from(until).unwrap_or(0) * 1000;
+        if state.timer.is_none_or(|timer| timer.deadline() > until)
+            && let Some(me) = self.me.upgrade()
+            && let Some(late) = state.timer.replace(stack.timers.add(until, me))
+        {
+            stack.timers.cancel(late);
+        }
+    }
+
+    /// Gives what was received. 0 at the end; `EAGAIN`, or why the connection ended.
+    pub fn receive_into(&self, sink: &mut dyn crate::io::Sink, peek: bool) -> Result<usize> {
+        let mut state = self.state.lock();
+        let queued = state.readable();
+        if queued == 0 {
+            if let Some(error) = state.error.take() {
+                return Err(error);
+            }
+            return if state.finished_reading() { Ok(0) } else { Err(Errno::EAGAIN) };
+        }
+        if sink.room() == 0 {
+            return Ok(0);
+        }
+        if peek {
+            let mut bytes = vec![0; queued.min(sink.room())];
+            let n = state.machine().peek_slice(&mut bytes).unwrap_or(0);
+            return sink.put(&bytes[..n]);
+        }
+        let (mut done, mut failed) = (0, None);
+        while failed.is_none() && sink.room() > 0 {
+            let taken = state.machine().recv(|ring| match sink.put(ring) {
+                Ok(n) => (n, n),
+                Err(error) => {
+                    failed = Some(error);
+                    (0, 0)
+                }
+            });
+            match taken {
+                Ok(n) if n > 0 => done += n,
+                _ => break,
+            }
+        }
+        state.readable = state.readable();
+        if done == 0 {
+            return Err(failed.unwrap_or(Errno::EAGAIN));
+        }
+        // The peer need not hear of room that it could not use yet.
+        if queued * 4 >= state.view().recv_capacity() {
+            self.step(&mut state, |_| ());
+        }
+        Ok(done)
+    }
+
+    /// `shutdown(SHUT_WR)`.
+    pub fn shut_write(&self) {
+        let mut state = self.state.lock();
+        state.shut_write = true;
+        state.corked_until = None;
+        self.step(&mut state, |state| state.machine().close());
+        self.queue.wake(ALL);
+    }
+
+    /// The last descriptor is closed. `linger` is `SO_LINGER`'s zero: a reset instead of an end.
+    pub fn close(&self, linger: bool) {
+        let Some(stack) = self.stack.upgrade() else { return };
+        let mut state = self.state.lock();
+        state.orphan = true;
+        state.corked_until = None;
+        match state.tcp_phase() {
+            Phase::SynSent => {
+                state.phase = Phase::Closed;
+                self.gone(&stack, &mut state);
+            }
+            Phase::Closed => self.gone(&stack, &mut state),
+            Phase::TimeWait => {
+                stack.tcp.begin_time_wait(&stack, self, state.sent);
+                self.gone(&stack, &mut state);
+            }
+            _ if linger || state.readable() > 0 => self.abort_locked(&stack, &mut state),
+            _ => {
+                state.deadline = Some(later(ORPHAN_TIMEOUT));
+                self.step(&mut state, |state| state.machine().close());
+            }
+        }
+    }
+
+    /// What it is ready for.
+    pub fn poll(&self) -> Events {
+        let state = self.state.lock();
+        let phase = state.tcp_phase();
+        let mut events = Events::empty();
+        events.set(Events::ERR, state.error.is_some());
+        if matches!(phase, Phase::SynSent | Phase::SynReceived) && !state.established {
+            return events;
+        }
+        let (no_read, no_write) = (state.finished_reading(), state.finished_writing());
+        if no_read || state.readable() > 0 {
+            events |= Events::READ;
+        }
+        events.set(Events::RDHUP, no_read);
+        events.set(Events::HUP, no_read && no_write);
+        if no_write || state.is_writable() {
+            events |= Events::WRITE;
+        }
+        events
+    }
+}
+
+impl State {
+    /// Hands the options that smoltcp knows to it.
+    pub fn apply_options(&mut self) {
+        let options = self.options.clone();
+        let machine = self.machine();
+        machine.set_nagle_enabled(!options.no_delay);
+        machine.set_hop_limit(Some(options.ttl.max(1)));
+        let idle = options.keep_alive.then(|| smoltcp::time::Duration::from_secs(options.keep_idle.into()));
+        machine.set_keep_alive(idle);
+        if let Some(limit) = options.send_ring {
+            self.send_limit = limit;
+        }
+    }
+
+    /// Data that stays unacknowledged, or a silent peer with `SO_KEEPALIVE`, ends the connection. smoltcp's limit counts
+    /// for idle connections too, so it is there only when it is meant.
+    fn set_timeout(&mut self) {
+        let options = &self.options;
+        let dead = Duration::from_secs(
+            u64::from(options.keep_idle) + u64::from(options.keep_interval) * u64::from(options.keep_count),
+        );
+        let limit = if self.view().send_queue() > 0 {
+            Some(options.user_timeout.unwrap_or(RETRANSMIT_TIMEOUT))
+        } else {
+            options.keep_alive.then_some(dead)
+        };
+        let limit = limit.map(|limit| smoltcp::time::Duration::from_micros(limit.as_micros() as u64));
+        self.machine().set_timeout(limit);
+    }
+}
+
+impl TimerTarget for Conn {
+    fn expired(&self, id: TimerId) {
+        let Some(stack) = self.stack.upgrade() else { return };
+        let mut state = self.state.lock();
+        if state.timer == Some(id) {
+            state.timer = None;
+        }
+        let micros = now().total_micros();
+        if state.corked_until.is_some_and(|until| until <= micros) {
+            state.corked_until = None;
+        }
+        if state.deadline.is_some_and(|deadline| deadline <= micros) {
+            state.deadline = None;
+            if !state.established {
+                state.error = Some(Errno::ETIMEDOUT);
+                state.phase = Phase::Closed;
+                state.machine().abort();
+                self.gone(&stack, &mut state);
+                self.queue.wake(ALL);
+            } else if state.phase == Phase::FinWait2 {
+                state.phase = Phase::Closed;
+                stack.tcp.begin_time_wait(&stack, self, state.sent);
+                self.gone(&stack, &mut state);
+            } else {
+                self.abort_locked(&stack, &mut state);
+            }
+            return;
+        }
+        self.step(&mut state, |_| ());
+    }
+}
+
+/// What a reset means to the user: `tcp_reset` of Linux.
+fn reset_error(phase: Phase) -> Errno {
+    match phase {
+        Phase::SynSent => Errno::ECONNREFUSED,
+        Phase::CloseWait => Errno::EPIPE,
+        _ => Errno::ECONNRESET,
+    }
+}
+
+fn endpoint(addr: SocketAddr) -> IpEndpoint {
+    IpEndpoint::new(addr.ip().into(), addr.port())
+}
+
+/// Microseconds of the monotonic clock.
+fn later(after: Duration) -> i64 {
+    now().total_micros().saturating_add(after.as_micros() as i64)
+}

@@ -1,0 +1,252 @@
+//! The stack against the host's kernel, over a TAP device in a network namespace of the test's own; against garbage; and
+//! with many connections.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket as HostUdp};
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Instant;
+
+use nix::sched::{CloneFlags, unshare};
+
+use crate::container::network::open_tap;
+use crate::errno::Errno;
+use crate::netstack::stack::packet::{Header, TCP, UDP};
+use crate::netstack::testing::*;
+use crate::netstack::{SockAddr, Stack};
+use crate::timer::TimerQueue;
+use crate::wait::Events;
+
+/// Runs `test` in a new network namespace that has the TAP device, with 10.0.0.1 and fd00::1 on the host's side.
+fn with_host(test: impl FnOnce(Arc<Stack>) + Send) {
+    let enter = || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("run as root");
+        for command in [
+            "link set lo up",
+            "tuntap add dev tap0 mode tap vnet_hdr",
+            "link set tap0 up",
+            "addr add 10.0.0.1/24 dev tap0",
+            "addr add fd00::1/64 dev tap0 nodad",
+        ] {
+            let status = Command::new("ip").args(command.split(' ')).status().expect("ip(8)");
+            assert!(status.success(), "ip {command}");
+        }
+        let tap = open_tap("tap0", None).unwrap();
+        test(Stack::new(&config(2, true), Some(tap.fd), TimerQueue::new()));
+    };
+    std::thread::scope(|scope| scope.spawn(enter).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+#[test]
+fn the_host_connects_in() {
+    with_host(|stack| {
+        for address in ["10.0.0.2:80", "[fd00::2]:80"] {
+            let listening = listener(&stack, address, 5);
+            let mut host = TcpStream::connect(address).unwrap();
+            let inside = accept(&listening);
+            let bytes = pattern(8 << 20);
+            let copy = bytes.clone();
+            let mut clone = host.try_clone().unwrap();
+            let writer = std::thread::spawn(move || clone.write_all(&copy).unwrap());
+            assert!(read_exact(&inside, bytes.len()) == bytes, "in by {address}");
+            writer.join().unwrap();
+            let copy = bytes.clone();
+            let writer = std::thread::spawn(move || write_all(&inside, &copy).map(|()| drop(inside)));
+            let mut got = Vec::new();
+            host.read_to_end(&mut got).unwrap();
+            assert!(got == bytes, "out by {address}");
+            writer.join().unwrap().unwrap();
+        }
+    });
+}
+
+#[test]
+fn the_inside_connects_out() {
+    with_host(|stack| {
+        let host = TcpListener::bind("10.0.0.1:80").unwrap();
+        let inside = tcp(&stack);
+        connect(&inside, &at("10.0.0.1:80")).unwrap();
+        let (mut accepted, peer) = host.accept().unwrap();
+        assert_eq!(SockAddr::from(peer), inside.sock().local_name().unwrap());
+        accepted.write_all(b"hello").unwrap();
+        assert_eq!(read(&inside, 10).unwrap(), b"hello");
+        drop(accepted);
+        assert_eq!(read(&inside, 10).unwrap(), b"");
+        assert_eq!(connect(&tcp(&stack), &at("10.0.0.1:81")), Err(Errno::ECONNREFUSED));
+        assert_eq!(TcpStream::connect("10.0.0.2:81").unwrap_err().raw_os_error(), Some(libc::ECONNREFUSED));
+    });
+}
+
+impl From<std::net::SocketAddr> for SockAddr {
+    fn from(addr: std::net::SocketAddr) -> SockAddr {
+        at(&addr.to_string())
+    }
+}
+
+#[test]
+fn datagrams_and_echoes() {
+    with_host(|stack| {
+        let host = HostUdp::bind("10.0.0.1:53").unwrap();
+        let inside = udp(&stack);
+        inside.sock().bind(&at("10.0.0.2:53")).unwrap();
+        let bytes = pattern(20_000);
+        host.send_to(&bytes, "10.0.0.2:53").unwrap();
+        assert!(read(&inside, 30_000).unwrap() == bytes, "from the host, in fragments");
+        inside.sock().connect(&at("10.0.0.1:53")).unwrap();
+        inside.write(0, &mut &bytes[..]).unwrap();
+        let mut got = vec![0; 30_000];
+        let n = host.recv(&mut got).unwrap();
+        assert!(got[..n] == bytes, "to the host");
+        // A refusal, as the host's kernel tells it and hears it.
+        drop(host);
+        inside.write(0, &mut &b"x"[..]).unwrap();
+        wait(&inside, Events::ERR);
+        assert_eq!(error(&inside), libc::ECONNREFUSED);
+        let host = HostUdp::bind("10.0.0.1:0").unwrap();
+        host.connect("10.0.0.2:9").unwrap();
+        host.send(b"x").unwrap();
+        assert_eq!(host.recv(&mut got).unwrap_err().raw_os_error(), Some(libc::ECONNREFUSED));
+        let ping = Command::new("ping").args(["-c1", "-W2", "10.0.0.2"]).output();
+        if let Ok(ping) = ping {
+            assert!(ping.status.success(), "{}", String::from_utf8_lossy(&ping.stdout));
+        }
+    });
+}
+
+/// A tiny generator: the same packets in each run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+}
+
+/// A frame with plausible headers, then damaged in places.
+fn mutated(random: &mut Random, mac: [u8; 6], flow: Option<(u16, u16)>) -> Vec<u8> {
+    let (source, destination) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+    let protocol = [TCP, UDP, 1, 6, 6, 6][random.below(6)];
+    let header = Header { source, destination, protocol, ttl: 64, tos: 0, id: 0 };
+    let mut packet: Vec<u8> = (0..20 + random.below(100)).map(|_| random.next() as u8).collect();
+    packet.resize(packet.len() + 20, 0);
+    if protocol == TCP {
+        let (from, to) = flow.unwrap_or((random.next() as u16, 80));
+        packet[20..22].copy_from_slice(&from.to_be_bytes());
+        packet[22..24].copy_from_slice(&to.to_be_bytes());
+        packet[32] = (5 + random.below(4) as u8) << 4;
+        packet[33] = [2, 16, 18, 4, 17, 24][random.below(6)];
+    }
+    header.write(&mut packet);
+    let mut frame = [&mac[..], &[2, 0, 0, 0, 0, 9], &[8, 0]].concat();
+    frame.extend(packet);
+    for _ in 0..random.below(3) {
+        let at = random.below(frame.len());
+        frame[at] = random.next() as u8;
+    }
+    if random.below(8) == 0 {
+        frame.truncate(random.below(frame.len()));
+    }
+    frame
+}
+
+#[test]
+fn garbage_does_no_harm() {
+    let (ours, theirs) = UnixDatagram::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let mut config = config(2, true);
+    let mac = [2, 0, 0, 0, 0, 1];
+    config.mac = Some(crate::container::network::Mac(mac));
+    let stack = Stack::new(&config, Some(theirs.into()), TimerQueue::new());
+    let _listening = listener(&stack, "0.0.0.0:80", 64);
+    let datagrams = udp(&stack);
+    datagrams.sock().bind(&at("0.0.0.0:53")).unwrap();
+    let drain = std::thread::spawn({
+        let ours = ours.try_clone().unwrap();
+        move || while ours.recv(&mut [0; 70_000]).is_ok_and(|n| n > 0) {}
+    });
+    let mut random = Random(0x1234_5678_9abc_def1);
+    for n in 0..100_000 {
+        // The host says of all that its checksums are right, so that nothing is kept from the code behind.
+        let frame = if n % 4 == 0 {
+            (0..random.below(200)).map(|_| random.next() as u8).collect()
+        } else {
+            mutated(&mut random, mac, (n % 2 == 0).then_some((7, 80)))
+        };
+        let mut bytes = vec![2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        bytes.extend(frame);
+        stack.inject(&mut bytes[12..]);
+    }
+    // It still works.
+    let client = tcp(&stack);
+    connect(&client, &at("127.0.0.1:80")).unwrap();
+    ours.shutdown(std::net::Shutdown::Both).unwrap();
+    drain.join().unwrap();
+}
+
+#[test]
+fn idle_connections_cost_nothing() {
+    let (one, two) = pair(true);
+    let listening = listener(&two, "10.0.0.2:80", 4096);
+    let echo = |client: &_, server: &_| {
+        let start = Instant::now();
+        for _ in 0..2000 {
+            write_all(client, b"ping").unwrap();
+            assert_eq!(read(server, 10).unwrap(), b"ping");
+        }
+        start.elapsed()
+    };
+    let open = || {
+        let client = tcp(&one);
+        connect(&client, &at("10.0.0.2:80")).unwrap();
+        let server = accept(&listening);
+        (client, server)
+    };
+    let (client, server) = open();
+    echo(&client, &server);
+    let alone = echo(&client, &server);
+    let idle: Vec<_> = (0..2000).map(|_| open()).collect();
+    let among_many = echo(&client, &server);
+    assert!(among_many < alone * 3, "{alone:?} alone, {among_many:?} among {}", idle.len());
+}
+
+/// A round trip with this thread as the poller, and how long it takes: printed with `--nocapture`.
+#[test]
+fn a_waiting_task_polls_the_device() {
+    with_host(|stack| {
+        let host = TcpListener::bind("10.0.0.1:80").unwrap();
+        let inside = tcp(&stack);
+        connect(&inside, &at("10.0.0.1:80")).unwrap();
+        let (mut accepted, _) = host.accept().unwrap();
+        accepted.set_nodelay(true).unwrap();
+        let rounds = 2000;
+        let echo = std::thread::spawn(move || {
+            let mut buf = [0; 4];
+            for _ in 0..rounds {
+                accepted.read_exact(&mut buf).unwrap();
+                accepted.write_all(&buf).unwrap();
+            }
+        });
+        let (quiet, _other) = UnixDatagram::pair().unwrap();
+        let start = Instant::now();
+        for _ in 0..rounds {
+            write_all(&inside, b"ping").unwrap();
+            let readable = || inside.poll().contains(Events::IN);
+            while !readable() {
+                if let Some(guard) = stack.try_become_poller() {
+                    guard.wait(&readable, std::os::fd::AsFd::as_fd(&quiet), None);
+                }
+            }
+            assert_eq!(read_now(&inside, 10).unwrap(), b"ping");
+        }
+        println!("round trip with the poller hook: {:?}", start.elapsed() / rounds);
+        echo.join().unwrap();
+    });
+}

@@ -1,0 +1,453 @@
+//! UDP: `udp(7)`, RFC 768. Within this host a datagram goes from queue to queue.
+
+mod receive;
+#[cfg(test)]
+mod tests;
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+
+pub use self::receive::{input, unreachable};
+
+use self::receive::Datagram;
+use crate::errno::{Errno, Result};
+use crate::io::{Sink, Source};
+use crate::netstack::options::Common;
+use crate::netstack::stack::packet::{Header, UDP};
+use crate::netstack::stack::ports::{Binding, Lease, Protocol};
+use crate::netstack::stack::{Route, SocketCred, Stack};
+use crate::netstack::{Ancillary, Message, RecvFlags, SockAddr, Socket, SocketOption, addr};
+use crate::vfs::anon::{AnonAttr, DEV_SOCKET};
+use crate::vfs::file::{File, IoctlMemory};
+use crate::vfs::inode::{Attr, NodeType, SetAttr};
+use crate::wait::{Events, WaitQueue};
+
+/// `/proc/sys/net/core/rmem_default`.
+const DEFAULT_BUF: usize = 212_992;
+/// The most that fits into a datagram, with its header.
+const MAX_DATAGRAM: usize = 65_535;
+const HEADER: usize = 8;
+const FIRST_FREE_PORT: u16 = 1024;
+/// How many groups one socket is in: `/proc/sys/net/ipv4/igmp_max_memberships`.
+const MAX_GROUPS: usize = 20;
+
+/// The sockets with a port.
+#[derive(Default)]
+pub struct Table(RwLock<HashMap<u16, Vec<Weak<UdpSocket>>>>);
+
+impl Table {
+    fn enter(&self, port: u16, socket: &Weak<UdpSocket>) {
+        self.0.write().entry(port).or_default().push(socket.clone());
+    }
+
+    fn leave(&self, port: u16, socket: &Weak<UdpSocket>) {
+        let mut table = self.0.write();
+        if let Some(all) = table.get_mut(&port) {
+            all.retain(|known| !known.ptr_eq(socket));
+            if all.is_empty() {
+                table.remove(&port);
+            }
+        }
+    }
+
+    /// All sockets with a port.
+    fn at(&self, port: u16) -> Vec<Arc<UdpSocket>> {
+        let table = self.0.read();
+        table.get(&port).map(|all| all.iter().filter_map(Weak::upgrade).collect()).unwrap_or_default()
+    }
+
+    /// Every socket, for `/proc/net/udp`.
+    pub fn all(&self) -> Vec<Arc<UdpSocket>> {
+        self.0.read().values().flatten().filter_map(Weak::upgrade).collect()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// The own address, when bound or connected.
+    addr: Option<IpAddr>,
+    /// Whether `bind` chose that.
+    addr_bound: bool,
+    lease: Option<Lease>,
+    peer: Option<SocketAddr>,
+    queue: VecDeque<Datagram>,
+    /// Bytes in the queue, with Linux's overhead.
+    queued: usize,
+    error: Option<Errno>,
+    shut_read: bool,
+    shut_write: bool,
+    groups: Vec<IpAddr>,
+    /// Datagrams that found no room.
+    dropped: u64,
+}
+
+/// A UDP socket.
+pub struct UdpSocket {
+    me: Weak<UdpSocket>,
+    stack: Arc<Stack>,
+    domain: i32,
+    cred: SocketCred,
+    attr: AnonAttr,
+    waiters: WaitQueue,
+    state: Mutex<State>,
+    /// Leaf lock.
+    options: Mutex<Common>,
+}
+
+impl UdpSocket {
+    /// `socket(2)`.
+    pub fn new(stack: &Arc<Stack>, domain: i32, cred: SocketCred) -> Arc<UdpSocket> {
+        Arc::new_cyclic(|me| UdpSocket {
+            me: me.clone(),
+            stack: stack.clone(),
+            domain,
+            cred,
+            attr: AnonAttr::new(DEV_SOCKET, NodeType::Socket, 0o777, (cred.uid, cred.gid)),
+            waiters: WaitQueue::new(),
+            state: Mutex::default(),
+            options: Mutex::new(Common::new(DEFAULT_BUF, DEFAULT_BUF)),
+        })
+    }
+
+    fn is_set(&self, level: i32, name: i32) -> bool {
+        self.options.lock().is_set(level, name)
+    }
+
+    fn binding(&self, addr: Option<IpAddr>) -> Binding {
+        let v6_only = self.is_set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
+        Binding {
+            addr,
+            v4: addr.map_or(self.domain == libc::AF_INET || !v6_only, |addr| addr.is_ipv4()),
+            v6: addr.map_or(self.domain == libc::AF_INET6, |addr| addr.is_ipv6()),
+            reuse_addr: self.is_set(libc::SOL_SOCKET, libc::SO_REUSEADDR),
+            reuse_port: self.is_set(libc::SOL_SOCKET, libc::SO_REUSEPORT),
+            uid: self.cred.uid,
+            listening: false,
+        }
+    }
+
+    /// Takes a free port, when there is none.
+    fn autobind(&self, state: &mut State) -> Result<u16> {
+        if let Some(lease) = &state.lease {
+            return Ok(lease.port);
+        }
+        let lease = self.stack.lease(Protocol::Udp, 0, self.binding(None)).map_err(|_| Errno::EAGAIN)?;
+        let port = lease.port;
+        state.lease = Some(lease);
+        self.stack.udp.enter(port, &self.me);
+        Ok(port)
+    }
+
+    fn disconnect(&self) {
+        let mut state = self.state.lock();
+        state.peer = None;
+        if !state.addr_bound {
+            state.addr = None;
+        }
+    }
+
+    /// The way to `remote` and the source address to use. `EACCES`: a broadcast that was not allowed.
+    fn way(&self, state: &State, remote: SocketAddr, source: Option<IpAddr>) -> Result<(Route, IpAddr)> {
+        let route = self.stack.interfaces().route(remote.ip())?;
+        if route.broadcast && !remote.ip().is_multicast() && !self.is_set(libc::SOL_SOCKET, libc::SO_BROADCAST) {
+            return Err(Errno::EACCES);
+        }
+        let own = state.addr.filter(|addr| !addr.is_multicast() && !self.stack.interfaces().is_broadcast(*addr));
+        let source = source.or(own).unwrap_or(route.source);
+        if source.is_ipv4() != remote.is_ipv4() {
+            return Err(Errno::ENETUNREACH);
+        }
+        if source.is_loopback() && !route.local {
+            return Err(Errno::EINVAL);
+        }
+        Ok((route, source))
+    }
+
+    fn transmit(&self, remote: SocketAddr, source_addr: Option<IpAddr>, data: &mut dyn Source) -> Result<usize> {
+        let len = data.left();
+        let mut state = self.state.lock();
+        let port = self.autobind(&mut state)?;
+        let (route, source) = self.way(&state, remote, source_addr)?;
+        drop(state);
+        if len + HEADER + if remote.is_ipv4() { 20 } else { 0 } > MAX_DATAGRAM {
+            return Err(Errno::EMSGSIZE);
+        }
+        let (tos, ttl) = {
+            let options = self.options.lock();
+            (options.tos, if remote.ip().is_multicast() { options.multicast_ttl } else { options.ttl })
+        };
+        if route.local {
+            let bytes = data.take_vec(len)?;
+            if bytes.len() < len {
+                return Err(Errno::EFAULT);
+            }
+            let datagram = Datagram {
+                from: SocketAddr::new(source, port),
+                to: if remote.ip().is_unspecified() { route.next_hop } else { remote.ip() },
+                interface: route.interface,
+                ttl,
+                tos,
+                bytes,
+            };
+            if !receive::deliver(&self.stack, datagram, remote.port()) {
+                let mut state = self.state.lock();
+                if state.peer == Some(remote) {
+                    state.error = Some(Errno::ECONNREFUSED);
+                    drop(state);
+                    self.waiters.wake(Events::ERR);
+                }
+            }
+            return Ok(len);
+        }
+        let header = Header { source, destination: remote.ip(), protocol: UDP, ttl, tos, id: 0 };
+        let fill = |to: &mut [u8]| {
+            to[..2].copy_from_slice(&port.to_be_bytes());
+            to[2..4].copy_from_slice(&remote.port().to_be_bytes());
+            to[4..6].copy_from_slice(&((len + HEADER) as u16).to_be_bytes());
+            let n = data.take(&mut to[HEADER..])?;
+            if n < len { Err(Errno::EFAULT) } else { Ok(()) }
+        };
+        self.stack.send_packet(&route, &header, len + HEADER, Some(6), fill)?;
+        Ok(len)
+    }
+
+    /// The addresses and state for `/proc/net/udp`: own, peer, bytes queued, user, inode number, drops.
+    pub fn summary(&self) -> (SocketAddr, Option<SocketAddr>, usize, u32, u64, u64) {
+        let state = self.state.lock();
+        let port = state.lease.as_ref().map_or(0, |lease| lease.port);
+        let any: IpAddr = if self.domain == libc::AF_INET {
+            std::net::Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            std::net::Ipv6Addr::UNSPECIFIED.into()
+        };
+        let own = SocketAddr::new(state.addr.unwrap_or(any), port);
+        (own, state.peer, state.queued, self.cred.uid, self.attr.ino, state.dropped)
+    }
+}
+
+impl Drop for UdpSocket {
+    fn drop(&mut self) {
+        let lease = self.state.get_mut().lease.take();
+        if let Some(lease) = lease {
+            self.stack.udp.leave(lease.port, &self.me);
+        }
+    }
+}
+
+impl File for UdpSocket {
+    fn read(&self, _offset: u64, sink: &mut dyn Sink) -> Result<usize> {
+        self.recv(sink, RecvFlags::empty()).map(|message| message.len)
+    }
+
+    fn write(&self, _offset: u64, source: &mut dyn Source) -> Result<usize> {
+        self.send(source, None, Ancillary::default(), 0)
+    }
+
+    fn poll(&self) -> Events {
+        let state = self.state.lock();
+        let mut events = Events::WRITE;
+        if !state.queue.is_empty() || state.shut_read {
+            events |= Events::READ;
+        }
+        events.set(Events::RDHUP, state.shut_read);
+        events.set(Events::HUP, state.shut_read && state.shut_write);
+        events.set(Events::ERR, state.error.is_some());
+        events
+    }
+
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        Some(&self.waiters)
+    }
+
+    fn ioctl(&self, mem: &dyn IoctlMemory, cmd: u32, arg: u64) -> Result<u64> {
+        let first = self.state.lock().queue.front().map_or(0, |datagram| datagram.bytes.len());
+        crate::netstack::ioctl::ioctl(&self.stack, mem, cmd, arg, (first, 0))
+    }
+
+    fn anonymous_attr(&self) -> Option<Attr> {
+        Some(self.attr.get())
+    }
+
+    fn set_anonymous_attr(&self, set: &SetAttr) -> Result<()> {
+        self.attr.set(set);
+        Ok(())
+    }
+
+    fn anonymous_name(&self) -> Option<String> {
+        Some(format!("socket:[{}]", self.attr.ino))
+    }
+
+    fn as_socket(&self) -> Option<&dyn Socket> {
+        Some(self)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl Socket for UdpSocket {
+    fn domain(&self) -> (i32, i32, i32) {
+        (self.domain, libc::SOCK_DGRAM, libc::IPPROTO_UDP)
+    }
+
+    fn bind(&self, addr: &SockAddr) -> Result<()> {
+        let addr = addr::from_user(self.domain, addr)?;
+        let ip = (!addr.ip().is_unspecified()).then(|| addr.ip());
+        let free = self.is_set(libc::IPPROTO_IP, libc::IP_FREEBIND);
+        if ip.is_some_and(|ip| !free && !self.stack.interfaces().may_bind(ip)) {
+            return Err(Errno::EADDRNOTAVAIL);
+        }
+        if (1..FIRST_FREE_PORT).contains(&addr.port()) && !self.cred.net_bind {
+            return Err(Errno::EACCES);
+        }
+        let mut state = self.state.lock();
+        if state.lease.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        let lease = self.stack.lease(Protocol::Udp, addr.port(), self.binding(ip))?;
+        let port = lease.port;
+        (state.lease, state.addr, state.addr_bound) = (Some(lease), ip, ip.is_some());
+        self.stack.udp.enter(port, &self.me);
+        Ok(())
+    }
+
+    fn connect(&self, addr: &SockAddr) -> Result<()> {
+        if *addr == SockAddr::Unspecified {
+            self.disconnect();
+            return Ok(());
+        }
+        let remote = addr::to_connect(addr::from_user(self.domain, addr)?);
+        let mut state = self.state.lock();
+        let without = State { addr: state.addr.filter(|_| state.addr_bound), ..State::default() };
+        let (_, source) = self.way(&without, remote, None)?;
+        self.autobind(&mut state)?;
+        (state.addr, state.peer) = (Some(source), Some(remote));
+        Ok(())
+    }
+
+    fn shutdown(&self, how: i32) -> Result<()> {
+        let mut state = self.state.lock();
+        let connected = state.peer.is_some();
+        match how {
+            libc::SHUT_RD => state.shut_read = true,
+            libc::SHUT_WR => state.shut_write = true,
+            libc::SHUT_RDWR => (state.shut_read, state.shut_write) = (true, true),
+            _ => return Err(Errno::EINVAL),
+        }
+        drop(state);
+        self.waiters.wake(Events::READ | Events::WRITE | Events::RDHUP | Events::HUP);
+        if connected { Ok(()) } else { Err(Errno::ENOTCONN) }
+    }
+
+    fn local_name(&self) -> Result<SockAddr> {
+        let state = self.state.lock();
+        let port = state.lease.as_ref().map_or(0, |lease| lease.port);
+        Ok(match state.addr {
+            Some(ip) => addr::to_user(self.domain, SocketAddr::new(ip, port), 2),
+            None => addr::unspecified(self.domain, port),
+        })
+    }
+
+    fn peer_name(&self) -> Result<SockAddr> {
+        let peer = self.state.lock().peer.ok_or(Errno::ENOTCONN)?;
+        Ok(addr::to_user(self.domain, peer, 2))
+    }
+
+    fn send(&self, source: &mut dyn Source, to: Option<&SockAddr>, ancillary: Ancillary, flags: i32) -> Result<usize> {
+        if flags & libc::MSG_OOB != 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let mut state = self.state.lock();
+        if let Some(error) = state.error.take() {
+            return Err(error);
+        }
+        if state.shut_write {
+            return Err(Errno::EPIPE);
+        }
+        let peer = state.peer;
+        drop(state);
+        let remote = match to {
+            Some(SockAddr::Unspecified) | None => peer.ok_or(Errno::EDESTADDRREQ)?,
+            // An IPv6 socket sends to IPv4 addresses too.
+            Some(SockAddr::V4(to)) => addr::to_connect(SocketAddr::V4(*to)),
+            Some(to) => addr::to_connect(addr::from_user(self.domain, to)?),
+        };
+        if remote.port() == 0 {
+            return Err(Errno::EINVAL);
+        }
+        if remote.is_ipv4() && self.domain == libc::AF_INET6 && self.is_set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) {
+            return Err(Errno::ENETUNREACH);
+        }
+        let source_addr = receive::source_of(&ancillary)?;
+        if source_addr.is_some_and(|addr| !self.stack.interfaces().is_local(addr)) {
+            return Err(Errno::EINVAL);
+        }
+        self.transmit(remote, source_addr, source)
+    }
+
+    fn recv(&self, sink: &mut dyn Sink, flags: RecvFlags) -> Result<Message> {
+        self.receive(sink, flags)
+    }
+
+    fn get_option(&self, option: SocketOption, _room: usize) -> Result<Vec<u8>> {
+        let value = match (option.level, option.name) {
+            (libc::SOL_SOCKET, libc::SO_ERROR) => self.state.lock().error.take().map_or(0, Errno::raw),
+            (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => 0,
+            (libc::IPPROTO_IPV6, _) if self.domain != libc::AF_INET6 => return Err(Errno::EOPNOTSUPP),
+            (libc::IPPROTO_IP, libc::IP_MTU) | (libc::IPPROTO_IPV6, libc::IPV6_MTU) => {
+                let peer = self.state.lock().peer.ok_or(Errno::ENOTCONN)?;
+                let interfaces = self.stack.interfaces();
+                let route = interfaces.route(peer.ip())?;
+                interfaces.get(route.interface).map_or(1500, |interface| interface.mtu) as i32
+            }
+            _ => return self.options.lock().get(option),
+        };
+        Ok(value.to_ne_bytes().to_vec())
+    }
+
+    fn set_option(&self, option: SocketOption, value: &[u8]) -> Result<()> {
+        match (option.level, option.name) {
+            (libc::SOL_SOCKET, libc::SO_ERROR | libc::SO_ACCEPTCONN | libc::SO_SNDLOWAT) => {
+                return Err(Errno::ENOPROTOOPT);
+            }
+            (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => self.stack.check_device(value)?,
+            (libc::SOL_SOCKET, libc::SO_MARK) if !self.cred.net_admin => return Err(Errno::EPERM),
+            (libc::IPPROTO_IPV6, _) if self.domain != libc::AF_INET6 => return Err(Errno::ENOPROTOOPT),
+            (libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP) | (libc::IPPROTO_IPV6, libc::IPV6_ADD_MEMBERSHIP) => {
+                let group = receive::group_of(option.level, value)?;
+                let mut state = self.state.lock();
+                if state.groups.contains(&group) {
+                    return Err(Errno::EADDRINUSE);
+                }
+                if state.groups.len() >= MAX_GROUPS {
+                    return Err(Errno::ENOBUFS);
+                }
+                state.groups.push(group);
+                return Ok(());
+            }
+            (libc::IPPROTO_IP, libc::IP_DROP_MEMBERSHIP) | (libc::IPPROTO_IPV6, libc::IPV6_DROP_MEMBERSHIP) => {
+                let group = receive::group_of(option.level, value)?;
+                let mut state = self.state.lock();
+                let at = state.groups.iter().position(|known| *known == group).ok_or(Errno::EADDRNOTAVAIL)?;
+                state.groups.swap_remove(at);
+                return Ok(());
+            }
+            (libc::IPPROTO_IP, libc::IP_MULTICAST_IF) | (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF) => {
+                return Ok(()); // there is one interface that has groups
+            }
+            _ => {}
+        }
+        self.options.lock().set(option, value)
+    }
+
+    fn timeout(&self, send: bool) -> Option<Duration> {
+        let options = self.options.lock();
+        if send { options.send_timeout } else { options.receive_timeout }
+    }
+}

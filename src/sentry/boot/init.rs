@@ -1,0 +1,182 @@
+//! The container's first process.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use oci_spec::runtime::{LinuxCapabilities, Process};
+
+use super::{Doing, Outcome};
+use crate::container::boot::{BootConfig, take};
+use crate::errno::{Errno, Result};
+use crate::netstack::unix::UnixNamespace;
+use crate::sentry::creds::{Caps, Credentials};
+use crate::sentry::fdtable::FdTable;
+use crate::sentry::fs::{FsContext, FsState};
+use crate::sentry::kernel::Kernel;
+use crate::sentry::limits::{Limit, Limits};
+use crate::sentry::namespaces::{Namespaces, UtsNamespace};
+use crate::sentry::signal::SignalHandlers;
+use crate::sentry::task::exec::{Exec, open_exec};
+use crate::sentry::task::run::start_first;
+use crate::sentry::task::{Parts, Task, ThreadGroup};
+use crate::vfs::file::OpenFile;
+use crate::vfs::host::HostFile;
+use crate::vfs::mount::MountNamespace;
+use crate::vfs::walk::{LookupFlags, Walk};
+
+/// Starts the first process: returns when its program is loaded and reported as started, or says why not.
+pub fn start(
+    kernel: &Arc<Kernel>,
+    config: &BootConfig,
+    mounts: Arc<MountNamespace>,
+    unix: Arc<UnixNamespace>,
+) -> Outcome<()> {
+    let spec = &config.spec;
+    let process = spec.process().as_ref().ok_or("process is missing")?;
+    let creds = credentials(process)?;
+    let uts = UtsNamespace::new(
+        spec.hostname().as_deref().unwrap_or("runsc").as_bytes(),
+        spec.domainname().as_deref().unwrap_or("(none)").as_bytes(),
+    );
+    let root = mounts.root();
+    let umask = process.user().umask().unwrap_or(0o022);
+    let cwd = {
+        let walk = Walk { root: &root, start: &root, creds: &creds, umask, devices: &kernel.devices };
+        let path = process.cwd().as_os_str().as_encoded_bytes();
+        walk.lookup_dir(path, LookupFlags::FOLLOW).doing(|| format!("process.cwd: {}", process.cwd().display()))?
+    };
+    let files = FdTable::new();
+    for (number, fd) in config.stdio.into_iter().enumerate() {
+        give(&files, number, fd).doing(|| format!("standard descriptor {number}"))?;
+    }
+    let limits = limits(process)?;
+    let group = ThreadGroup::new(kernel, 1, Arc::new(SignalHandlers::new()), limits, creds.ruid);
+    let fs = FsContext::new(FsState { root: root.clone(), cwd: cwd.clone(), umask });
+    let namespaces = Arc::new(Namespaces { mounts, uts, unix });
+    let exec = program(kernel, process, &root, &cwd, &creds)?;
+    let parts = Parts { mm: None, fs, files, creds: Arc::new(creds), namespaces };
+    let task = Arc::new(Task::new(1, group, parts));
+    {
+        let mut tree = kernel.tree.lock();
+        let id = tree.allocate_id().doing(|| "the first process id".into())?;
+        debug_assert_eq!(id, 1);
+        tree.add_process(&task, (0, 0), None, 0);
+        task.group.add_first(&task);
+    }
+    let seed = kernel.platform.spawn().doing(|| "make a stub process".into())?;
+    let name = process.args().iter().flatten().next().cloned().unwrap_or_default();
+    start_first(task, seed, exec).map_err(|error| exec_problem(&name, error))
+}
+
+fn exec_problem(name: &str, error: Errno) -> String {
+    format!("exec {name:?}: {error}")
+}
+
+fn give(files: &Arc<FdTable>, number: usize, fd: RawFd) -> Result<()> {
+    let file = HostFile::new(take(fd))?;
+    // SAFETY: only asks about a descriptor that the file owns.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    let access = if flags < 0 { libc::O_RDWR } else { flags & (libc::O_ACCMODE | libc::O_APPEND) };
+    let open = OpenFile::anonymous(file, access);
+    files.replace(number as i32, open, false, 3).map(drop)
+}
+
+/// Opens the program: a name without a slash is looked for in `PATH`.
+fn program(
+    kernel: &Kernel,
+    process: &Process,
+    root: &crate::vfs::Path,
+    cwd: &crate::vfs::Path,
+    creds: &Credentials,
+) -> Outcome<Exec> {
+    let args = process.args().clone().unwrap_or_default();
+    let env = process.env().clone().unwrap_or_default();
+    let name = args.first().cloned().unwrap_or_default();
+    let walk = Walk { root, start: cwd, creds, umask: 0o022, devices: &kernel.devices };
+    let (file, path) = find_program(&walk, &name, &env).map_err(|error| exec_problem(&name, error))?;
+    let bytes = |words: Vec<String>| words.into_iter().map(String::into_bytes).collect();
+    Ok(Exec { file, path, argv: bytes(args), envp: bytes(env), path_inaccessible: false })
+}
+
+fn find_program(walk: &Walk<'_>, name: &str, env: &[String]) -> Result<(Arc<OpenFile>, Vec<u8>)> {
+    if name.contains('/') {
+        return Ok((open_exec(walk, name.as_bytes(), LookupFlags::FOLLOW)?, name.into()));
+    }
+    const DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let path = env.iter().rev().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or(DEFAULT);
+    let mut error = Errno::ENOENT;
+    for dir in path.split(':') {
+        let candidate = format!("{}/{name}", if dir.is_empty() { "." } else { dir }).into_bytes();
+        match open_exec(walk, &candidate, LookupFlags::FOLLOW) {
+            Ok(file) => return Ok((file, candidate)),
+            // A file that may not be run is the reason to tell, if none is found that may.
+            Err(Errno::EACCES) => error = Errno::EACCES,
+            Err(_) => {}
+        }
+    }
+    Err(error)
+}
+
+fn caps(names: &Option<oci_spec::runtime::Capabilities>) -> Outcome<Caps> {
+    let mut set = Caps::empty();
+    for name in names.iter().flatten() {
+        let name = name.to_string();
+        let short = name.strip_prefix("CAP_").unwrap_or(&name);
+        set |= Caps::from_name(short).ok_or_else(|| format!("process.capabilities: {name} is not known"))?;
+    }
+    Ok(set)
+}
+
+fn credentials(process: &Process) -> Outcome<Credentials> {
+    let user = process.user();
+    let groups = user.additional_gids().clone().unwrap_or_default();
+    let mut creds = Credentials::new(user.uid(), user.gid(), &groups, Caps::empty());
+    let default = LinuxCapabilities::default();
+    let sets = process.capabilities().as_ref();
+    let sets = match sets {
+        Some(sets) => sets,
+        None => &default,
+    };
+    creds.effective = caps(sets.effective())?;
+    creds.permitted = caps(sets.permitted())? | creds.effective;
+    creds.inheritable = caps(sets.inheritable())?;
+    creds.bounding = caps(sets.bounding())?;
+    creds.ambient = caps(sets.ambient())?;
+    creds.no_new_privs = process.no_new_privileges().unwrap_or(false);
+    Ok(creds)
+}
+
+fn limits(process: &Process) -> Outcome<Limits> {
+    let mut limits = Limits::default();
+    for limit in process.rlimits().iter().flatten() {
+        let name = limit.typ().to_string();
+        let which = limit_number(&name).ok_or_else(|| format!("process.rlimits: {name} is not known"))?;
+        limits
+            .set(which, Limit { soft: limit.soft(), hard: limit.hard() }, true)
+            .doing(|| format!("process.rlimits: {name}"))?;
+    }
+    Ok(limits)
+}
+
+fn limit_number(name: &str) -> Option<u32> {
+    const NAMES: [&str; 16] = [
+        "CPU",
+        "FSIZE",
+        "DATA",
+        "STACK",
+        "CORE",
+        "RSS",
+        "NPROC",
+        "NOFILE",
+        "MEMLOCK",
+        "AS",
+        "LOCKS",
+        "SIGPENDING",
+        "MSGQUEUE",
+        "NICE",
+        "RTPRIO",
+        "RTTIME",
+    ];
+    let short = name.strip_prefix("RLIMIT_")?;
+    NAMES.iter().position(|known| *known == short).map(|at| at as u32)
+}

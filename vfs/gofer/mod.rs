@@ -1,0 +1,282 @@
+//! Host files, as the gofer serves them.
+//!
+//! A round trip to the gofer costs two wake-ups on another CPU (50 us where this was measured), so the point is to have
+//! few. What a tree is decides what may be kept:
+//!
+//! ```text
+//! immutable   served read-only and changed by nobody: names, their absence, attributes, link texts, descriptors are
+//!             kept; files are named to the gofer by their paths, and it keeps nothing
+//! shared      may change: each file that the sentry knows is a node that the gofer keeps open, so that it stays the same
+//!             file whatever happens to its name; attributes are asked for, or read from a descriptor that is open
+//! ```
+//!
+//! Content never passes through the gofer: a regular file is read, written and mapped through a descriptor that the
+//! gofer has opened and donated.
+//!
+//! Lock order: `Node::append`; `Node::names`, `Node::place`, `Node::fds`; `Shared::warm`, `Shared::fds`;
+//! `Shared::nodes`; the connection's. No lock but the connection's is held over a round trip. An `Arc<Node>` is not dropped
+//! under `Shared::nodes`.
+
+mod connection;
+mod file;
+mod inode;
+mod listing;
+mod node;
+#[cfg(test)]
+mod tests;
+mod warm;
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::errno::Result;
+use crate::gofer::codec::Stat;
+use crate::gofer::protocol::{NONE, Place, ROOT, Request, Target};
+use crate::vfs::inode::{Caching, FileSystem, Inode, StatFs};
+use connection::Connection;
+use node::{Node, Seen};
+use warm::Warm;
+
+/// How many names with attributes are kept of an immutable tree beyond those that somebody holds; some 150 bytes each.
+const WARM_NAMES: usize = 256 << 10;
+
+/// How many open descriptors are kept of an immutable tree beyond those of open files.
+const WARM_FDS: usize = 1024;
+
+/// For how long what one call of a thread has just asked is good for the next step of that same call.
+const AHEAD: Duration = Duration::from_millis(2);
+
+/// Device numbers of gofer file systems, which have no device: `makedev(0, …)`.
+static NEXT_DEVICE: AtomicU32 = AtomicU32::new(0x60);
+
+/// A host device and an inode number on it: which file it is.
+type Key = (u64, u64);
+
+/// A tree of host files.
+pub struct GoferFs {
+    shared: Arc<Shared>,
+    root: Arc<Node>,
+}
+
+/// What the nodes of a tree have in common.
+struct Shared {
+    connection: Connection,
+    read_only: bool,
+    caching: Caching,
+    dev: u64,
+    /// The root's device on the host: most trees have no other.
+    root_device: AtomicU64,
+    /// All host devices in the tree, in the order they were met: for inode numbers.
+    devices: Mutex<Vec<u64>>,
+    /// Every node that exists, by host device and inode number: two names of one file are one node.
+    nodes: Mutex<HashMap<Key, Weak<Node>>>,
+    /// Nodes of an immutable tree with what they know.
+    warm: Mutex<Warm<Arc<Node>>>,
+    /// Nodes of an immutable tree that have a descriptor.
+    fds: Mutex<Warm<Weak<Node>>>,
+    /// Descriptors of files that were just made and are about to be opened.
+    made: Mutex<VecDeque<Made>>,
+    /// What a walk of a shared tree found ahead of its single steps.
+    ahead: Mutex<Option<Ahead>>,
+    /// Counts changes by this sentry: what was found before one is good for nothing after it.
+    changes: AtomicU64,
+}
+
+/// A file that was just made, open for reading and writing.
+type Made = (Key, Arc<OwnedFd>);
+
+/// The result of one [`Inode::prefetch`] in a shared tree.
+struct Ahead {
+    moment: Moment,
+    /// Directory, name, what it is.
+    steps: Vec<(Key, Vec<u8>, Stat)>,
+}
+
+/// When and by whom something of a shared tree was asked. It is good for the next step of the same system call, which
+/// is told by its thread, by nothing having been changed, and by little time having passed.
+#[derive(Clone, Copy)]
+struct Moment {
+    by: ThreadId,
+    at: Instant,
+    changes: u64,
+}
+
+impl GoferFs {
+    /// Takes a connection to the gofer. `read_only` is what it was told too; with [`Caching::Forever`] it makes the tree
+    /// immutable. `EIO` when the gofer does not answer.
+    pub fn connect(socket: OwnedFd, read_only: bool, caching: Caching) -> Result<Arc<GoferFs>> {
+        let shared = Arc::new(Shared {
+            connection: Connection::new(socket),
+            read_only,
+            caching,
+            dev: libc::makedev(0, NEXT_DEVICE.fetch_add(1, Ordering::Relaxed)),
+            root_device: AtomicU64::new(0),
+            devices: Mutex::default(),
+            nodes: Mutex::default(),
+            warm: Mutex::new(Warm::new(WARM_NAMES)),
+            fds: Mutex::new(Warm::new(WARM_FDS)),
+            made: Mutex::default(),
+            ahead: Mutex::default(),
+            changes: AtomicU64::new(0),
+        });
+        let target = Target { node: ROOT, at: Place { node: ROOT, path: b"" } };
+        let stat = shared.connection.call(&Request::Attr(target))?.parse(Stat::get)?;
+        shared.root_device.store(stat.dev, Ordering::Relaxed);
+        shared.devices.lock().push(stat.dev);
+        let root = shared.node(&stat, None, ROOT);
+        Ok(Arc::new(GoferFs { shared, root }))
+    }
+
+    /// How many round trips to the gofer there have been.
+    pub fn round_trips(&self) -> u64 {
+        self.shared.connection.round_trips()
+    }
+}
+
+impl FileSystem for GoferFs {
+    fn type_name(&self) -> &'static str {
+        "9p"
+    }
+
+    fn root(&self) -> Arc<dyn Inode> {
+        self.root.clone()
+    }
+
+    fn statfs(&self) -> Result<StatFs> {
+        self.shared.connection.call(&Request::StatFs)?.parse(|fields| {
+            Ok(StatFs {
+                magic: fields.u64()? as i64,
+                bsize: fields.u64()? as i64,
+                blocks: fields.u64()?,
+                bfree: fields.u64()?,
+                bavail: fields.u64()?,
+                files: fields.u64()?,
+                ffree: fields.u64()?,
+                namelen: fields.u64()? as i64,
+            })
+        })
+    }
+
+    fn caching(&self) -> Caching {
+        self.shared.caching
+    }
+
+    fn sync(&self) -> Result<()> {
+        if self.shared.read_only {
+            return Ok(());
+        }
+        self.shared.connection.call(&Request::Sync(None)).map(drop)
+    }
+}
+
+impl Shared {
+    /// Whether nobody changes the tree.
+    fn immutable(&self) -> bool {
+        self.read_only && self.caching == Caching::Forever
+    }
+
+    /// The node of a file that was found at `place` and, in a shared tree, kept by the gofer as `number`.
+    fn node(self: &Arc<Shared>, stat: &Stat, place: Option<(Arc<Node>, &[u8])>, number: u32) -> Arc<Node> {
+        let place = place.map(|(dir, name)| Seen { dir, name: name.into() });
+        let mut nodes = self.nodes.lock();
+        let known = nodes.get(&stat.key()).and_then(Weak::upgrade);
+        let Some(known) = known else {
+            let made = Node::new(self.clone(), stat, place, number);
+            nodes.insert(stat.key(), Arc::downgrade(&made));
+            return made;
+        };
+        drop(nodes);
+        if number != NONE && number != ROOT {
+            self.connection.forget(number);
+        }
+        if !self.immutable() {
+            known.saw(stat, place);
+        }
+        known
+    }
+
+    /// The node of a file, if there is one.
+    fn known(&self, key: Key) -> Option<Arc<Node>> {
+        self.nodes.lock().get(&key).and_then(Weak::upgrade)
+    }
+
+    /// An inode number that is unique in the tree: the host's, with which of its devices it is on in the upper bits.
+    fn ino_of(&self, (dev, ino): Key) -> u64 {
+        if dev == self.root_device.load(Ordering::Relaxed) {
+            return ino;
+        }
+        let mut devices = self.devices.lock();
+        let index = devices.iter().position(|&known| known == dev).unwrap_or_else(|| {
+            devices.push(dev);
+            devices.len() - 1
+        });
+        match (index as u64, ino >> 48) {
+            (index @ 1..0x7fff, 0) => index << 48 | ino,
+            // No bits are left: mixed, with the topmost bit set, which makes a clash no more than unlikely.
+            (index, _) => ino.rotate_left(16).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(index) | 1 << 63,
+        }
+    }
+
+    /// Notes that `node` of an immutable tree knows `weight` names more, and lets go of what has not been used lately.
+    fn keep_warm(&self, node: &Arc<Node>, weight: usize) {
+        let new = node.warm.enter(weight);
+        let out = self.warm.lock().add(new.then(|| node.clone()), weight, |node| node.warm.leave());
+        out.into_iter().for_each(|node| node.cool());
+    }
+
+    /// Notes that `node` of an immutable tree has a descriptor, and closes others.
+    fn keep_open(&self, node: &Arc<Node>) {
+        let release = |node: &Weak<Node>| match node.upgrade() {
+            Some(node) if node.fd_used.swap(false, Ordering::Relaxed) => None,
+            _ => Some(1),
+        };
+        let out = self.fds.lock().add(Some(Arc::downgrade(node)), 1, release);
+        out.iter().filter_map(Weak::upgrade).for_each(|node| node.close());
+    }
+
+    /// Keeps the descriptor of a new file for a moment.
+    fn keep_made(&self, key: Key, fd: OwnedFd) {
+        const MADE: usize = 16;
+        let mut made = self.made.lock();
+        made.push_back((key, Arc::new(fd)));
+        if made.len() > MADE {
+            made.pop_front();
+        }
+    }
+
+    fn take_made(&self, key: Key) -> Option<Arc<OwnedFd>> {
+        let mut made = self.made.lock();
+        let at = made.iter().position(|(of, _)| *of == key)?;
+        made.remove(at).map(|(_, fd)| fd)
+    }
+
+    /// What this thread has just found at a name; good once.
+    fn found_ahead(&self, dir: Key, name: &[u8]) -> Option<Stat> {
+        let mut ahead = self.ahead.lock();
+        let ahead = ahead.as_mut().filter(|ahead| self.is_now(ahead.moment))?;
+        let at = ahead.steps.iter().position(|(in_dir, of, _)| *in_dir == dir && of == name)?;
+        Some(ahead.steps.swap_remove(at).2)
+    }
+
+    /// Makes what was found until now no longer good, as names or attributes have changed or a new call begins.
+    fn changing(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> Moment {
+        let changes = self.changes.load(Ordering::Relaxed);
+        Moment { by: std::thread::current().id(), at: Instant::now(), changes }
+    }
+
+    fn is_now(&self, moment: Moment) -> bool {
+        moment.changes == self.changes.load(Ordering::Relaxed)
+            && moment.by == std::thread::current().id()
+            && moment.at.elapsed() < AHEAD
+    }
+}
