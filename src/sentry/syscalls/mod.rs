@@ -6,6 +6,7 @@
 pub mod args;
 pub mod table;
 
+pub mod fs;
 pub mod memory;
 pub mod process;
 pub mod signal;

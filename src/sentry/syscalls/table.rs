@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use super::args::{Handler, IntoHandler};
-use super::{futex, memory, process, signal};
+use super::{fs, futex, memory, process, signal};
 
 /// How far a call goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,96 @@ macro_rules! rows {
 
 /// Files, directories, descriptors.
 fn files(table: &mut Table) {
-    let _ = &table;
+    descriptors(table);
+    names(table);
+    attributes(table);
+}
+
+/// Reading, writing and what else is done to an open file.
+fn descriptors(table: &mut Table) {
+    rows! { table;
+        0 read Full "" fs::io::read;
+        1 write Full "" fs::io::write;
+        2 open Full "" fs::open::open;
+        3 close Full "" fs::fd::close;
+        5 fstat Full "" fs::stat::fstat;
+        8 lseek Full "" fs::io::lseek;
+        16 ioctl Partial "what the file at hand knows" fs::ioctl::ioctl;
+        17 pread64 Full "" fs::io::pread64;
+        18 pwrite64 Full "" fs::io::pwrite64;
+        19 readv Full "" fs::io::readv;
+        20 writev Full "" fs::io::writev;
+        22 pipe Full "" fs::pipe::pipe;
+        32 dup Full "" fs::fd::dup;
+        33 dup2 Full "" fs::fd::dup2;
+        72 fcntl Partial "no leases, no directory notifications, no signals on readiness" fs::fcntl::fcntl;
+        73 flock Partial "only of files in a file system" fs::locks::flock;
+        78 getdents Full "" fs::dir::getdents;
+        85 creat Full "" fs::open::creat;
+        217 getdents64 Full "" fs::dir::getdents64;
+        257 openat Full "" fs::open::openat;
+        292 dup3 Full "" fs::fd::dup3;
+        293 pipe2 Partial "no notification pipes" fs::pipe::pipe2;
+        295 preadv Full "" fs::io::preadv;
+        296 pwritev Full "" fs::io::pwritev;
+        319 memfd_create Partial "no huge pages" fs::pipe::memfd_create;
+        327 preadv2 Partial "no RWF_ATOMIC, no RWF_DONTCACHE" fs::io::preadv2;
+        328 pwritev2 Partial "no RWF_ATOMIC, no RWF_DONTCACHE" fs::io::pwritev2;
+        436 close_range Full "" fs::fd::close_range;
+        437 openat2 Full "" fs::open::openat2;
+    }
+}
+
+/// What is done to names.
+fn names(table: &mut Table) {
+    rows! { table;
+        79 getcwd Full "" fs::dir::getcwd;
+        80 chdir Full "" fs::dir::chdir;
+        81 fchdir Full "" fs::dir::fchdir;
+        82 rename Full "" fs::link::rename;
+        83 mkdir Full "" fs::dir::mkdir;
+        84 rmdir Full "" fs::dir::rmdir;
+        86 link Full "" fs::link::link;
+        87 unlink Full "" fs::link::unlink;
+        88 symlink Full "" fs::link::symlink;
+        89 readlink Full "" fs::link::readlink;
+        95 umask Full "" fs::dir::umask;
+        133 mknod Full "" fs::link::mknod;
+        161 chroot Full "" fs::dir::chroot;
+        258 mkdirat Full "" fs::dir::mkdirat;
+        259 mknodat Full "" fs::link::mknodat;
+        263 unlinkat Full "" fs::link::unlinkat;
+        264 renameat Full "" fs::link::renameat;
+        265 linkat Full "" fs::link::linkat;
+        266 symlinkat Full "" fs::link::symlinkat;
+        267 readlinkat Full "" fs::link::readlinkat;
+        316 renameat2 Full "" fs::link::renameat2;
+    }
+}
+
+/// What is told of nodes and changed of them.
+fn attributes(table: &mut Table) {
+    rows! { table;
+        4 stat Full "" fs::stat::stat;
+        6 lstat Full "" fs::stat::lstat;
+        21 access Full "" fs::attr::access;
+        90 chmod Full "" fs::attr::chmod;
+        91 fchmod Full "" fs::attr::fchmod;
+        92 chown Full "" fs::attr::chown;
+        93 fchown Full "" fs::attr::fchown;
+        94 lchown Full "" fs::attr::lchown;
+        132 utime Full "" fs::times::utime;
+        235 utimes Full "" fs::times::utimes;
+        260 fchownat Full "" fs::attr::fchownat;
+        261 futimesat Full "" fs::times::futimesat;
+        262 newfstatat Full "" fs::stat::newfstatat;
+        268 fchmodat Full "" fs::attr::fchmodat;
+        269 faccessat Full "" fs::attr::faccessat;
+        280 utimensat Full "" fs::times::utimensat;
+        332 statx Full "" fs::stat::statx;
+        439 faccessat2 Full "" fs::attr::faccessat2;
+        452 fchmodat2 Full "" fs::attr::fchmodat2;
+    }
 }
 
 /// Memory.
@@ -119,11 +208,13 @@ fn memory_calls(table: &mut Table) {
 /// Processes, threads, credentials, limits.
 fn processes(table: &mut Table) {
     rows! { table;
+        322 execveat Full "" process::exec::execveat;
         24 sched_yield Full "" process::sched::sched_yield;
         39 getpid Full "" process::ids::getpid;
         56 clone Partial "not every namespace" process::clone::clone;
         57 fork Full "" process::clone::fork;
         58 vfork Full "" process::clone::vfork;
+        59 execve Full "" process::exec::execve;
         61 wait4 Full "" process::wait::wait4;
         97 getrlimit Full "" process::limits::getrlimit;
         98 getrusage Full "" process::wait::getrusage;
