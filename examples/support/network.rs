@@ -27,6 +27,7 @@ pub enum Cable {
     /// A TAP device in the outside's namespace.
     Tap,
     /// A pair of virtual Ethernet devices, one in a namespace that is the sandbox's: how gVisor is connected.
+    #[allow(dead_code, reason = "the tests use it, and the examples do not")]
     Veth,
 }
 
@@ -93,6 +94,7 @@ impl Network {
     }
 
     /// Runs `work` at the other end of the cable, on a thread of its own. Threads that it makes are there too.
+    #[allow(dead_code, reason = "the tests use it, and the examples do not")]
     pub fn outside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(self.outside.path()).expect("the namespace is there as long as this is");
         let enter_and_work = || {

@@ -1,5 +1,5 @@
 //! What tests and benchmarks share: a sandbox to run things in, networks, and a client.
-#![allow(dead_code, reason = "every target uses its own part of this")]
+#![allow(dead_code, unused_imports, reason = "every target uses its own part of this")]
 
 pub mod http;
 pub mod leftovers;
