@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use tempfile::TempDir;
@@ -62,10 +62,14 @@ impl Nginx {
         &self.files[index]
     }
 
+    /// The root file system.
+    pub fn root(&self) -> PathBuf {
+        self.directory.path().join("rootfs")
+    }
+
     /// A sandbox that will run it.
     pub fn sandbox<'a>(&self, network: &'a Network) -> Sandbox<'a> {
-        let root = self.directory.path().join("rootfs");
-        Sandbox::new(["/usr/sbin/nginx", "-g", "daemon off;"]).root(&root).network(network)
+        Sandbox::new(["/usr/sbin/nginx", "-g", "daemon off;"]).root(&self.root()).network(network)
     }
 
     /// Runs it and waits until it answers.

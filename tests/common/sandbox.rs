@@ -32,6 +32,7 @@ pub struct Sandbox<'a> {
     mounts: Vec<Value>,
     network: Option<&'a Network>,
     deadline: Duration,
+    quiet: bool,
 }
 
 impl<'a> Sandbox<'a> {
@@ -50,6 +51,7 @@ impl<'a> Sandbox<'a> {
             mounts: Vec::new(),
             network: None,
             deadline: DEADLINE,
+            quiet: false,
         }
     }
 
@@ -82,6 +84,12 @@ impl<'a> Sandbox<'a> {
     /// With this much time.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// Without logs, whose cost a benchmark must not measure.
+    pub fn quiet(mut self) -> Self {
+        self.quiet = true;
         self
     }
 
@@ -164,7 +172,7 @@ impl<'a> Sandbox<'a> {
             Some(network) => command.args(network.flags()),
             None => command.arg("--network=none"),
         };
-        if self.runtime.cable == Cable::Tap {
+        if self.runtime.cable == Cable::Tap && !self.quiet {
             command.arg("--debug").arg(format!("--debug-log={}/", self.log().display()));
         }
         command.arg("run").arg("--bundle").arg(&bundle).arg(ID);

@@ -1,6 +1,6 @@
 umask 022
 printf 'one\ntwo\nthree\n' > f; cp -p f g; ln f hard; ln -s f soft; mkdir d
-stat -c '%n %s %h %F %A' f g hard soft d
+stat -c '%n %s %h %F %A' f g hard soft; stat -c '%n %F %A' d
 mv g d/; find . -type f | sort; readlink soft; readlink -f soft | xargs basename
 chmod 4751 f; stat -c %a f; chmod u-s,o-rwx f; stat -c %a f
 chown 12:34 f; stat -c %u:%g f

@@ -9,4 +9,4 @@ grep -Eq '^MemTotal: +[0-9]+ kB' /proc/meminfo && echo memory
 grep -q ' / ' /proc/mounts && echo mounts; [ -r /proc/uptime ] && read -r up _ < /proc/uptime && echo up
 [ -e /sys/devices/system/cpu/online ] && echo cpus; ls /proc/self/task | wc -l; cat /proc/sys/kernel/ostype
 ls -d /proc/net/tcp /proc/loadavg /proc/stat /proc/version /proc/filesystems /proc/self/environ
-ps -e -o comm= | grep -c ps; stat -fc %T /proc; stat -c %F /dev/null /dev/tty /dev/ptmx /dev/urandom
+ps -e -o comm= | grep -c ps; stat -fc %T /proc; stat -L -c %F /dev/null /dev/tty /dev/ptmx /dev/urandom
