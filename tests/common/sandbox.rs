@@ -208,8 +208,19 @@ pub struct Running {
 impl Running {
     /// Waits for its end. After the deadline it is killed and the test fails.
     pub fn wait(mut self, deadline: Duration) -> Output {
-        let status = self.end_within(deadline);
-        let status = status.unwrap_or_else(|| panic!("no end within {deadline:?}\n{}", self.report()));
+        match self.end_within(deadline) {
+            (status, true) => self.output(status),
+            (_, false) => panic!("no end within {deadline:?}\n{}", self.report()),
+        }
+    }
+
+    /// Waits for its end. After the deadline it is killed, which is an end too.
+    pub fn wait_or_kill(mut self, deadline: Duration) -> Output {
+        let (status, _) = self.end_within(deadline);
+        self.output(status)
+    }
+
+    fn output(&self, status: ExitStatus) -> Output {
         let text = |name: &str| {
             let bytes = fs::read(self.directory.path().join(name)).expect("it was made at the start");
             String::from_utf8_lossy(&bytes).into_owned()
@@ -222,9 +233,9 @@ impl Running {
         kill(self.pid, signal).expect("it has not been waited for");
     }
 
-    /// What it has written to standard output so far.
-    pub fn stdout(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.directory.path().join("stdout")).unwrap_or_default()).into_owned()
+    /// The file that its standard output goes to.
+    pub fn printed(&self) -> PathBuf {
+        self.directory.path().join("stdout")
     }
 
     /// Repeats `attempt` until it gives a value. Fails the test when the container ends first, or after the deadline.
@@ -246,17 +257,22 @@ impl Running {
         self.pid
     }
 
-    fn end_within(&mut self, deadline: Duration) -> Option<ExitStatus> {
-        let mut child = self.child.take()?;
+    /// How it ended, and whether it did so in time and was not killed.
+    fn end_within(&mut self, deadline: Duration) -> (ExitStatus, bool) {
+        let mut child = self.child.take().expect("it is waited for once");
         let (sender, receiver) = mpsc::channel();
-        let waiter = thread::spawn(move || sender.send(child.wait()));
-        let ended = receiver.recv_timeout(deadline);
-        if ended.is_err() {
+        let waiter = thread::spawn(move || {
+            let status = child.wait().expect("a child can be waited for");
+            // Nobody listens any more after the deadline.
+            let _ = sender.send(());
+            status
+        });
+        let in_time = receiver.recv_timeout(deadline).is_ok();
+        if !in_time {
             // It is still a child of this process: the waiter has not come back.
             let _ = kill(self.pid, Signal::SIGKILL);
         }
-        let _ = waiter.join();
-        ended.ok().map(|status| status.expect("a child can be waited for"))
+        (waiter.join().expect("a child can be waited for"), in_time)
     }
 
     /// What it has printed, and the ends of the sandbox's logs.

@@ -3,7 +3,7 @@
 //! `cargo bench -- micro start nginx iperf3` runs those groups, without words all. `PEER_RUNSC=PATH,…` names the gVisors
 //! (otherwise the one on `PATH`), `PEER_PLATFORM=ptrace,systrap` their platforms. Root is needed.
 
-#[path = "../tests/common/mod.rs"]
+#[path = "../../tests/common/mod.rs"]
 mod common;
 mod micro;
 mod network;
