@@ -98,8 +98,8 @@ fn iperf3_both_ways() {
                 running = Sandbox::new(["iperf3", "-s", "-1"]).network(&network).start();
             }
             let json = running.until("iperf3 answers", || {
-                let mut client = network.command("iperf3");
-                client.args(["-c", address, "-t2", "-J"]).args(reverse.then_some("-R"));
+                let mut client = network.command("timeout");
+                client.args(["20", "iperf3", "-c", address, "-t2", "-J"]).args(reverse.then_some("-R"));
                 let output = client.output().expect("iperf3 starts");
                 output.status.success().then_some(output.stdout)
             });
