@@ -194,8 +194,9 @@ fn a_killed_command_takes_its_sandbox_with_it() {
 
 #[test]
 fn garbage_on_the_cable() {
+    // Its name must be mounted where others see it, and so outside of what is watched.
+    let network = Network::new(Runtime::under_test().cable).expect("root may make a network");
     watched(|_| {
-        let network = Network::new(Runtime::under_test().cable).expect("root may make a network");
         let mut running = NGINX.start(&network);
         network.outside(|| {
             let cable = Raw::new("tap0").expect("root may send frames");

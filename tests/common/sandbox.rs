@@ -295,15 +295,17 @@ impl Drop for Running {
             self.end_within(Duration::from_secs(5));
         }
         let state = self.directory.path().join("state");
-        // Nothing is left of a container that has ended by itself; this is for those that have not.
-        let delete = Command::new(&self.program)
-            .arg("--root")
-            .arg(state)
-            .args(["delete", "--force", ID])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        drop(delete);
+        if fs::read_dir(&state).map_or(true, |mut entries| entries.next().is_none()) {
+            return;
+        }
+        // Its command was killed. A runtime may wait for processes that this one has adopted and not waited for yet, so the
+        // deletion is given a few seconds.
+        let mut delete = Command::new(&self.program);
+        delete.arg("--root").arg(state).args(["delete", "--force", ID]).stdout(Stdio::null()).stderr(Stdio::null());
+        let Ok(child) = delete.spawn() else { return };
+        self.pid = Pid::from_raw(child.id() as i32);
+        self.child = Some(child);
+        self.end_within(Duration::from_secs(5));
     }
 }
 
