@@ -11,6 +11,8 @@ pub mod process;
 pub mod signal;
 
 pub mod futex;
+pub mod poll;
+pub mod time;
 
 use std::time::Instant;
 
