@@ -12,6 +12,8 @@ pub mod process;
 pub mod signal;
 
 pub mod futex;
+pub mod poll;
+pub mod time;
 
 use std::time::Instant;
 
