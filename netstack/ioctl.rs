@@ -30,8 +30,16 @@ pub fn ioctl(stack: &Stack, mem: &dyn IoctlMemory, cmd: u32, arg: u64, queued: (
             write_name(&mut request, found);
             mem.write(arg, &request)?;
         }
-        libc::SIOCGIFADDR | libc::SIOCGIFNETMASK | libc::SIOCGIFBRDADDR | libc::SIOCGIFDSTADDR | libc::SIOCGIFFLAGS
-        | libc::SIOCGIFHWADDR | libc::SIOCGIFMTU | libc::SIOCGIFINDEX | libc::SIOCGIFMETRIC | libc::SIOCGIFTXQLEN => {
+        libc::SIOCGIFADDR
+        | libc::SIOCGIFNETMASK
+        | libc::SIOCGIFBRDADDR
+        | libc::SIOCGIFDSTADDR
+        | libc::SIOCGIFFLAGS
+        | libc::SIOCGIFHWADDR
+        | libc::SIOCGIFMTU
+        | libc::SIOCGIFINDEX
+        | libc::SIOCGIFMETRIC
+        | libc::SIOCGIFTXQLEN => {
             let mut request = [0; REQUEST];
             mem.read(arg, &mut request)?;
             let end = request[..NAME].iter().position(|&byte| byte == 0).unwrap_or(NAME - 1);

@@ -218,7 +218,9 @@ impl Common {
 
     /// Whether `SO_LINGER` asks for a reset.
     pub fn lingers_not(&self) -> bool {
-        let word = |at: usize| i32::from_ne_bytes([self.linger[at], self.linger[at + 1], self.linger[at + 2], self.linger[at + 3]]);
+        let word = |at: usize| {
+            i32::from_ne_bytes([self.linger[at], self.linger[at + 1], self.linger[at + 2], self.linger[at + 3]])
+        };
         word(0) != 0 && word(4) == 0
     }
 }

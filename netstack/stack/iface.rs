@@ -93,7 +93,15 @@ impl Interfaces {
                 addresses.push(Prefix { addr: link_local(mac).into(), len: 64 });
             }
             let mtu = u32::from(config.mtu.unwrap_or(1500)).max(576);
-            all.push(Interface { index: 2, name: "eth0", mac, mtu, addresses, tap: Some(tap), own_stats: Stats::default() });
+            all.push(Interface {
+                index: 2,
+                name: "eth0",
+                mac,
+                mtu,
+                addresses,
+                tap: Some(tap),
+                own_stats: Stats::default(),
+            });
         }
         Interfaces { all, gateways: config.gateways.clone() }
     }
@@ -241,7 +249,8 @@ mod tests {
     #[test]
     fn routes() {
         let all = interfaces();
-        let way = |to: &str| all.route(to.parse().unwrap()).map(|r| (r.local, r.next_hop.to_string(), r.source.to_string()));
+        let way =
+            |to: &str| all.route(to.parse().unwrap()).map(|r| (r.local, r.next_hop.to_string(), r.source.to_string()));
         let ok = |local, hop: &str, source: &str| Ok((local, hop.to_string(), source.to_string()));
         assert_eq!(way("127.5.5.5"), ok(true, "127.5.5.5", "127.0.0.1"));
         assert_eq!(way("0.0.0.0"), ok(true, "127.0.0.1", "127.0.0.1"));

@@ -5,10 +5,10 @@ use std::sync::Weak;
 
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 
+use super::Stack;
 use super::iface::{Interface, Route};
 use super::neighbour::{Answer, RETRY, Retry, Waiting};
 use super::packet::{self, Header};
-use super::Stack;
 use crate::errno::{Errno, Result};
 use crate::netstack::device::vnet::{self, Offload, Partial};
 use crate::netstack::device::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Frame, MAX_PACKET};

@@ -73,8 +73,7 @@ impl<'a> Packet<'a> {
         }
         let (flags, offset) = (header[6] >> 5, usize::from(be16(header, 6) & 0x1fff) * 8);
         let more = flags & 1 != 0;
-        let fragment =
-            (more || offset != 0).then(|| Fragment { id: u32::from(be16(header, 4)), offset, more });
+        let fragment = (more || offset != 0).then(|| Fragment { id: u32::from(be16(header, 4)), offset, more });
         Some(Packet {
             source: v4(&header[12..16]),
             destination: v4(&header[16..20]),

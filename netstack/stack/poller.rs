@@ -218,7 +218,8 @@ fn stand_in(weak: &Weak<Stack>, tap: &Tap) {
         let now = (poller.turns.load(Ordering::SeqCst), poller.taken.load(Ordering::SeqCst));
         quiet = if now == last { quiet + 1 } else { 0 };
         last = now;
-        if !now.1 && quiet > 0
+        if !now.1
+            && quiet > 0
             && let Some(mut buffer) = poller.buffer.try_lock()
         {
             while stack.drain(tap, &mut buffer) {}

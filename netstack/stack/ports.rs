@@ -62,7 +62,13 @@ impl Binding {
     pub fn takes(&self, addr: IpAddr) -> bool {
         match self.addr {
             Some(own) => own == addr,
-            None => if addr.is_ipv4() { self.v4 } else { self.v6 },
+            None => {
+                if addr.is_ipv4() {
+                    self.v4
+                } else {
+                    self.v6
+                }
+            }
         }
     }
 }
@@ -175,15 +181,8 @@ mod tests {
     use super::*;
     use crate::netstack::stack::Stack;
 
-    const ANY: Binding = Binding {
-        addr: None,
-        v4: true,
-        v6: false,
-        reuse_addr: false,
-        reuse_port: false,
-        uid: 0,
-        listening: false,
-    };
+    const ANY: Binding =
+        Binding { addr: None, v4: true, v6: false, reuse_addr: false, reuse_port: false, uid: 0, listening: false };
 
     #[test]
     fn conflicts_are_those_of_linux() {

@@ -348,7 +348,13 @@ impl File for TcpSocket {
         let mut events = match &*phase {
             Phase::Idle => Events::WRITE | Events::HUP,
             Phase::Waiting(_) => Events::empty(),
-            Phase::Listening(listener) => if listener.has_ready() { Events::READ } else { Events::empty() },
+            Phase::Listening(listener) => {
+                if listener.has_ready() {
+                    Events::READ
+                } else {
+                    Events::empty()
+                }
+            }
             Phase::Wire { conn, .. } => conn.poll(),
             Phase::Local(end) => end.poll(),
         };

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Phase, TcpSocket};
 use super::conn::Conn;
+use super::{Phase, TcpSocket};
 use crate::errno::{Errno, Result};
 use smoltcp::socket::tcp::State as Machine;
 

@@ -201,13 +201,14 @@ pub fn input(stack: &Stack, packet: &Packet<'_>) {
     let Some(segment) = Segment::parse(packet.payload) else { return };
     // Neither a group nor nobody is an end of a connection: RFC 9293, 3.9.2.3.
     let source = packet.source;
-    if source.is_unspecified() || stack.interfaces().is_broadcast(source) || !stack.interfaces().is_local(packet.destination) {
+    if source.is_unspecified()
+        || stack.interfaces().is_broadcast(source)
+        || !stack.interfaces().is_local(packet.destination)
+    {
         return;
     }
-    let tuple = Tuple {
-        local: (packet.destination, segment.destination).into(),
-        remote: (source, segment.source).into(),
-    };
+    let tuple =
+        Tuple { local: (packet.destination, segment.destination).into(), remote: (source, segment.source).into() };
     match stack.tcp.find(&tuple) {
         Some(Flow::Wire(conn)) => conn.input(stack, packet, &segment),
         Some(Flow::TimeWait(seq, ack)) => input_time_wait(stack, &tuple, packet, &segment, (seq, ack)),
@@ -230,7 +231,8 @@ fn input_unknown(stack: &Stack, tuple: Tuple, packet: &Packet<'_>, segment: &Seg
     if segment.has(RST) {
         return;
     }
-    if segment.has(SYN) && !segment.has(ACK)
+    if segment.has(SYN)
+        && !segment.has(ACK)
         && let Some(listener) = stack.tcp.listener(&tuple)
     {
         return listener.syn(stack, tuple, packet, segment);

@@ -95,7 +95,10 @@ fn nobody_listens() {
     assert_eq!(connect(&tcp(&one), &at("8.8.8.8:80")), Err(Errno::ENETUNREACH));
     let client = tcp(&one);
     assert_eq!(client.sock().connect(&at("10.0.0.2:80")), Err(Errno::EINPROGRESS));
-    assert_eq!(wait(&client, Events::OUT) & (Events::ERR | Events::HUP | Events::OUT | Events::IN), Events::ERR | Events::HUP | Events::OUT | Events::IN);
+    assert_eq!(
+        wait(&client, Events::OUT) & (Events::ERR | Events::HUP | Events::OUT | Events::IN),
+        Events::ERR | Events::HUP | Events::OUT | Events::IN
+    );
     assert_eq!(client.sock().connect(&at("10.0.0.2:80")), Err(Errno::ECONNREFUSED));
     let _listening = listener(&_two, "10.0.0.2:80", 1);
     connect(&client, &at("10.0.0.2:80")).unwrap();
@@ -267,9 +270,13 @@ fn states_of_a_fresh_socket() {
 #[test]
 fn options_are_read_back() {
     let (_stacks, client, server) = connected(true);
-    for (name, value) in
-        [(libc::TCP_NODELAY, 1), (libc::TCP_CORK, 1), (libc::TCP_KEEPIDLE, 11), (libc::TCP_KEEPCNT, 3), (libc::TCP_KEEPINTVL, 7)]
-    {
+    for (name, value) in [
+        (libc::TCP_NODELAY, 1),
+        (libc::TCP_CORK, 1),
+        (libc::TCP_KEEPIDLE, 11),
+        (libc::TCP_KEEPCNT, 3),
+        (libc::TCP_KEEPINTVL, 7),
+    ] {
         set(&client, libc::IPPROTO_TCP, name, value).unwrap();
         assert_eq!(int(&client, libc::IPPROTO_TCP, name), Ok(value));
     }

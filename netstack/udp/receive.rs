@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::{HEADER, UdpSocket};
 use crate::errno::{Errno, Result};
 use crate::io::Sink;
-use crate::netstack::stack::input::Arrival;
 use crate::netstack::stack::Stack;
+use crate::netstack::stack::input::Arrival;
 use crate::netstack::stack::packet::{Packet, be16};
 use crate::netstack::{Ancillary, Message, RecvFlags, addr};
 use crate::wait::Events;
@@ -169,7 +169,9 @@ impl UdpSocket {
         let options = self.options.lock();
         let mut all = Vec::new();
         let interface = datagram.interface.to_ne_bytes();
-        if options.is_set(libc::SOL_SOCKET, libc::SO_TIMESTAMP) || options.is_set(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS) {
+        if options.is_set(libc::SOL_SOCKET, libc::SO_TIMESTAMP)
+            || options.is_set(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS)
+        {
             let now = crate::vfs::inode::TimeSpec::now();
             let nanos = options.is_set(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS);
             let fraction = if nanos { i64::from(now.nsec) } else { i64::from(now.nsec / 1000) };

@@ -25,7 +25,8 @@ fn bound(stack: &Arc<Stack>, addr: &str) -> Arc<dyn File> {
 #[test]
 fn datagrams_keep_their_limits() {
     let (one, two) = pair(true);
-    for (from, to, address) in [(&one, &two, "10.0.0.2:53"), (&two, &two, "10.0.0.2:54"), (&one, &one, "127.0.0.1:53")] {
+    for (from, to, address) in [(&one, &two, "10.0.0.2:53"), (&two, &two, "10.0.0.2:54"), (&one, &one, "127.0.0.1:53")]
+    {
         let server = bound(to, address);
         let client = bound(from, "0.0.0.0:0");
         assert_eq!(send_to(&client, b"first", address), Ok(5));
