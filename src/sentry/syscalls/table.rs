@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use super::args::{Handler, IntoHandler};
-use super::{fs, futex, memory, poll, process, signal, time};
+use super::{fs, futex, memory, net, poll, process, signal, time};
 
 /// How far a call goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -321,7 +321,26 @@ fn waiting(table: &mut Table) {
 
 /// Sockets.
 fn sockets(table: &mut Table) {
-    let _ = &table;
+    rows! { table;
+        41 socket Full "" net::socket;
+        42 connect Full "" net::connect;
+        43 accept Full "" net::accept;
+        44 sendto Full "" net::message::sendto;
+        45 recvfrom Full "" net::message::recvfrom;
+        46 sendmsg Full "" net::message::sendmsg;
+        47 recvmsg Full "" net::message::recvmsg;
+        48 shutdown Full "" net::shutdown;
+        49 bind Full "" net::bind;
+        50 listen Full "" net::listen;
+        51 getsockname Full "" net::getsockname;
+        52 getpeername Full "" net::getpeername;
+        53 socketpair Full "" net::socketpair;
+        54 setsockopt Full "" net::option::setsockopt;
+        55 getsockopt Full "" net::option::getsockopt;
+        288 accept4 Full "" net::accept4;
+        299 recvmmsg Full "" net::message::recvmmsg;
+        307 sendmmsg Full "" net::message::sendmmsg;
+    }
 }
 
 /// Clocks and timers.
