@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use super::args::{Handler, IntoHandler};
-use super::fs;
+use super::{fs, futex, memory, process, signal};
 
 /// How far a call goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,17 +220,123 @@ fn attributes(table: &mut Table) {
 
 /// Memory.
 fn memory_calls(table: &mut Table) {
-    let _ = &table;
+    rows! { table;
+        9 mmap Full "" memory::mmap;
+        10 mprotect Full "" memory::mprotect;
+        11 munmap Full "" memory::munmap;
+        12 brk Full "" memory::brk;
+        25 mremap Full "" memory::mremap;
+        26 msync Full "" memory::msync;
+        27 mincore Full "" memory::mincore;
+        28 madvise Partial "advice about huge pages and merging is taken and does nothing" memory::madvise;
+        149 mlock Full "" memory::mlock;
+        150 munlock Full "" memory::munlock;
+        151 mlockall Full "" memory::mlockall;
+        152 munlockall Full "" memory::munlockall;
+        237 mbind Partial "one memory node" memory::mbind;
+        238 set_mempolicy Partial "one memory node; the policy is kept and shown" memory::set_mempolicy;
+        239 get_mempolicy Partial "one memory node" memory::get_mempolicy;
+        310 process_vm_readv Full "" memory::process_vm_readv;
+        311 process_vm_writev Full "" memory::process_vm_writev;
+        324 membarrier Partial "without restartable sequences and the choice of one CPU" memory::membarrier;
+        325 mlock2 Full "" memory::mlock2;
+        329 pkey_mprotect Full "" memory::pkey_mprotect;
+        330 pkey_alloc Refused "as on a processor without protection keys" memory::pkey_alloc;
+        331 pkey_free Refused "as pkey_alloc" memory::pkey_free;
+    }
 }
 
 /// Processes, threads, credentials, limits.
 fn processes(table: &mut Table) {
-    let _ = &table;
+    rows! { table;
+        322 execveat Full "" process::exec::execveat;
+        24 sched_yield Full "" process::sched::sched_yield;
+        39 getpid Full "" process::ids::getpid;
+        56 clone Partial "not every namespace" process::clone::clone;
+        57 fork Full "" process::clone::fork;
+        58 vfork Full "" process::clone::vfork;
+        59 execve Full "" process::exec::execve;
+        61 wait4 Full "" process::wait::wait4;
+        97 getrlimit Full "" process::limits::getrlimit;
+        98 getrusage Full "" process::wait::getrusage;
+        100 times Full "" process::wait::times;
+        102 getuid Full "" process::creds::getuid;
+        104 getgid Full "" process::creds::getgid;
+        105 setuid Full "" process::creds::setuid;
+        106 setgid Full "" process::creds::setgid;
+        107 geteuid Full "" process::creds::geteuid;
+        108 getegid Full "" process::creds::getegid;
+        109 setpgid Full "" process::ids::setpgid;
+        110 getppid Full "" process::ids::getppid;
+        111 getpgrp Full "" process::ids::getpgrp;
+        112 setsid Full "" process::ids::setsid;
+        113 setreuid Full "" process::creds::setreuid;
+        114 setregid Full "" process::creds::setregid;
+        115 getgroups Full "" process::creds::getgroups;
+        116 setgroups Full "" process::creds::setgroups;
+        117 setresuid Full "" process::creds::setresuid;
+        118 getresuid Full "" process::creds::getresuid;
+        119 setresgid Full "" process::creds::setresgid;
+        120 getresgid Full "" process::creds::getresgid;
+        121 getpgid Full "" process::ids::getpgid;
+        122 setfsuid Full "" process::creds::setfsuid;
+        123 setfsgid Full "" process::creds::setfsgid;
+        124 getsid Full "" process::ids::getsid;
+        125 capget Full "" process::creds::capget;
+        126 capset Full "" process::creds::capset;
+        135 personality Partial "only the Linux persona" process::prctl::personality;
+        140 getpriority Full "" process::sched::getpriority;
+        141 setpriority Partial "kept and shown; the host shares out the time" process::sched::setpriority;
+        142 sched_setparam Partial "as sched_setscheduler" process::sched::sched_setparam;
+        143 sched_getparam Full "" process::sched::sched_getparam;
+        144 sched_setscheduler Partial "only the normal policies" process::sched::sched_setscheduler;
+        145 sched_getscheduler Full "" process::sched::sched_getscheduler;
+        146 sched_get_priority_max Full "" process::sched::sched_get_priority_max;
+        147 sched_get_priority_min Full "" process::sched::sched_get_priority_min;
+        148 sched_rr_get_interval Full "" process::sched::sched_rr_get_interval;
+        157 prctl Partial "what a container can use of it" process::prctl::prctl;
+        158 arch_prctl Full "" process::ids::arch_prctl;
+        160 setrlimit Full "" process::limits::setrlimit;
+        186 gettid Full "" process::ids::gettid;
+        203 sched_setaffinity Partial "kept and shown; the host places the threads" process::sched::sched_setaffinity;
+        204 sched_getaffinity Full "" process::sched::sched_getaffinity;
+        218 set_tid_address Full "" process::ids::set_tid_address;
+        231 exit_group Full "" process::clone::exit_group;
+        247 waitid Full "" process::wait::waitid;
+        272 unshare Partial "not every namespace" process::clone::unshare;
+        302 prlimit64 Full "" process::limits::prlimit;
+        309 getcpu Full "" process::sched::getcpu;
+        424 pidfd_send_signal Full "" process::pidfd::pidfd_send_signal;
+        434 pidfd_open Full "" process::pidfd::pidfd_open;
+        435 clone3 Partial "as clone; no set_tid, no cgroup" process::clone::clone3;
+        438 pidfd_getfd Full "" process::pidfd::pidfd_getfd;
+    }
 }
 
 /// Signals and futexes.
 fn signals(table: &mut Table) {
-    let _ = &table;
+    rows! { table;
+        13 rt_sigaction Full "" signal::rt_sigaction;
+        14 rt_sigprocmask Full "" signal::rt_sigprocmask;
+        15 rt_sigreturn Full "" signal::rt_sigreturn;
+        34 pause Full "" signal::pause;
+        62 kill Full "" signal::kill;
+        127 rt_sigpending Full "" signal::rt_sigpending;
+        128 rt_sigtimedwait Full "" signal::rt_sigtimedwait;
+        129 rt_sigqueueinfo Full "" signal::rt_sigqueueinfo;
+        130 rt_sigsuspend Full "" signal::rt_sigsuspend;
+        131 sigaltstack Full "" signal::sigaltstack;
+        200 tkill Full "" signal::tkill;
+        202 futex Full "" futex::futex;
+        219 restart_syscall Full "" signal::restart_syscall;
+        234 tgkill Full "" signal::tgkill;
+        273 set_robust_list Full "" futex::set_robust_list;
+        274 get_robust_list Full "" futex::get_robust_list;
+        282 signalfd Full "" signal::signalfd;
+        289 signalfd4 Full "" signal::signalfd4;
+        297 rt_tgsigqueueinfo Full "" signal::rt_tgsigqueueinfo;
+        449 futex_waitv Full "" futex::futex_waitv;
+    }
 }
 
 /// Waiting for several things: poll, select, epoll, and the descriptors made for it.
