@@ -35,9 +35,61 @@ pub trait Sink {
 
     /// Lets a host descriptor fill the sink: `preadv` when `offset` is given, else `readv`. Returns 0 at its end.
     fn put_from_fd(&mut self, fd: std::os::fd::BorrowedFd<'_>, offset: Option<u64>, limit: usize) -> Result<usize> {
-        let mut buf = vec![0u8; self.room().min(limit).min(256 << 10)];
-        let n = host_read(fd, &mut buf, offset)?;
+        let wanted = self.room().min(limit).min(BOUNCE);
+        if wanted <= SMALL {
+            let mut buf = [0; SMALL];
+            let n = host_read(fd, &mut buf[..wanted], offset)?;
+            return self.put(&buf[..n]);
+        }
+        let mut buf = Bounce::take();
+        let n = host_read(fd, &mut buf[..wanted], offset)?;
         self.put(&buf[..n])
+    }
+}
+
+/// How much is moved at a time through the sentry's memory.
+pub const BOUNCE: usize = 256 << 10;
+
+/// What goes over the stack instead.
+const SMALL: usize = 4096;
+
+/// A buffer of [`BOUNCE`] bytes, whatever they are: fresh ones cost as much to clear as a host call does to fill them, so a
+/// few are kept.
+pub struct Bounce(Option<Box<[u8]>>);
+
+static KEPT: parking_lot::Mutex<Vec<Box<[u8]>>> = parking_lot::Mutex::new(Vec::new());
+
+/// How many are kept for later.
+const KEPT_MAX: usize = 8;
+
+impl Bounce {
+    /// One that was kept, or a new one.
+    pub fn take() -> Bounce {
+        let kept = KEPT.lock().pop();
+        Bounce(Some(kept.unwrap_or_else(|| vec![0; BOUNCE].into_boxed_slice())))
+    }
+}
+
+impl std::ops::Deref for Bounce {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+impl std::ops::DerefMut for Bounce {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.0.as_deref_mut().unwrap_or_default()
+    }
+}
+
+impl Drop for Bounce {
+    fn drop(&mut self) {
+        let mut kept = KEPT.lock();
+        if kept.len() < KEPT_MAX {
+            kept.extend(self.0.take());
+        }
     }
 }
 
@@ -114,6 +166,49 @@ impl Sink for SliceSink<'_> {
         self.filled += n;
         Ok(n)
     }
+
+    /// Without a copy in between.
+    fn put_from_fd(&mut self, fd: std::os::fd::BorrowedFd<'_>, offset: Option<u64>, limit: usize) -> Result<usize> {
+        let end = self.filled + self.room().min(limit);
+        let n = host_read(fd, &mut self.buf[self.filled..end], offset)?;
+        self.filled += n;
+        Ok(n)
+    }
+}
+
+/// Several slices, one behind the other, as a source.
+pub struct Slices<'a> {
+    slices: &'a [&'a [u8]],
+    /// How much of the first was taken.
+    taken: usize,
+}
+
+impl<'a> Slices<'a> {
+    /// All of them.
+    pub fn new(slices: &'a [&'a [u8]]) -> Slices<'a> {
+        Slices { slices, taken: 0 }
+    }
+}
+
+impl Source for Slices<'_> {
+    fn left(&self) -> usize {
+        self.slices.iter().map(|slice| slice.len()).sum::<usize>() - self.taken
+    }
+
+    fn take(&mut self, buf: &mut [u8]) -> Result<usize> {
+        let mut filled = 0;
+        while let Some((first, rest)) = self.slices.split_first().filter(|_| filled < buf.len()) {
+            let piece = &first[self.taken..];
+            let n = piece.len().min(buf.len() - filled);
+            buf[filled..filled + n].copy_from_slice(&piece[..n]);
+            filled += n;
+            self.taken += n;
+            if self.taken == first.len() {
+                (self.slices, self.taken) = (rest, 0);
+            }
+        }
+        Ok(filled)
+    }
 }
 
 /// A source in the sentry's memory.
@@ -154,5 +249,21 @@ impl Source for Limited<'_> {
         let n = self.inner.take(&mut buf[..n])?;
         self.limit -= n;
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_follow_one_another() {
+        let parts: [&[u8]; 4] = [b"ab", b"", b"cde", b"f"];
+        let mut source = Slices::new(&parts);
+        let mut buf = [0; 3];
+        assert_eq!((source.left(), source.take(&mut buf), &buf), (6, Ok(3), b"abc"));
+        assert_eq!((source.left(), source.take(&mut buf[..1]), buf[0]), (3, Ok(1), b'd'));
+        assert_eq!((source.take(&mut buf), &buf[..2], source.left()), (Ok(2), &b"ef"[..], 0));
+        assert_eq!(source.take(&mut buf), Ok(0));
     }
 }

@@ -222,6 +222,11 @@ pub trait FileSystem: Send + Sync {
     fn options(&self) -> String {
         String::new()
     }
+    /// `mount(2)` with `MS_REMOUNT`: changes its own options to what `data` says. `EINVAL`.
+    fn remount(&self, data: &str) -> Result<()> {
+        let _ = data;
+        Ok(())
+    }
     /// `syncfs(2)`.
     fn sync(&self) -> Result<()> {
         Ok(())

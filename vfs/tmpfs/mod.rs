@@ -111,6 +111,10 @@ impl FileSystem for TmpFs {
         "tmpfs"
     }
 
+    fn remount(&self, data: &str) -> Result<()> {
+        TmpFs::remount(self, data)
+    }
+
     fn root(&self) -> Arc<dyn Inode> {
         self.root.clone()
     }

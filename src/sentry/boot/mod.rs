@@ -8,7 +8,7 @@
 
 mod control;
 mod init;
-mod mounts;
+pub(in crate::sentry) mod mounts;
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;

@@ -18,7 +18,6 @@ use crate::sentry::task::{Attention, Current, ThreadGroup};
 use crate::vfs::deny::deny_write;
 use crate::vfs::file::OpenFile;
 use crate::vfs::inode::NodeType;
-use crate::vfs::open::{OpenHow, Opened};
 use crate::vfs::perm::{Access, may};
 use crate::vfs::walk::LookupFlags;
 use crate::vfs::{MountFlags, Path, Walk};
@@ -48,14 +47,13 @@ pub fn open_exec(walk: &Walk<'_>, path: &[u8], flags: LookupFlags) -> Result<Arc
         return Err(Errno::EACCES);
     }
     may(&attr, walk.creds, Access::EXEC)?;
-    let how = OpenHow { flags: libc::O_RDONLY, resolve: LookupFlags::EMPTY_PATH, ..OpenHow::default() };
+    let inode = found.inode()?.clone();
+    let denied = deny_write(&inode)?;
     // Being allowed to run it suffices: the sentry reads it, the program does not.
-    let root = Credentials::root();
-    let start = Walk { start: &found, creds: &root, ..*walk };
-    match start.open(b"", &how)? {
-        Opened::File(file) => Ok(file),
-        Opened::Fifo(_) => Err(Errno::EACCES),
-    }
+    let object = inode.open(libc::O_RDONLY)?;
+    let file = OpenFile::executable(object, found, denied);
+    file.notify(libc::IN_OPEN);
+    Ok(file)
 }
 
 struct Files<'a>(&'a Current);
@@ -83,8 +81,6 @@ pub fn exec(cur: &mut Current, exec: Exec) -> Result<()> {
     };
     let prepared = loader::prepare(args, &mut Files(cur))?;
     let exe = prepared.exe.clone();
-    // Nobody writes to the file from its check to its mapping.
-    let denied = exe.path().map(|path| path.inode().and_then(deny_write)).transpose()?;
     let creds = new_credentials(cur, &exe)?;
     if !end_other_threads(cur) {
         return Err(Errno::EINTR); // killed meanwhile
@@ -93,7 +89,6 @@ pub fn exec(cur: &mut Current, exec: Exec) -> Result<()> {
         log::debug!("executing {} failed past the point of no return: {error}", name.escape_ascii());
         cur.group.end(ExitStatus::Killed { signal: libc::SIGSEGV, core: false });
     }
-    drop(denied);
     cur.registers_set = true;
     Ok(())
 }

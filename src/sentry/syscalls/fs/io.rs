@@ -50,6 +50,11 @@ impl How {
         Ok(How { at: Some(at), flags: 0 })
     }
 
+    /// At the position, without waiting.
+    pub fn nowait() -> How {
+        How { at: None, flags: NOWAIT }
+    }
+
     /// `preadv2(2)`: -1 is the position. `EOPNOTSUPP`: flags that do not exist.
     fn with_flags(offset: i64, flags: i32, known: i32) -> Result<How> {
         if flags & !known != 0 {
@@ -106,15 +111,12 @@ pub fn read_file(cur: &Current, file: &OpenFile, sink: &mut UserBuffers<'_>, how
 
 /// Writes `source`, waiting if need be. `EPIPE` comes with SIGPIPE, `EFBIG` at the limit of a file's size with SIGXFSZ.
 pub fn write_file(cur: &Current, file: &OpenFile, source: &mut UserBuffers<'_>, how: How) -> SysResult {
-    let object = &**file.object();
-    if file.writable() && object.seekable() {
-        let wanted = source.remaining();
-        source.truncate(size_left(cur, file, wanted, how)?);
-    }
+    let wanted = source.remaining();
+    source.truncate(write_room(cur, file, wanted, how)?);
     write_from(cur, file, source, how)
 }
 
-/// [`write_file`] from anywhere; the limit of a file's size is not looked at.
+/// [`write_file`] from anywhere; the limit of a file's size is the caller's to look at ([`write_room`]).
 pub fn write_from(cur: &Current, file: &OpenFile, source: &mut dyn Source, how: How) -> SysResult {
     let object = &**file.object();
     let nonblocking = file.nonblocking() || how.flags & NOWAIT != 0;
@@ -193,7 +195,10 @@ fn raises_sigpipe(object: &dyn File) -> bool {
 }
 
 /// How many of `wanted` bytes RLIMIT_FSIZE lets a write to a regular file have. `EFBIG`, with SIGXFSZ.
-fn size_left(cur: &Current, file: &OpenFile, wanted: usize, how: How) -> Result<usize> {
+pub fn write_room(cur: &Current, file: &OpenFile, wanted: usize, how: How) -> Result<usize> {
+    if !file.object().seekable() || !file.writable() {
+        return Ok(wanted);
+    }
     let limit = cur.limit(libc::RLIMIT_FSIZE);
     if wanted == 0 || limit == crate::sentry::limits::INFINITY || !is_regular(file) {
         return Ok(wanted);

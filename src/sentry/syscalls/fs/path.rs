@@ -8,11 +8,11 @@ use crate::sentry::mm::user::UserStr;
 use crate::sentry::signal::{SigInfo, Signal};
 use crate::sentry::syscalls::Fd;
 use crate::sentry::task::Current;
-use crate::vfs::deny::deny_write;
+use crate::sentry::task::exec::open_exec;
 use crate::vfs::file::OpenFile;
 use crate::vfs::inode::{Attr, NodeType, SetAttr};
 use crate::vfs::perm::{self, Access};
-use crate::vfs::{LookupFlags, MountFlags, Path, Walk, ops};
+use crate::vfs::{LookupFlags, Path, Walk};
 
 /// What a call with a path or with `AT_EMPTY_PATH` acts on.
 pub enum Target {
@@ -139,30 +139,13 @@ impl Current {
     /// (a symbolic link that is not to be followed).
     pub fn open_exec(&self, dir: Fd, path: &[u8], flags: i32) -> Result<Arc<OpenFile>> {
         let lookup = lookup_flags(flags, 0)?;
-        let place = if path.is_empty() && lookup.contains(LookupFlags::EMPTY_PATH) && dir.0 != libc::AT_FDCWD {
+        if path.is_empty() && lookup.contains(LookupFlags::EMPTY_PATH) && dir.0 != libc::AT_FDCWD {
             let file = self.file(dir)?;
-            match file.path() {
-                Some(path) => path.clone(),
-                None => return self.exec_anonymous(&file),
+            if file.path().is_none() {
+                return self.exec_anonymous(&file);
             }
-        } else {
-            self.with_walk(dir, path, |walk| walk.lookup(path, lookup))?
-        };
-        match place.dentry.kind() {
-            Some(NodeType::Regular) => {}
-            Some(NodeType::Symlink) => return Err(Errno::ELOOP),
-            _ => return Err(Errno::EACCES),
         }
-        if place.mount.flags().contains(MountFlags::NOEXEC) {
-            return Err(Errno::EACCES);
-        }
-        ops::access(&place, &self.creds(), Access::EXEC)?;
-        let inode = place.inode()?.clone();
-        let denied = deny_write(&inode)?;
-        let object = inode.open(libc::O_RDONLY)?;
-        let file = OpenFile::executable(object, place, denied);
-        file.notify(libc::IN_OPEN);
-        Ok(file)
+        self.with_walk(dir, path, |walk| open_exec(walk, path, lookup))
     }
 
     /// A program without a name: a memfd.
