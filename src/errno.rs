@@ -89,6 +89,12 @@ impl fmt::Display for Errno {
 
 impl std::error::Error for Errno {}
 
+impl From<Errno> for io::Error {
+    fn from(error: Errno) -> io::Error {
+        io::Error::from_raw_os_error(error.0)
+    }
+}
+
 impl From<io::Error> for Errno {
     /// Host I/O errors keep their number; one without a number (a short read, say) is `EIO`.
     fn from(error: io::Error) -> Errno {

@@ -16,8 +16,9 @@
 //! Lock order: an object's own lock may be held while calling `wake`; a `Wakeable::wake` takes only leaf locks (the
 //! parker's futex, an epoll's ready list and, beneath it, that epoll's own queue).
 
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bitflags::bitflags;
@@ -155,10 +156,21 @@ impl WaitQueue {
 }
 
 /// Where one thread sleeps. A token: a wake-up that comes first makes the next `park` return at once.
+///
+/// The thread sleeps on a host futex, or, when it waits for a device meanwhile ([`Parker::park_on`]), on an eventfd that is
+/// made when first needed.
 #[derive(Default)]
 pub struct Parker {
-    token: Mutex<bool>,
+    token: Mutex<Token>,
     condvar: Condvar,
+    event: OnceLock<OwnedFd>,
+}
+
+#[derive(Default)]
+struct Token {
+    given: bool,
+    /// Whether the thread sleeps on the eventfd.
+    polling: bool,
 }
 
 impl Parker {
@@ -170,7 +182,7 @@ impl Parker {
     /// Sleeps until the token is there, and takes it. Returns `false` when `deadline` came first.
     pub fn park(&self, deadline: Option<Instant>) -> bool {
         let mut token = self.token.lock();
-        while !*token {
+        while !token.given {
             match deadline {
                 None => self.condvar.wait(&mut token),
                 Some(deadline) => {
@@ -180,18 +192,59 @@ impl Parker {
                 }
             }
         }
-        std::mem::take(&mut *token)
+        std::mem::take(&mut token.given)
+    }
+
+    /// Sleeps in `sleep`, which must return soon after the descriptor that it is given becomes readable, and takes the
+    /// token. Returns whether it was there; `None`, without sleeping, when the host has no descriptor left.
+    pub fn park_on(&self, sleep: impl FnOnce(BorrowedFd<'_>)) -> Option<bool> {
+        let event = match self.event.get() {
+            Some(event) => event,
+            None => {
+                let event = nix::sys::eventfd::EventFd::from_flags(
+                    nix::sys::eventfd::EfdFlags::EFD_CLOEXEC | nix::sys::eventfd::EfdFlags::EFD_NONBLOCK,
+                );
+                let event: OwnedFd = event.ok()?.into();
+                self.event.get_or_init(|| event)
+            }
+        };
+        let mut token = self.token.lock();
+        if !token.given {
+            token.polling = true;
+            drop(token);
+            sleep(event.as_fd());
+            token = self.token.lock();
+            token.polling = false;
+            if token.given {
+                // The count that woke us, or is about to: nobody adds to it before we sleep again.
+                let mut count = [0; 8];
+                let _ = nix::unistd::read(event, &mut count);
+            }
+        }
+        Some(std::mem::take(&mut token.given))
+    }
+
+    /// Whether the token is there.
+    pub fn is_unparked(&self) -> bool {
+        self.token.lock().given
     }
 
     /// Takes the token away, if any: done before the last look at the condition.
     pub fn reset(&self) {
-        *self.token.lock() = false;
+        self.token.lock().given = false;
     }
 
     /// Gives the token. Returns whether it was not there before.
     pub fn unpark(&self) -> bool {
         let mut token = self.token.lock();
-        let fresh = !std::mem::replace(&mut *token, true);
+        let fresh = !std::mem::replace(&mut token.given, true);
+        if fresh && token.polling {
+            if let Some(event) = self.event.get() {
+                // With the lock held, so that the sleeper that takes the token has the count to read.
+                let _ = nix::unistd::write(event, &1u64.to_ne_bytes());
+            }
+            return true;
+        }
         drop(token);
         if fresh {
             self.condvar.notify_one();

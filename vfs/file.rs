@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
 use crate::vfs::Path;
-use crate::vfs::deny::WriteAccess;
+use crate::vfs::deny::{WriteAccess, WriteDenied};
 use crate::vfs::inode::{Attr, NodeType, SetAttr};
 use crate::vfs::locks::FileLocks;
 use crate::vfs::{inotify, path};
@@ -187,6 +187,8 @@ pub struct OpenFile {
     locked: AtomicBool,
     /// Keeps a program file from being run while it is open for writing.
     _write: Option<WriteAccess>,
+    /// Keeps a program file that is being run from being opened for writing.
+    _denied: Option<WriteDenied>,
 }
 
 /// Rarely used state of an open file description.
@@ -243,8 +245,23 @@ impl OpenFile {
         flags: i32,
         write: Option<WriteAccess>,
     ) -> Arc<OpenFile> {
+        Arc::new(OpenFile::build(object, path, flags, write, None))
+    }
+
+    /// A description of a program that is to be run: while it lives, the file cannot be opened for writing.
+    pub fn executable(object: Arc<dyn File>, path: Path, denied: WriteDenied) -> Arc<OpenFile> {
+        Arc::new(OpenFile::build(object, Some(path), libc::O_RDONLY, None, Some(denied)))
+    }
+
+    fn build(
+        object: Arc<dyn File>,
+        path: Option<Path>,
+        flags: i32,
+        write: Option<WriteAccess>,
+        denied: Option<WriteDenied>,
+    ) -> OpenFile {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-        Arc::new(OpenFile {
+        OpenFile {
             object,
             path,
             flags: AtomicU32::new((flags & !CREATION_FLAGS) as u32),
@@ -253,7 +270,8 @@ impl OpenFile {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             locked: AtomicBool::new(false),
             _write: write,
-        })
+            _denied: denied,
+        }
     }
 
     /// A description of a pipe, socket or other anonymous file.

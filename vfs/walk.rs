@@ -8,7 +8,7 @@ use crate::errno::{Errno, Result};
 use crate::sentry::creds::Credentials;
 use crate::vfs::dentry::Dentry;
 use crate::vfs::devices::DeviceTable;
-use crate::vfs::inode::NodeType;
+use crate::vfs::inode::{Caching, NodeType};
 use crate::vfs::mount::MountFlags;
 use crate::vfs::path::Path;
 use crate::vfs::perm::{Access, may};
@@ -229,20 +229,29 @@ impl<'a> Resolver<'a> {
         if name.len() > NAME_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
-        let dir = &self.at.dentry;
-        if let Some(child) = dir.lookup_cached(name) {
+        // Where cached names must be asked about, those are announced as well.
+        if self.at.dentry.superblock().caching == Caching::Revalidate {
+            self.announce(name, rest)?;
+        }
+        if let Some(child) = self.at.dentry.lookup_cached(name) {
             return Ok(child);
         }
         if self.flags.contains(LookupFlags::CACHED) {
             return Err(Errno::EAGAIN);
         }
+        self.announce(name, rest)?;
+        self.at.dentry.lookup(name)
+    }
+
+    /// Tells the file system, once a walk, what is about to be looked up.
+    fn announce(&mut self, name: &[u8], rest: &Components<'_>) -> Result<()> {
         if !self.prefetched && !rest.is_end() {
             self.prefetched = true;
             let names = rest.clone().take_while(|name| *name != b"..").filter(|name| *name != b".");
             let names: Vec<&[u8]> = std::iter::once(name).chain(names).collect();
-            dir.inode()?.prefetch(&names);
+            self.at.dentry.inode()?.prefetch(&names);
         }
-        dir.lookup(name)
+        Ok(())
     }
 
     /// Goes where the symbolic link `link`, a name in the present directory, leads.

@@ -121,6 +121,7 @@ fn prepare(config_fd: RawFd) -> Result<BootConfig> {
         config.strace_fd = config.stdio[2];
     }
     isolate::raise_limits()?;
+    crate::platform::ptrace::prepare().map_err(std::io::Error::from).doing(|| "look for the vDSO")?;
     isolate::private_mounts()?;
     isolate::empty_root()?;
     isolate::become_nobody()?;

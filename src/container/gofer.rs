@@ -129,10 +129,12 @@ fn export(tree: &Tree) -> Result<Export> {
 /// Opens a tree that is one regular file, as long as /proc is there to open it by descriptor: no directory of the tree
 /// holds its name.
 fn open_root_file(root: &OwnedFd, writable: bool) -> io::Result<Option<RootFile>> {
-    let link = format!("/proc/self/fd/{}", root.as_raw_fd());
-    if !std::fs::metadata(&link)?.is_file() {
+    // Asked of the descriptor: of the container's root the host's /proc has been taken away already.
+    let mode = nix::sys::stat::fstat(root)?.st_mode;
+    if mode & libc::S_IFMT != libc::S_IFREG {
         return Ok(None);
     }
+    let link = format!("/proc/self/fd/{}", root.as_raw_fd());
     let read = File::open(&link)?.into();
     let write = if writable { Some(File::options().read(true).write(true).open(&link)?.into()) } else { None };
     Ok(Some(RootFile { read, write }))

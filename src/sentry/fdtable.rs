@@ -1,11 +1,13 @@
 //! Descriptor tables: `open(2)`'s "lowest-numbered descriptor not in use".
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::errno::{Errno, Result};
 use crate::vfs::file::OpenFile;
+use crate::vfs::locks::FileLocks;
 
 /// `/proc/sys/fs/nr_open`: no table grows beyond this.
 pub const NR_OPEN: u64 = 1 << 20;
@@ -24,9 +26,30 @@ struct Entries {
 }
 
 /// The descriptors that the tasks of one table share. Its lock is a leaf; what is closed is dropped without it.
-#[derive(Default)]
+///
+/// The table is also what POSIX record locks belong to: closing any descriptor of a file lets go of all that the table holds
+/// on it (`fcntl(2)`), and so does the end of the table with its last task.
 pub struct FdTable {
     entries: Mutex<Entries>,
+    /// Unique in the sandbox: the owner of its record locks.
+    id: u64,
+    /// Whether it ever held a record lock: else closing has none to look for.
+    locked: AtomicBool,
+}
+
+impl Default for FdTable {
+    fn default() -> FdTable {
+        FdTable::with_entries(Entries::default())
+    }
+}
+
+impl Drop for FdTable {
+    fn drop(&mut self) {
+        let slots = std::mem::take(&mut self.entries.get_mut().slots);
+        for entry in slots.into_iter().flatten() {
+            let _ = self.closed(&entry.file);
+        }
+    }
 }
 
 impl Entries {
@@ -54,9 +77,37 @@ impl Entries {
 }
 
 impl FdTable {
+    fn with_entries(entries: Entries) -> FdTable {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        FdTable { entries: Mutex::new(entries), id, locked: AtomicBool::new(false) }
+    }
+
     /// An empty table.
     pub fn new() -> Arc<FdTable> {
         Arc::default()
+    }
+
+    /// Its number, unique in the sandbox: the owner of its record locks.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Notes that it takes a record lock, which is then let go when the file is closed. Call before taking the lock.
+    pub fn note_lock(&self) {
+        self.locked.store(true, Ordering::Relaxed);
+    }
+
+    /// What every closing of a descriptor does besides taking it off the table: lets go of the table's record locks on the
+    /// file and flushes it. Returns what flushing did.
+    pub fn closed(&self, file: &OpenFile) -> Result<()> {
+        if self.locked.load(Ordering::Relaxed)
+            && let Some(inode) = file.path().and_then(|path| path.inode().ok())
+            && let Some(locks) = inode.attachments().and_then(|attachments| attachments.get::<FileLocks>())
+        {
+            locks.process_closed(self.id);
+        }
+        if file.is_path_only() { Ok(()) } else { file.object().flush() }
     }
 
     /// The file behind `fd`. `EBADF`.
@@ -129,7 +180,7 @@ impl FdTable {
 
     /// A table of its own with the same files: `fork(2)`.
     pub fn fork(&self) -> Arc<FdTable> {
-        Arc::new(FdTable { entries: Mutex::new(self.entries.lock().clone()) })
+        Arc::new(FdTable::with_entries(self.entries.lock().clone()))
     }
 
     /// The open descriptors: for `/proc/PID/fd`.

@@ -35,6 +35,11 @@ pub struct PtracePlatform {
     factory: Arc<Factory>,
 }
 
+/// Finds what needs the host's `/proc`, before the process gives that up.
+pub fn prepare() -> Result<()> {
+    stub::vdso_range().map(drop)
+}
+
 impl PtracePlatform {
     /// Forks the template of all stubs. Called early, while the sentry is small: the template begins as a copy of it.
     pub fn new() -> Result<PtracePlatform> {

@@ -4,6 +4,7 @@
 //! no secret; container code that jumps into it reaches instructions that trap, like any of its own.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use seccompiler::BpfProgram;
 
@@ -77,7 +78,18 @@ fn map_page() -> Result<()> {
 }
 
 /// Where the host's vDSO image and the data pages before it are in this process: `(pages and image, image)`.
+///
+/// Found once, since it needs `/proc`: a sentry calls this before it gives that up.
 pub fn vdso_range() -> Result<(Range<u64>, u64)> {
+    static FOUND: OnceLock<(Range<u64>, u64)> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(found.clone());
+    }
+    let found = find_vdso()?;
+    Ok(FOUND.get_or_init(|| found).clone())
+}
+
+fn find_vdso() -> Result<(Range<u64>, u64)> {
     // SAFETY: getauxval only reads the process's auxiliary vector.
     let image = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) };
     let maps = std::fs::read_to_string("/proc/self/maps")?;

@@ -6,11 +6,14 @@
 pub mod args;
 pub mod table;
 
+pub mod fs;
 pub mod memory;
 pub mod process;
 pub mod signal;
 
 pub mod futex;
+pub mod poll;
+pub mod time;
 
 use std::time::Instant;
 

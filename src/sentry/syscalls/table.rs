@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use super::args::{Handler, IntoHandler};
+use super::{fs, futex, memory, poll, process, signal, time};
 
 /// How far a call goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,27 +85,238 @@ macro_rules! rows {
 
 /// Files, directories, descriptors.
 fn files(table: &mut Table) {
-    let _ = &table;
+    descriptors(table);
+    names(table);
+    attributes(table);
+}
+
+/// Reading, writing and what else is done to an open file.
+fn descriptors(table: &mut Table) {
+    rows! { table;
+        0 read Full "" fs::io::read;
+        1 write Full "" fs::io::write;
+        2 open Full "" fs::open::open;
+        3 close Full "" fs::fd::close;
+        5 fstat Full "" fs::stat::fstat;
+        8 lseek Full "" fs::io::lseek;
+        16 ioctl Partial "what the file at hand knows" fs::ioctl::ioctl;
+        17 pread64 Full "" fs::io::pread64;
+        18 pwrite64 Full "" fs::io::pwrite64;
+        19 readv Full "" fs::io::readv;
+        20 writev Full "" fs::io::writev;
+        22 pipe Full "" fs::pipe::pipe;
+        32 dup Full "" fs::fd::dup;
+        33 dup2 Full "" fs::fd::dup2;
+        72 fcntl Partial "no leases, no directory notifications, no signals on readiness" fs::fcntl::fcntl;
+        73 flock Partial "only of files in a file system" fs::locks::flock;
+        78 getdents Full "" fs::dir::getdents;
+        85 creat Full "" fs::open::creat;
+        217 getdents64 Full "" fs::dir::getdents64;
+        257 openat Full "" fs::open::openat;
+        292 dup3 Full "" fs::fd::dup3;
+        293 pipe2 Partial "no notification pipes" fs::pipe::pipe2;
+        295 preadv Full "" fs::io::preadv;
+        296 pwritev Full "" fs::io::pwritev;
+        319 memfd_create Partial "no huge pages" fs::pipe::memfd_create;
+        327 preadv2 Partial "no RWF_ATOMIC, no RWF_DONTCACHE" fs::io::preadv2;
+        328 pwritev2 Partial "no RWF_ATOMIC, no RWF_DONTCACHE" fs::io::pwritev2;
+        436 close_range Full "" fs::fd::close_range;
+        437 openat2 Full "" fs::open::openat2;
+    }
+}
+
+/// What is done to names.
+fn names(table: &mut Table) {
+    rows! { table;
+        79 getcwd Full "" fs::dir::getcwd;
+        80 chdir Full "" fs::dir::chdir;
+        81 fchdir Full "" fs::dir::fchdir;
+        82 rename Full "" fs::link::rename;
+        83 mkdir Full "" fs::dir::mkdir;
+        84 rmdir Full "" fs::dir::rmdir;
+        86 link Full "" fs::link::link;
+        87 unlink Full "" fs::link::unlink;
+        88 symlink Full "" fs::link::symlink;
+        89 readlink Full "" fs::link::readlink;
+        95 umask Full "" fs::dir::umask;
+        133 mknod Full "" fs::link::mknod;
+        161 chroot Full "" fs::dir::chroot;
+        258 mkdirat Full "" fs::dir::mkdirat;
+        259 mknodat Full "" fs::link::mknodat;
+        263 unlinkat Full "" fs::link::unlinkat;
+        264 renameat Full "" fs::link::renameat;
+        265 linkat Full "" fs::link::linkat;
+        266 symlinkat Full "" fs::link::symlinkat;
+        267 readlinkat Full "" fs::link::readlinkat;
+        316 renameat2 Full "" fs::link::renameat2;
+    }
+}
+
+/// What is told of nodes and changed of them.
+fn attributes(table: &mut Table) {
+    rows! { table;
+        4 stat Full "" fs::stat::stat;
+        6 lstat Full "" fs::stat::lstat;
+        21 access Full "" fs::attr::access;
+        90 chmod Full "" fs::attr::chmod;
+        91 fchmod Full "" fs::attr::fchmod;
+        92 chown Full "" fs::attr::chown;
+        93 fchown Full "" fs::attr::fchown;
+        94 lchown Full "" fs::attr::lchown;
+        132 utime Full "" fs::times::utime;
+        235 utimes Full "" fs::times::utimes;
+        260 fchownat Full "" fs::attr::fchownat;
+        261 futimesat Full "" fs::times::futimesat;
+        262 newfstatat Full "" fs::stat::newfstatat;
+        268 fchmodat Full "" fs::attr::fchmodat;
+        269 faccessat Full "" fs::attr::faccessat;
+        280 utimensat Full "" fs::times::utimensat;
+        332 statx Full "" fs::stat::statx;
+        439 faccessat2 Full "" fs::attr::faccessat2;
+        452 fchmodat2 Full "" fs::attr::fchmodat2;
+    }
 }
 
 /// Memory.
 fn memory_calls(table: &mut Table) {
-    let _ = &table;
+    rows! { table;
+        9 mmap Full "" memory::mmap;
+        10 mprotect Full "" memory::mprotect;
+        11 munmap Full "" memory::munmap;
+        12 brk Full "" memory::brk;
+        25 mremap Full "" memory::mremap;
+        26 msync Full "" memory::msync;
+        27 mincore Full "" memory::mincore;
+        28 madvise Partial "advice about huge pages and merging is taken and does nothing" memory::madvise;
+        149 mlock Full "" memory::mlock;
+        150 munlock Full "" memory::munlock;
+        151 mlockall Full "" memory::mlockall;
+        152 munlockall Full "" memory::munlockall;
+        237 mbind Partial "one memory node" memory::mbind;
+        238 set_mempolicy Partial "one memory node; the policy is kept and shown" memory::set_mempolicy;
+        239 get_mempolicy Partial "one memory node" memory::get_mempolicy;
+        310 process_vm_readv Full "" memory::process_vm_readv;
+        311 process_vm_writev Full "" memory::process_vm_writev;
+        324 membarrier Partial "without restartable sequences and the choice of one CPU" memory::membarrier;
+        325 mlock2 Full "" memory::mlock2;
+        329 pkey_mprotect Full "" memory::pkey_mprotect;
+        330 pkey_alloc Refused "as on a processor without protection keys" memory::pkey_alloc;
+        331 pkey_free Refused "as pkey_alloc" memory::pkey_free;
+    }
 }
 
 /// Processes, threads, credentials, limits.
 fn processes(table: &mut Table) {
-    let _ = &table;
+    rows! { table;
+        322 execveat Full "" process::exec::execveat;
+        24 sched_yield Full "" process::sched::sched_yield;
+        39 getpid Full "" process::ids::getpid;
+        56 clone Partial "not every namespace" process::clone::clone;
+        57 fork Full "" process::clone::fork;
+        58 vfork Full "" process::clone::vfork;
+        59 execve Full "" process::exec::execve;
+        61 wait4 Full "" process::wait::wait4;
+        97 getrlimit Full "" process::limits::getrlimit;
+        98 getrusage Full "" process::wait::getrusage;
+        100 times Full "" process::wait::times;
+        102 getuid Full "" process::creds::getuid;
+        104 getgid Full "" process::creds::getgid;
+        105 setuid Full "" process::creds::setuid;
+        106 setgid Full "" process::creds::setgid;
+        107 geteuid Full "" process::creds::geteuid;
+        108 getegid Full "" process::creds::getegid;
+        109 setpgid Full "" process::ids::setpgid;
+        110 getppid Full "" process::ids::getppid;
+        111 getpgrp Full "" process::ids::getpgrp;
+        112 setsid Full "" process::ids::setsid;
+        113 setreuid Full "" process::creds::setreuid;
+        114 setregid Full "" process::creds::setregid;
+        115 getgroups Full "" process::creds::getgroups;
+        116 setgroups Full "" process::creds::setgroups;
+        117 setresuid Full "" process::creds::setresuid;
+        118 getresuid Full "" process::creds::getresuid;
+        119 setresgid Full "" process::creds::setresgid;
+        120 getresgid Full "" process::creds::getresgid;
+        121 getpgid Full "" process::ids::getpgid;
+        122 setfsuid Full "" process::creds::setfsuid;
+        123 setfsgid Full "" process::creds::setfsgid;
+        124 getsid Full "" process::ids::getsid;
+        125 capget Full "" process::creds::capget;
+        126 capset Full "" process::creds::capset;
+        135 personality Partial "only the Linux persona" process::prctl::personality;
+        140 getpriority Full "" process::sched::getpriority;
+        141 setpriority Partial "kept and shown; the host shares out the time" process::sched::setpriority;
+        142 sched_setparam Partial "as sched_setscheduler" process::sched::sched_setparam;
+        143 sched_getparam Full "" process::sched::sched_getparam;
+        144 sched_setscheduler Partial "only the normal policies" process::sched::sched_setscheduler;
+        145 sched_getscheduler Full "" process::sched::sched_getscheduler;
+        146 sched_get_priority_max Full "" process::sched::sched_get_priority_max;
+        147 sched_get_priority_min Full "" process::sched::sched_get_priority_min;
+        148 sched_rr_get_interval Full "" process::sched::sched_rr_get_interval;
+        157 prctl Partial "what a container can use of it" process::prctl::prctl;
+        158 arch_prctl Full "" process::ids::arch_prctl;
+        160 setrlimit Full "" process::limits::setrlimit;
+        186 gettid Full "" process::ids::gettid;
+        203 sched_setaffinity Partial "kept and shown; the host places the threads" process::sched::sched_setaffinity;
+        204 sched_getaffinity Full "" process::sched::sched_getaffinity;
+        218 set_tid_address Full "" process::ids::set_tid_address;
+        231 exit_group Full "" process::clone::exit_group;
+        247 waitid Full "" process::wait::waitid;
+        272 unshare Partial "not every namespace" process::clone::unshare;
+        302 prlimit64 Full "" process::limits::prlimit;
+        309 getcpu Full "" process::sched::getcpu;
+        424 pidfd_send_signal Full "" process::pidfd::pidfd_send_signal;
+        434 pidfd_open Full "" process::pidfd::pidfd_open;
+        435 clone3 Partial "as clone; no set_tid, no cgroup" process::clone::clone3;
+        438 pidfd_getfd Full "" process::pidfd::pidfd_getfd;
+    }
 }
 
 /// Signals and futexes.
 fn signals(table: &mut Table) {
-    let _ = &table;
+    rows! { table;
+        13 rt_sigaction Full "" signal::rt_sigaction;
+        14 rt_sigprocmask Full "" signal::rt_sigprocmask;
+        15 rt_sigreturn Full "" signal::rt_sigreturn;
+        34 pause Full "" signal::pause;
+        62 kill Full "" signal::kill;
+        127 rt_sigpending Full "" signal::rt_sigpending;
+        128 rt_sigtimedwait Full "" signal::rt_sigtimedwait;
+        129 rt_sigqueueinfo Full "" signal::rt_sigqueueinfo;
+        130 rt_sigsuspend Full "" signal::rt_sigsuspend;
+        131 sigaltstack Full "" signal::sigaltstack;
+        200 tkill Full "" signal::tkill;
+        202 futex Full "" futex::futex;
+        219 restart_syscall Full "" signal::restart_syscall;
+        234 tgkill Full "" signal::tgkill;
+        273 set_robust_list Full "" futex::set_robust_list;
+        274 get_robust_list Full "" futex::get_robust_list;
+        282 signalfd Full "" signal::signalfd;
+        289 signalfd4 Full "" signal::signalfd4;
+        297 rt_tgsigqueueinfo Full "" signal::rt_tgsigqueueinfo;
+        449 futex_waitv Full "" futex::futex_waitv;
+    }
 }
 
 /// Waiting for several things: poll, select, epoll, and the descriptors made for it.
 fn waiting(table: &mut Table) {
-    let _ = &table;
+    rows! { table;
+        7 poll Full "" poll::poll;
+        23 select Full "" poll::select::select;
+        213 epoll_create Full "" poll::epoll::epoll_create;
+        232 epoll_wait Full "" poll::epoll::epoll_wait;
+        233 epoll_ctl Full "" poll::epoll::epoll_ctl;
+        270 pselect6 Full "" poll::select::pselect6;
+        271 ppoll Full "" poll::ppoll;
+        281 epoll_pwait Full "" poll::epoll::epoll_pwait;
+        283 timerfd_create Full "" poll::epoll::timerfd_create;
+        284 eventfd Full "" poll::epoll::eventfd;
+        286 timerfd_settime Full "" poll::epoll::timerfd_settime;
+        287 timerfd_gettime Full "" poll::epoll::timerfd_gettime;
+        290 eventfd2 Full "" poll::epoll::eventfd2;
+        291 epoll_create1 Full "" poll::epoll::epoll_create1;
+        441 epoll_pwait2 Full "" poll::epoll::epoll_pwait2;
+    }
 }
 
 /// Sockets.
@@ -114,7 +326,26 @@ fn sockets(table: &mut Table) {
 
 /// Clocks and timers.
 fn clocks(table: &mut Table) {
-    let _ = &table;
+    rows! { table;
+        35 nanosleep Full "" time::nanosleep;
+        36 getitimer Full "" time::timers::getitimer;
+        37 alarm Full "" time::timers::alarm;
+        38 setitimer Full "" time::timers::setitimer;
+        96 gettimeofday Full "" time::gettimeofday;
+        159 adjtimex Partial "only to read" time::adjtimex;
+        164 settimeofday Refused "as clock_settime" time::settimeofday;
+        201 time Full "" time::time;
+        222 timer_create Full "" time::timers::timer_create;
+        223 timer_settime Full "" time::timers::timer_settime;
+        224 timer_gettime Full "" time::timers::timer_gettime;
+        225 timer_getoverrun Full "" time::timers::timer_getoverrun;
+        226 timer_delete Full "" time::timers::timer_delete;
+        227 clock_settime Refused "the clocks are the host's" time::clock_settime;
+        228 clock_gettime Full "" time::clock_gettime;
+        229 clock_getres Full "" time::clock_getres;
+        230 clock_nanosleep Full "" time::clock_nanosleep;
+        305 clock_adjtime Partial "only to read" time::clock_adjtime;
+    }
 }
 
 /// The machine, System V IPC, and what is refused.

@@ -59,6 +59,24 @@ impl Task {
 
     /// Sleeps until something is announced, `deadline` passes or a signal comes. Only on the task's own thread.
     pub fn sleep(&self, deadline: Option<Instant>) -> Woken {
+        self.sleep_with(deadline, || self.parker.park(deadline))
+    }
+
+    /// As [`Task::sleep`], for a task that waits for packets among other things: it waits on the network device meanwhile,
+    /// if no other task does, so that a packet for it wakes no other thread.
+    pub fn sleep_for_packets(&self, deadline: Option<Instant>) -> Woken {
+        self.sleep_with(deadline, || {
+            let Some(poller) = self.kernel.net.try_become_poller() else { return self.parker.park(deadline) };
+            let ready = || self.parker.is_unparked();
+            let woken = self.parker.park_on(|wake| {
+                poller.wait(&ready, wake, deadline);
+            });
+            drop(poller);
+            woken.unwrap_or_else(|| self.parker.park(deadline))
+        })
+    }
+
+    fn sleep_with(&self, deadline: Option<Instant>, park: impl FnOnce() -> bool) -> Woken {
         if self.interrupted() {
             return Woken::Signal;
         }
@@ -68,13 +86,15 @@ impl Task {
         self.clocks.slept();
         self.set_state(TaskState::Sleeping);
         let blocking = placement::blocking();
-        let woken = self.parker.park(deadline);
+        let woken = park();
         drop(blocking);
         self.set_state(TaskState::Running);
         match woken {
             _ if self.interrupted() => Woken::Signal,
             true => Woken::Event,
-            false => Woken::Deadline,
+            false if deadline.is_some_and(|deadline| deadline <= Instant::now()) => Woken::Deadline,
+            // The wait for packets ended for another reason.
+            false => Woken::Event,
         }
     }
 
@@ -87,6 +107,17 @@ impl Task {
         deadline: Option<Instant>,
         attempt: &mut dyn FnMut() -> Result<T>,
     ) -> Result<T> {
+        self.wait_in(queue, events, deadline, attempt, Task::sleep)
+    }
+
+    fn wait_in<T>(
+        self: &Arc<Self>,
+        queue: &WaitQueue,
+        events: Events,
+        deadline: Option<Instant>,
+        attempt: &mut dyn FnMut() -> Result<T>,
+        sleep: fn(&Task, Option<Instant>) -> Woken,
+    ) -> Result<T> {
         let mut waits = Waits::new(self);
         waits.add(queue, events, false);
         loop {
@@ -94,7 +125,7 @@ impl Task {
                 Err(Errno::EAGAIN) => {}
                 done => return done,
             }
-            match self.sleep(deadline) {
+            match sleep(self, deadline) {
                 Woken::Event => self.parker.reset(),
                 Woken::Deadline => return Err(Errno::EAGAIN),
                 Woken::Signal => return Err(Errno::ERESTARTSYS),
@@ -131,6 +162,9 @@ impl Current {
             done => return done,
         }
         match file.wait_queue() {
+            Some(queue) if file.as_socket().is_some() => {
+                self.task.wait_in(queue, events, deadline, &mut attempt, Task::sleep_for_packets)
+            }
             Some(queue) => self.task.wait_on(queue, events, deadline, &mut attempt),
             None => Err(Errno::EAGAIN),
         }

@@ -1,0 +1,41 @@
+//! Native, this project and every gVisor that is found, side by side, in one run.
+//!
+//! `cargo bench -- micro start nginx iperf3` runs those groups, without words all. `PEER_RUNSC=PATH,…` names the gVisors
+//! (otherwise the one on `PATH`), `PEER_PLATFORM=ptrace,systrap` their platforms. Root is needed.
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+mod micro;
+mod network;
+mod start;
+mod table;
+
+use common::Runtime;
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.iter().any(|word| word == micro::FLAG) {
+        return micro::main();
+    }
+    // Cargo adds flags of its own.
+    let groups: Vec<&str> = words.iter().map(String::as_str).filter(|word| !word.starts_with('-')).collect();
+    let wanted = |group: &str| groups.is_empty() || groups.contains(&group);
+    let mut runtimes = vec![Runtime::ours()];
+    runtimes.extend(Runtime::peers());
+    if wanted("micro") {
+        table::run("Operations, in microseconds: less is better", &runtimes, start::micro);
+    }
+    if wanted("start") {
+        table::run("Start-up, memory, files: less is better", &runtimes, start::start);
+    }
+    if wanted("nginx") {
+        table::run(
+            "nginx from another network namespace, wrk -t2 -c32: more is better, except of latency",
+            &runtimes,
+            network::nginx,
+        );
+    }
+    if wanted("iperf3") {
+        table::run("TCP throughput in Gbit/s, one connection: more is better", &runtimes, network::iperf3);
+    }
+}

@@ -1,0 +1,130 @@
+//! What is measured of a whole sandbox with loopback alone.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use super::common::{Runtime, Sandbox};
+use super::micro;
+use super::table::Figures;
+
+/// The command natively or in a sandbox.
+fn command(runtime: Option<&Runtime>, state: &Path, words: &[&str]) -> Command {
+    match runtime {
+        None => {
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]);
+            command
+        }
+        Some(runtime) => {
+            let mut command = runtime.do_command(state);
+            command.args(words);
+            command
+        }
+    }
+}
+
+/// The operations of [`micro`].
+pub fn micro(runtime: Option<&Runtime>) -> Figures {
+    let state = tempfile::tempdir().expect("a directory");
+    let this = std::env::current_exe().expect("this program has a path");
+    let mut command = command(runtime, state.path(), &[this.to_str().expect("UTF-8"), micro::FLAG]);
+    let output = command.stderr(Stdio::inherit()).output().expect("it starts");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let figure = |line: &str| line.split_once('\t').and_then(|(name, value)| Some((name.into(), value.parse().ok()?)));
+    printed.lines().filter_map(figure).collect()
+}
+
+/// Start-up, memory, a walk over 10,000 names.
+pub fn start(runtime: Option<&Runtime>) -> Figures {
+    let state = tempfile::tempdir().expect("a directory");
+    let mut figures = vec![(
+        "do true, ms".to_owned(),
+        median(|| {
+            let begun = Instant::now();
+            let status = command(runtime, state.path(), &["/bin/true"]).status().expect("it starts");
+            assert!(status.success(), "do true: {status}");
+            begun.elapsed().as_secs_f64() * 1e3
+        }),
+    )];
+    figures.push((
+        "to the first output, ms".into(),
+        median(|| {
+            let begun = Instant::now();
+            let mut command = command(runtime, state.path(), &["/bin/echo", "x"]);
+            let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
+            let mut byte = [0];
+            std::io::Read::read_exact(child.stdout.as_mut().expect("it was asked for"), &mut byte).expect("a byte");
+            let time = begun.elapsed().as_secs_f64() * 1e3;
+            child.wait().expect("it ends");
+            time
+        }),
+    ));
+    if let Some(runtime) = runtime {
+        figures.push(("memory with sleep, MB".into(), memory(runtime)));
+    }
+    figures.push(("find over 10,000 names, warm, ms".into(), find(runtime, state.path())));
+    figures
+}
+
+/// Of eleven.
+fn median(measure: impl FnMut() -> f64) -> f64 {
+    let mut values: Vec<f64> = std::iter::repeat_with(measure).take(11).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The proportional share of memory (`Pss`) of all processes of a sandbox that holds `sleep`, without the command that
+/// started it.
+fn memory(runtime: &Runtime) -> f64 {
+    let mut running = Sandbox::new(["/bin/sh", "-c", "exec sleep 4242"]).runtime(runtime).quiet().start();
+    let command = running.pid().as_raw() as u32;
+    let size = |pid: u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0)
+    };
+    // It has settled when three looks in a row see the same.
+    let (mut last, mut same) = (0.0, 0);
+    running.until("memory settles", || {
+        let now: f64 = descendants(command).into_iter().map(size).sum();
+        same = if now > 0.0 && (now - last).abs() < 64.0 { same + 1 } else { 0 };
+        last = now;
+        (same > 20).then_some(now / 1024.0)
+    })
+}
+
+/// Processes below `root`.
+fn descendants(root: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut queue = vec![root];
+    while let Some(pid) = queue.pop() {
+        for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            let children: Vec<u32> = children.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+            found.extend(&children);
+            queue.extend(children);
+        }
+    }
+    found
+}
+
+/// `find` within the sandbox, the second of two walks.
+fn find(runtime: Option<&Runtime>, state: &Path) -> f64 {
+    let tree = tempfile::tempdir().expect("a directory");
+    for directory in 0..100 {
+        let directory = tree.path().join(format!("directory-{directory}"));
+        fs::create_dir(&directory).expect("a directory");
+        for file in 0..99 {
+            File::create(directory.join(format!("file-{file}"))).expect("a file");
+        }
+    }
+    let script = "find \"$0\" -xdev >/dev/null; a=$(date +%s%N); find \"$0\" -xdev | wc -l >&2; b=$(date +%s%N); \
+                  echo $(((b - a) / 1000))";
+    let path = tree.path().to_str().expect("UTF-8");
+    let mut command = command(runtime, state, &["/bin/sh", "-c", script, path]);
+    let output = command.stderr(Stdio::null()).output().expect("it starts");
+    let micros: f64 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number");
+    micros / 1e3
+}

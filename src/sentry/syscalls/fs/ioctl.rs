@@ -1,0 +1,69 @@
+//! `ioctl(2)`: what concerns descriptors and every file; the rest is the file's own.
+
+use std::any::Any;
+
+use crate::errno::{Errno, Result};
+use crate::sentry::mm::user::{UserPtr, read_exact, write_all};
+use crate::sentry::syscalls::fs::path::{attr_of, is_regular};
+use crate::sentry::syscalls::{Fd, SysResult};
+use crate::sentry::task::Current;
+use crate::vfs::file::{IoctlMemory, OpenFile};
+use crate::vfs::inode::NodeType;
+
+const FIONBIO: u32 = libc::FIONBIO as u32;
+const FIOASYNC: u32 = libc::FIOASYNC as u32;
+const FIOCLEX: u32 = libc::FIOCLEX as u32;
+const FIONCLEX: u32 = libc::FIONCLEX as u32;
+const FIONREAD: u32 = libc::FIONREAD as u32;
+/// Total size: `asm-generic/ioctls.h`.
+const FIOQSIZE: u32 = 0x5460;
+/// Block size: `linux/fs.h`.
+const FIGETBSZ: u32 = 2;
+/// Sharing of extents between files, and a map of them, are for file systems that have extents.
+const UNSUPPORTED: [u32; 3] = [0x4004_9409, 0x4020_940d, 0xc020_660b];
+
+/// The memory is the caller's, and [`IoctlMemory::caller`] its `Arc<Task>`.
+impl IoctlMemory for Current {
+    fn read(&self, addr: u64, buf: &mut [u8]) -> Result<()> {
+        read_exact(self.space(), addr, buf)
+    }
+
+    fn write(&self, addr: u64, bytes: &[u8]) -> Result<()> {
+        write_all(self.space(), addr, bytes)
+    }
+
+    fn caller(&self) -> &dyn Any {
+        &self.task
+    }
+}
+
+/// `ioctl(2)`. `ENOTTY`: nothing that the file knows.
+pub fn ioctl(cur: &mut Current, fd: Fd, cmd: u32, arg: u64) -> SysResult {
+    let file = cur.io_file(fd)?;
+    match cmd {
+        FIOCLEX | FIONCLEX => cur.files()?.set_cloexec(fd.0, cmd == FIOCLEX)?,
+        FIONBIO => set_flag(cur, &file, libc::O_NONBLOCK, arg)?,
+        FIOASYNC => set_flag(cur, &file, libc::O_ASYNC, arg)?,
+        FIONREAD if file.path().is_some() && is_regular(&file) => {
+            let left = attr_of(&file)?.size as i64 - *file.position() as i64;
+            UserPtr::new(arg).write(cur.space(), &(left as i32))?;
+        }
+        FIOQSIZE => {
+            let attr = attr_of(&file)?;
+            if !matches!(attr.kind, NodeType::Regular | NodeType::Directory | NodeType::Symlink) {
+                return Err(Errno::ENOTTY);
+            }
+            UserPtr::new(arg).write(cur.space(), &attr.size)?;
+        }
+        FIGETBSZ => UserPtr::new(arg).write(cur.space(), &(attr_of(&file)?.blksize as i32))?,
+        _ if UNSUPPORTED.contains(&cmd) && is_regular(&file) => return Err(Errno::EOPNOTSUPP),
+        _ => return file.object().ioctl(cur, cmd, arg),
+    }
+    Ok(0)
+}
+
+fn set_flag(cur: &Current, file: &OpenFile, flag: i32, arg: u64) -> Result<()> {
+    let on = UserPtr::<i32>::new(arg).read(cur.space())? != 0;
+    let flags = if on { file.flags() | flag } else { file.flags() & !flag };
+    file.set_flags(flags)
+}
