@@ -16,11 +16,13 @@
 //! Lock order: an object's own lock may be held while calling `wake`; a `Wakeable::wake` takes only leaf locks (the
 //! parker's futex, an epoll's ready list and, beneath it, that epoll's own queue).
 
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bitflags::bitflags;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::{Condvar, Mutex};
 
 bitflags! {
@@ -159,6 +161,10 @@ impl WaitQueue {
 pub struct Parker {
     token: Mutex<bool>,
     condvar: Condvar,
+    /// Wakes it when it sleeps in [`Parker::park_with`]; made for the first such sleep.
+    event: OnceLock<OwnedFd>,
+    /// Which thread is in [`Parker::park_with`]; 0 for none.
+    outside: AtomicUsize,
 }
 
 impl Parker {
@@ -195,9 +201,50 @@ impl Parker {
         drop(token);
         if fresh {
             self.condvar.notify_one();
+            let outside = self.outside.load(Ordering::SeqCst);
+            // A thread that wakes itself looks at the token before it sleeps.
+            if outside != 0
+                && outside != thread_mark()
+                && let Some(event) = self.event.get()
+            {
+                let _ = crate::io::host_write(event.as_fd(), &1u64.to_ne_bytes(), None);
+            }
         }
         fresh
     }
+
+    /// Whether the token is there.
+    pub fn has_token(&self) -> bool {
+        *self.token.lock()
+    }
+
+    /// As [`Parker::park`], but it is `sleep` that waits: until [`Parker::has_token`], the descriptor that it is given is
+    /// readable, or a deadline of its own. It returns whether the descriptor is readable. For one who has something useful
+    /// to do meanwhile. A late write may end a sleep early: `false` does not mean that a deadline has passed.
+    pub fn park_with(&self, sleep: impl FnOnce(BorrowedFd<'_>) -> bool) -> crate::errno::Result<bool> {
+        let event = match self.event.get() {
+            Some(event) => event,
+            None => {
+                let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+                let made = EventFd::from_value_and_flags(0, flags)?;
+                self.event.get_or_init(|| made.into())
+            }
+        };
+        // SeqCst pairs with `unpark`: either that sees where we are, or we see its token.
+        self.outside.store(thread_mark(), Ordering::SeqCst);
+        let readable = !self.has_token() && sleep(event.as_fd());
+        self.outside.store(0, Ordering::SeqCst);
+        if readable {
+            let _ = crate::io::host_read(event.as_fd(), &mut [0; 8], None);
+        }
+        Ok(std::mem::take(&mut *self.token.lock()))
+    }
+}
+
+/// A number for the calling thread, other than 0.
+fn thread_mark() -> usize {
+    thread_local!(static MARK: u8 = const { 0 });
+    MARK.with(|mark| std::ptr::from_ref(mark).addr())
 }
 
 impl Wakeable for Parker {
@@ -238,6 +285,23 @@ mod tests {
         queue.wake(Events::IN);
         queue.wake(Events::IN);
         assert_eq!(woken(&parkers), 2, "a waiter that has its token already does not use up another wake-up");
+    }
+
+    #[test]
+    fn a_sleeper_elsewhere_is_woken() {
+        let parker = Arc::new(Parker::new());
+        let waker = parker.clone();
+        let token = parker.park_with(|event| {
+            let thread = std::thread::spawn(move || waker.unpark());
+            let mut fds = [nix::poll::PollFd::new(event, nix::poll::PollFlags::POLLIN)];
+            assert_eq!(nix::poll::poll(&mut fds, 10_000u16), Ok(1));
+            thread.join().unwrap()
+        });
+        assert_eq!(token, Ok(true));
+        parker.unpark();
+        assert_eq!(parker.park_with(|_| panic!("the token was there")), Ok(true));
+        let waker = parker.clone();
+        assert_eq!(parker.park_with(|_| !waker.unpark()), Ok(true), "by itself, without the descriptor");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use smoltcp::socket::tcp::State as Machine;
 
-pub use self::tables::{Tables, input, unreachable};
+pub use self::tables::{Row, Tables, input, rows, unreachable};
 
 use self::conn::{ALL, Conn, Tuple};
 use self::listen::{Listener, Ready};
