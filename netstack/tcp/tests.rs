@@ -2,9 +2,13 @@
 
 use super::*;
 use crate::netstack::testing::*;
+use crate::netstack::{SockAddr, SocketOption};
+
+/// Stacks and two sockets.
+type Connected = (Vec<Arc<Stack>>, Arc<dyn File>, Arc<dyn File>);
 
 /// A connected pair, from the first stack to the second; over the wire or within one.
-fn connected(wire: bool) -> (Vec<Arc<Stack>>, Arc<dyn File>, Arc<dyn File>) {
+fn connected(wire: bool) -> Connected {
     let stacks = if wire {
         let (one, two) = pair(true);
         vec![one, two]
