@@ -409,8 +409,13 @@ impl Conn {
             return;
         }
         let listener = state.listener.take().and_then(|listener| listener.upgrade());
-        if let (Some(listener), Some(me)) = (listener, self.me.upgrade()) {
-            listener.established(me);
+        let waits = match (listener, self.me.upgrade()) {
+            (Some(listener), Some(me)) => listener.established(me),
+            _ => false,
+        };
+        if !waits {
+            // Nobody will ever accept it: the timer, due at once, resets it.
+            (state.orphan, state.deadline) = (true, Some(0));
         }
     }
 

@@ -255,6 +255,19 @@ fn the_backlog_within_a_host() {
 }
 
 #[test]
+fn a_listener_that_goes_resets_who_waits() {
+    let (one, two) = pair(true);
+    let listening = listener(&two, "10.0.0.2:80", 5);
+    let client = tcp(&one);
+    connect(&client, &at("10.0.0.2:80")).unwrap();
+    wait(&listening, Events::IN);
+    drop(listening);
+    assert_eq!(read(&client, 10), Err(Errno::ECONNRESET));
+    until(&client, Events::ERR, || Some(()).filter(|()| two.tcp_table().is_empty()));
+    assert_eq!(connect(&tcp(&one), &at("10.0.0.2:80")), Err(Errno::ECONNREFUSED));
+}
+
+#[test]
 fn states_of_a_fresh_socket() {
     let stack = lonely();
     let file = tcp(&stack);
