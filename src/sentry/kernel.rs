@@ -9,6 +9,7 @@ use crate::errno::{Errno, Result};
 use crate::platform::Platform;
 use crate::sentry::creds::Caps;
 use crate::sentry::futex::FutexTable;
+use crate::sentry::ipc::Ipc;
 use crate::sentry::signal::{PendingCount, SigInfo, Signal};
 use crate::sentry::strace::Tracer;
 use crate::sentry::task::signals::Origin;
@@ -28,6 +29,8 @@ pub struct Kernel {
     pub timers: Arc<TimerQueue>,
     /// Futexes.
     pub futexes: Arc<FutexTable>,
+    /// System V IPC.
+    pub ipc: Ipc,
     /// What device nodes open.
     pub devices: Arc<DeviceTable>,
     /// Terminals and the sessions they control.
@@ -65,6 +68,7 @@ impl Kernel {
             tree: Mutex::default(),
             timers: parts.timers,
             futexes: FutexTable::new(),
+            ipc: Ipc::default(),
             devices: parts.devices,
             terminals: parts.terminals,
             tracer: parts.tracer,

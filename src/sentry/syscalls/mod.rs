@@ -6,7 +6,9 @@
 pub mod args;
 pub mod table;
 
+pub mod ipc;
 pub mod memory;
+pub mod misc;
 pub mod process;
 pub mod signal;
 
