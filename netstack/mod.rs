@@ -3,7 +3,9 @@
 mod addr;
 pub mod device;
 mod ioctl;
+pub mod netlink;
 mod options;
+pub mod raw;
 mod socket;
 pub mod stack;
 pub mod tcp;

@@ -206,6 +206,7 @@ fn idle_connections_cost_nothing() {
     let open = || {
         let client = tcp(&one);
         connect(&client, &at("10.0.0.2:80")).unwrap();
+        set(&client, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1).unwrap();
         let server = accept(&listening);
         (client, server)
     };

@@ -34,6 +34,7 @@ pub mod ops;
 pub mod path;
 pub mod perm;
 pub mod pipe;
+pub mod proc;
 pub mod signalfd;
 pub mod sysfs;
 pub mod timerfd;

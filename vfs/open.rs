@@ -202,7 +202,8 @@ impl Walk<'_> {
             }
         }
         let write = if regular && access.contains(Access::WRITE) { Some(get_write(&inode)?) } else { None };
-        if attr.kind == NodeType::Fifo {
+        // A pipe without a name (`/proc/PID/fd`) knows itself how it is opened again.
+        if attr.kind == NodeType::Fifo && inode.attachments().is_some() {
             return open_fifo(path, inode, flags);
         }
         if regular && flags & libc::O_TRUNC != 0 && !created {

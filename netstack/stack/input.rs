@@ -9,7 +9,7 @@ use super::packet::{ICMP, ICMPV6, Packet, TCP, UDP};
 use crate::errno::Errno;
 use crate::netstack::device::vnet;
 use crate::netstack::device::{ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Received};
-use crate::netstack::{tcp, udp};
+use crate::netstack::{raw, tcp, udp};
 
 /// A packet's link-layer side.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +71,7 @@ impl Stack {
             }
             return;
         }
+        raw::input(self, packet, arrival.interface);
         match packet.protocol {
             TCP if arrival.valid || checksum_is_right(packet) => tcp::input(self, packet),
             UDP if arrival.valid || checksum_is_right(packet) => udp::input(self, packet, arrival),

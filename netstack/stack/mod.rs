@@ -33,7 +33,7 @@ use self::poller::Poller;
 use self::ports::Ports;
 use self::reassembly::Reassembly;
 use super::device::{FramePool, Tap};
-use super::{tcp, udp};
+use super::{netlink, raw, tcp, udp};
 use crate::container::network::NetConfig;
 use crate::errno::{Errno, Result};
 use crate::timer::TimerQueue;
@@ -65,6 +65,7 @@ pub struct Stack {
     pub(super) ports: Ports,
     pub(super) tcp: tcp::Tables,
     pub(super) udp: udp::Table,
+    pub(super) raw: raw::Table,
     neighbours: Neighbours,
     reassembly: Reassembly,
     poller: Poller,
@@ -83,6 +84,7 @@ impl Stack {
             ports: Ports::default(),
             tcp: tcp::Tables::new(offloads),
             udp: udp::Table::default(),
+            raw: raw::Table::default(),
             neighbours: Neighbours::default(),
             reassembly: Reassembly::default(),
             poller: Poller::new(tap.clone()),
@@ -98,7 +100,14 @@ impl Stack {
         &self.interfaces
     }
 
-    /// `socket(2)` of the families `AF_INET` and `AF_INET6`. `socket_type` is without flags.
+    /// The neighbours that are known.
+    pub fn neighbours(&self) -> Vec<(std::net::IpAddr, [u8; 6])> {
+        self.neighbours.list()
+    }
+
+    /// `socket(2)` of the families `AF_INET`, `AF_INET6`, `AF_NETLINK` and `AF_PACKET`. `socket_type` is without flags.
+    ///
+    /// `EAFNOSUPPORT`, `EPROTONOSUPPORT`, `ESOCKTNOSUPPORT`, `EPERM`.
     pub fn socket(
         self: &Arc<Stack>,
         domain: i32,
@@ -108,8 +117,10 @@ impl Stack {
     ) -> Result<Arc<dyn File>> {
         match domain {
             libc::AF_INET | libc::AF_INET6 => self.inet_socket(domain, socket_type, protocol, cred),
-            libc::AF_NETLINK | libc::AF_PACKET => {
-                log::warn!("socket: family {domain} is not implemented");
+            libc::AF_NETLINK => Ok(netlink::NetlinkSocket::new(self, socket_type, protocol, cred)?),
+            libc::AF_PACKET if !cred.net_raw => Err(Errno::EPERM),
+            libc::AF_PACKET => {
+                log::warn!("socket: packet sockets are not implemented");
                 Err(Errno::EAFNOSUPPORT)
             }
             _ => Err(Errno::EAFNOSUPPORT),
@@ -129,12 +140,18 @@ impl Stack {
         match (socket_type, protocol) {
             (libc::SOCK_STREAM, 0 | libc::IPPROTO_TCP) => Ok(tcp::TcpSocket::new(self, domain, cred)),
             (libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP) => Ok(udp::UdpSocket::new(self, domain, cred)),
+            (libc::SOCK_DGRAM, libc::IPPROTO_ICMP) if domain == libc::AF_INET => {
+                Ok(raw::RawSocket::new(self, domain, packet::ICMP, true, cred))
+            }
+            (libc::SOCK_DGRAM, libc::IPPROTO_ICMPV6) if domain == libc::AF_INET6 => {
+                Ok(raw::RawSocket::new(self, domain, packet::ICMPV6, true, cred))
+            }
             (libc::SOCK_STREAM | libc::SOCK_DGRAM, _) => Err(Errno::EPROTONOSUPPORT),
             (libc::SOCK_RAW, 0) => Err(Errno::EPROTONOSUPPORT),
             (libc::SOCK_RAW, _) if !cred.net_raw => Err(Errno::EPERM),
             (libc::SOCK_RAW, _) => {
-                log::warn!("socket: raw sockets are not implemented");
-                Err(Errno::EPROTONOSUPPORT)
+                let protocol = u8::try_from(protocol).map_err(|_| Errno::EPROTONOSUPPORT)?;
+                Ok(raw::RawSocket::new(self, domain, protocol, false, cred))
             }
             _ => Err(Errno::ESOCKTNOSUPPORT),
         }

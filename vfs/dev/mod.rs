@@ -3,7 +3,7 @@
 //! `/dev` itself is an ordinary file system in memory, since containers make nodes and links there: [`register`] fills the
 //! device table, [`populate`] makes the names in whatever is mounted.
 
-mod kmsg;
+pub mod kmsg;
 mod memory;
 #[cfg(test)]
 mod tests;

@@ -58,7 +58,7 @@ impl Inode for ContentFile {
     }
 
     fn open(self: Arc<Self>, _flags: i32) -> Result<Arc<dyn File>> {
-        Ok(Arc::new(Open { content: self.content.clone(), text: Mutex::default() }))
+        Ok(open_content(self.content.clone()))
     }
 
     fn attachments(&self) -> Option<&Attachments> {
@@ -68,6 +68,11 @@ impl Inode for ContentFile {
     fn as_any(&self) -> &dyn Any {
         self
     }
+}
+
+/// An open file with content, for nodes that are not in a tree of directories here.
+pub fn open_content(content: Arc<dyn Content>) -> Arc<dyn File> {
+    Arc::new(Open { content, text: Mutex::default() })
 }
 
 struct Open {

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 pub use self::dir::{Dir, EmitEntry, Entries};
-pub use self::file::{Content, ContentFile};
+pub use self::file::{Content, ContentFile, open_content};
 
 use crate::errno::{Errno, Result};
 use crate::vfs::file::File;
@@ -44,6 +44,19 @@ impl KernFs {
         KernFs { type_name, magic, caching, root: Dir::new(&tree, 0o555, None) }
     }
 
+    /// [`KernFs::new`] whose root has children that come and go besides.
+    pub fn with_entries(
+        type_name: &'static str,
+        magic: i64,
+        dev: u64,
+        caching: Caching,
+        entries: impl FnOnce(&Arc<Tree>) -> Arc<dyn Entries>,
+    ) -> KernFs {
+        let tree = Arc::new(Tree { dev, next_ino: AtomicU64::new(1) });
+        let entries = entries(&tree);
+        KernFs { type_name, magic, caching, root: Dir::new(&tree, 0o555, Some(entries)) }
+    }
+
     /// The root, to add to.
     pub fn dir(&self) -> &Arc<Dir> {
         &self.root
@@ -69,6 +82,11 @@ impl FileSystem for KernFs {
 }
 
 impl Tree {
+    /// The device number.
+    pub fn dev(&self) -> u64 {
+        self.dev
+    }
+
     /// Attributes of a new node.
     pub fn attr(&self, kind: NodeType, perm: u32) -> Attr {
         let mut attr = Attr::new(self.dev, self.next_ino.fetch_add(1, Ordering::Relaxed), kind, perm);

@@ -194,6 +194,12 @@ impl PipeEnd {
         PipeEnd { pipe: pipe.clone(), read, write, packets, writers_before: None }
     }
 
+    /// Another end of a pipe, with the access mode of `flags`: opening `/proc/PID/fd/N`.
+    pub fn open(pipe: &Arc<Pipe>, flags: i32) -> Arc<PipeEnd> {
+        let mode = flags & libc::O_ACCMODE;
+        Arc::new(PipeEnd::new(pipe, mode != libc::O_WRONLY, mode != libc::O_RDONLY, flags))
+    }
+
     /// The pipe.
     pub fn pipe(&self) -> &Arc<Pipe> {
         &self.pipe

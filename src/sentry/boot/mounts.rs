@@ -19,7 +19,7 @@ use crate::vfs::mount::{MountFlags, MountNamespace};
 use crate::vfs::tmpfs::{TmpFs, TmpfsOptions};
 use crate::vfs::tty::{DevPts, DevPtsOptions};
 use crate::vfs::walk::{LookupFlags, Walk};
-use crate::vfs::{Path, dev, sysfs};
+use crate::vfs::{Path, dev, proc, sysfs};
 
 /// The device number of a file system that has no device of its own.
 pub fn next_dev() -> u64 {
@@ -133,7 +133,7 @@ impl Builder<'_> {
 
     fn file_system(&self, kind: &str, data: &str) -> Result<Arc<dyn FileSystem>> {
         Ok(match kind {
-            "proc" => TmpFs::new(next_dev(), &TmpfsOptions::parse("mode=555", ram())?, ram()),
+            "proc" => proc::new(next_dev(), self.kernel),
             "sysfs" => Arc::new(sysfs::new(next_dev(), crate::platform::placement::count() as u32, None)),
             "devpts" => {
                 log::debug!("devpts options {data:?}");

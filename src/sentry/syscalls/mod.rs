@@ -12,6 +12,9 @@ pub mod process;
 pub mod signal;
 
 pub mod futex;
+pub mod net;
+pub mod poll;
+pub mod time;
 
 use std::time::Instant;
 

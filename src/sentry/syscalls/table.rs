@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use super::args::{Handler, IntoHandler};
-use super::{fs, futex, memory, process, signal};
+use super::{fs, futex, memory, net, poll, process, signal, time};
 
 /// How far a call goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -341,17 +341,71 @@ fn signals(table: &mut Table) {
 
 /// Waiting for several things: poll, select, epoll, and the descriptors made for it.
 fn waiting(table: &mut Table) {
-    let _ = &table;
+    rows! { table;
+        7 poll Full "" poll::poll;
+        23 select Full "" poll::select::select;
+        213 epoll_create Full "" poll::epoll::epoll_create;
+        232 epoll_wait Full "" poll::epoll::epoll_wait;
+        233 epoll_ctl Full "" poll::epoll::epoll_ctl;
+        270 pselect6 Full "" poll::select::pselect6;
+        271 ppoll Full "" poll::ppoll;
+        281 epoll_pwait Full "" poll::epoll::epoll_pwait;
+        283 timerfd_create Full "" poll::epoll::timerfd_create;
+        284 eventfd Full "" poll::epoll::eventfd;
+        286 timerfd_settime Full "" poll::epoll::timerfd_settime;
+        287 timerfd_gettime Full "" poll::epoll::timerfd_gettime;
+        290 eventfd2 Full "" poll::epoll::eventfd2;
+        291 epoll_create1 Full "" poll::epoll::epoll_create1;
+        441 epoll_pwait2 Full "" poll::epoll::epoll_pwait2;
+    }
 }
 
 /// Sockets.
 fn sockets(table: &mut Table) {
-    let _ = &table;
+    rows! { table;
+        41 socket Full "" net::socket;
+        42 connect Full "" net::connect;
+        43 accept Full "" net::accept;
+        44 sendto Full "" net::message::sendto;
+        45 recvfrom Full "" net::message::recvfrom;
+        46 sendmsg Full "" net::message::sendmsg;
+        47 recvmsg Full "" net::message::recvmsg;
+        48 shutdown Full "" net::shutdown;
+        49 bind Full "" net::bind;
+        50 listen Full "" net::listen;
+        51 getsockname Full "" net::getsockname;
+        52 getpeername Full "" net::getpeername;
+        53 socketpair Full "" net::socketpair;
+        54 setsockopt Full "" net::option::setsockopt;
+        55 getsockopt Full "" net::option::getsockopt;
+        288 accept4 Full "" net::accept4;
+        299 recvmmsg Full "" net::message::recvmmsg;
+        307 sendmmsg Full "" net::message::sendmmsg;
+    }
 }
 
 /// Clocks and timers.
 fn clocks(table: &mut Table) {
-    let _ = &table;
+    rows! { table;
+        35 nanosleep Full "" time::nanosleep;
+        36 getitimer Full "" time::timers::getitimer;
+        37 alarm Full "" time::timers::alarm;
+        38 setitimer Full "" time::timers::setitimer;
+        96 gettimeofday Full "" time::gettimeofday;
+        159 adjtimex Partial "only to read" time::adjtimex;
+        164 settimeofday Refused "as clock_settime" time::settimeofday;
+        201 time Full "" time::time;
+        222 timer_create Full "" time::timers::timer_create;
+        223 timer_settime Full "" time::timers::timer_settime;
+        224 timer_gettime Full "" time::timers::timer_gettime;
+        225 timer_getoverrun Full "" time::timers::timer_getoverrun;
+        226 timer_delete Full "" time::timers::timer_delete;
+        227 clock_settime Refused "the clocks are the host's" time::clock_settime;
+        228 clock_gettime Full "" time::clock_gettime;
+        229 clock_getres Full "" time::clock_getres;
+        230 clock_nanosleep Full "" time::clock_nanosleep;
+        305 clock_adjtime Partial "only to read" time::clock_adjtime;
+    }
 }
 
 /// The machine, System V IPC, and what is refused.

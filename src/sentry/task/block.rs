@@ -68,7 +68,9 @@ impl Task {
         self.sleep_with(deadline, || {
             let Some(poller) = self.kernel.net.try_become_poller() else { return self.parker.park(deadline) };
             let ready = || self.parker.is_unparked();
-            let woken = self.parker.park_on(|wake| drop(poller.wait(&ready, wake, deadline)));
+            let woken = self.parker.park_on(|wake| {
+                poller.wait(&ready, wake, deadline);
+            });
             drop(poller);
             woken.unwrap_or_else(|| self.parker.park(deadline))
         })

@@ -10,7 +10,7 @@ use crate::errno::{Errno, Result};
 use crate::platform::placement;
 use crate::sentry::creds::{Caps, Credentials};
 use crate::sentry::loader::{self, CommitArgs, ExecArgs, ExecFiles, HostAux, Prepared};
-use crate::sentry::signal::{AltStack, SigInfo, Signal};
+use crate::sentry::signal::AltStack;
 use crate::sentry::syscalls;
 use crate::sentry::syscalls::process::creds::{KEEP_CAPS, NOROOT};
 use crate::sentry::task::tree::ExitStatus;
@@ -281,13 +281,6 @@ fn new_credentials(cur: &Current, exe: &OpenFile) -> Result<NewCredentials> {
     let secure = set_id || creds.euid != creds.ruid || creds.egid != creds.rgid || (old.ruid != 0 && gained);
     let readable = may(&attr, &old, Access::READ).is_ok();
     Ok(NewCredentials { creds, secure, readable })
-}
-
-impl Current {
-    /// After a failure that leaves no program to go back to.
-    pub(in crate::sentry) fn die_of_segv(&self) {
-        self.task.force(SigInfo::kernel(Signal::SEGV));
-    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@
 //! Lock order: `Kernel::tree` > `ThreadGroup::signals` > the handlers' lock > `Task::signals` > leaves (`mm`, `fs`, `files`,
 //! `creds`, `limits`, parkers). None is held while a task blocks or runs user code.
 
+pub mod access;
 pub mod block;
 pub mod clone;
 pub mod exec;

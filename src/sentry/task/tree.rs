@@ -206,6 +206,11 @@ impl TaskTree {
         self.threads.len()
     }
 
+    /// The id that was given out last: `/proc/loadavg`.
+    pub fn last_id(&self) -> i32 {
+        self.last_id
+    }
+
     /// A process by its id, zombies included.
     pub fn node(&self, pid: i32) -> Option<&Node> {
         self.nodes.get(&pid)

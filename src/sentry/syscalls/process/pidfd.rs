@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering;
 
 use crate::errno::Errno;
-use crate::sentry::creds::Caps;
 use crate::sentry::mm::user::UserPtr;
 use crate::sentry::signal::{SigInfo, Signal};
 use crate::sentry::syscalls::{Fd, SysResult};
@@ -72,18 +71,4 @@ pub fn pidfd_getfd(cur: &mut Current, fd: Fd, target: i32, flags: u32) -> SysRes
     cur.may_trace(&task)?;
     let found = task.files()?.get(target)?;
     cur.add_file(found, true)
-}
-
-impl Current {
-    /// Whether the task may look into another: `ptrace(2)`, "Ptrace access mode checking". `EPERM`.
-    pub fn may_trace(&self, target: &crate::sentry::task::Task) -> crate::errno::Result<()> {
-        let (own, other) = (self.creds(), target.creds());
-        let same_group = std::sync::Arc::ptr_eq(&self.group, &target.group);
-        let same_user = [other.ruid, other.euid, other.suid].iter().all(|&uid| uid == own.ruid)
-            && [other.rgid, other.egid, other.sgid].iter().all(|&gid| gid == own.rgid);
-        let dumpable = target.mm().is_ok_and(|mm| mm.dumpable() == 1);
-        let no_more_caps = own.permitted.contains(other.permitted);
-        let allowed = same_group || own.has(Caps::SYS_PTRACE) || (same_user && dumpable && no_more_caps);
-        if allowed { Ok(()) } else { Err(Errno::EPERM) }
-    }
 }

@@ -1,0 +1,42 @@
+//! `getsockopt(2)`, `setsockopt(2)`.
+
+use super::{socket_file, socket_of};
+use crate::errno::{Errno, Result};
+use crate::netstack::{Socket, SocketOption};
+use crate::sentry::mm::user::{UserPtr, UserSlice};
+use crate::sentry::syscalls::{Fd, SysResult};
+use crate::sentry::task::Current;
+
+/// No option is longer.
+const VALUE_MAX: usize = 16 << 10;
+
+fn get(socket: &dyn Socket, option: SocketOption, room: usize) -> Result<Vec<u8>> {
+    let (domain, socket_type, protocol) = socket.domain();
+    let value = match (option.level, option.name) {
+        (libc::SOL_SOCKET, libc::SO_DOMAIN) => domain,
+        (libc::SOL_SOCKET, libc::SO_TYPE) => socket_type,
+        (libc::SOL_SOCKET, libc::SO_PROTOCOL) => protocol,
+        _ => return socket.get_option(option, room),
+    };
+    Ok(value.to_ne_bytes().to_vec())
+}
+
+/// `getsockopt(2)`. `EBADF`, `ENOTSOCK`, `EINVAL`, `ENOPROTOOPT`, `EOPNOTSUPP`, `EFAULT`.
+pub fn getsockopt(cur: &mut Current, fd: Fd, level: i32, name: i32, value: u64, len: UserPtr<i32>) -> SysResult {
+    let file = socket_file(cur, fd)?;
+    let room = usize::try_from(len.read(cur.space())?).map_err(|_| Errno::EINVAL)?;
+    let found = get(socket_of(&file)?, SocketOption { level, name }, room)?;
+    let stored = UserSlice::new(value, room).write_truncated(cur.space(), &found)?;
+    len.write(cur.space(), &(stored as i32)).map(|()| 0)
+}
+
+/// `setsockopt(2)`. `EBADF`, `ENOTSOCK`, `EINVAL`, `EDOM`, `ENOPROTOOPT`, `EOPNOTSUPP`, `EPERM`, `EFAULT`.
+pub fn setsockopt(cur: &mut Current, fd: Fd, level: i32, name: i32, value: u64, len: i32) -> SysResult {
+    let file = socket_file(cur, fd)?;
+    let len = usize::try_from(len).map_err(|_| Errno::EINVAL)?;
+    let value = UserSlice::new(value, len.min(VALUE_MAX)).read(cur.space())?;
+    if level == libc::SOL_SOCKET && matches!(name, libc::SO_DOMAIN | libc::SO_TYPE | libc::SO_PROTOCOL) {
+        return Err(Errno::ENOPROTOOPT);
+    }
+    socket_of(&file)?.set_option(SocketOption { level, name }, &value).map(|()| 0)
+}

@@ -1,0 +1,324 @@
+//! The files of `/proc` that are about the whole machine: `proc(5)`.
+
+use std::any::Any;
+use std::fmt::Write;
+use std::sync::{Arc, Weak};
+
+use super::cpuinfo;
+use super::pid::status::TICK_NS;
+use crate::errno::{Errno, Result};
+use crate::platform::placement;
+use crate::sentry::kernel::Kernel;
+use crate::sentry::task::usage::Usage;
+use crate::sentry::task::{TaskState, boottime_ns};
+use crate::vfs::dev::kmsg::Kmsg;
+use crate::vfs::file::File;
+use crate::vfs::inode::{Attr, Inode, NodeType};
+use crate::vfs::kernfs::{Content, Dir};
+
+/// The release that `uname(2)` and `/proc` tell.
+pub const RELEASE: &str = "4.4.0";
+
+/// The version that `uname(2)` tells, and when the kernel was built.
+pub const VERSION: &str = "#1 SMP Sun Jan 10 15:06:54 PST 2016";
+
+/// Content that is made from the kernel. `EIO` once that is gone.
+struct FromKernel<F>(Weak<Kernel>, F);
+
+impl<F: Fn(&Kernel) -> String + Send + Sync> Content for FromKernel<F> {
+    fn read(&self) -> Result<Vec<u8>> {
+        let kernel = self.0.upgrade().ok_or(Errno::EIO)?;
+        Ok((self.1)(&kernel).into_bytes())
+    }
+}
+
+/// A read-only file whose content is made from the kernel.
+pub fn from_kernel(
+    show: impl Fn(&Kernel) -> String + Send + Sync + 'static,
+    kernel: &Weak<Kernel>,
+) -> Arc<dyn Content> {
+    Arc::new(FromKernel(kernel.clone(), show))
+}
+
+/// File systems, as `/proc/filesystems` has them; all but those on a device say `nodev`.
+const FILE_SYSTEMS: [&str; 9] =
+    ["sysfs", "tmpfs", "proc", "devtmpfs", "sockfs", "pipefs", "ramfs", "devpts", "overlay"];
+
+/// Adds the files to the root.
+pub fn fill(root: &Arc<Dir>, kernel: &Weak<Kernel>) {
+    root.add_text("cgroups", 0o444, "#subsys_name\thierarchy\tnum_cgroups\tenabled\n");
+    root.add_text("cmdline", 0o444, "BOOT_IMAGE=/vmlinuz-4.4.0 quiet\n");
+    root.add_text("devices", 0o444, DEVICES);
+    root.add_text("misc", 0o444, "");
+    for name in ["consoles", "diskstats", "locks", "modules"] {
+        root.add_text(name, 0o444, "");
+    }
+    let listed: String = FILE_SYSTEMS.iter().map(|name| format!("nodev\t{name}\n")).collect();
+    root.add_text("filesystems", 0o444, &listed);
+    root.add_text("partitions", 0o444, "major minor  #blocks  name\n\n");
+    root.add_text("swaps", 0o444, "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n");
+    root.add_text("version", 0o444, &format!("Linux version {RELEASE} (root@localhost) (gcc) {VERSION}\n"));
+    let clock = cpuinfo::Clock::start();
+    root.add_file("cpuinfo", 0o444, move || cpuinfo::text(placement::count(), clock.mhz()).into_bytes());
+    root.add_file("interrupts", 0o444, || interrupts(placement::count()).into_bytes());
+    root.add_file("meminfo", 0o444, || meminfo(&memory()).into_bytes());
+    root.add_file("vmstat", 0o444, || vmstat(&memory()).into_bytes());
+    root.add_content("loadavg", 0o444, from_kernel(loadavg, kernel));
+    root.add_content("stat", 0o444, from_kernel(stat, kernel));
+    root.add_content("uptime", 0o444, from_kernel(uptime, kernel));
+    let attr = root.tree().attr(NodeType::Regular, 0o400);
+    root.add("kmsg", Arc::new(KmsgNode { attr, kernel: kernel.clone() }));
+    let ipc = root.make_dirs("sysvipc");
+    for (name, header) in SYSV {
+        ipc.add_text(name, 0o444, header);
+    }
+}
+
+/// What the sandbox has device nodes of.
+const DEVICES: &str = "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n 10 misc\n128 ptm\n\
+                       136 pts\n\nBlock devices:\n";
+
+/// System V objects: none, as the calls that make them are not there.
+const SYSV: [(&str, &str); 3] = [
+    (
+        "msg",
+        "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime      rtime      ctime\n",
+    ),
+    ("sem", "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n"),
+    (
+        "shm",
+        "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime      ctime                   rss                  swap\n",
+    ),
+];
+
+/// `/proc/kmsg`, which reads as `/dev/kmsg` does.
+struct KmsgNode {
+    attr: Attr,
+    kernel: Weak<Kernel>,
+}
+
+impl Inode for KmsgNode {
+    fn attr(&self) -> Result<Attr> {
+        Ok(self.attr)
+    }
+
+    fn open(self: Arc<Self>, _flags: i32) -> Result<Arc<dyn File>> {
+        let kernel = self.kernel.upgrade().ok_or(Errno::EIO)?;
+        Ok(Arc::new(Kmsg::new(kernel.boot_log.clone())))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// What the host tells of its memory, in KiB.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// All there is.
+    pub total_kib: u64,
+    /// Used for nothing.
+    pub free_kib: u64,
+    /// Used for buffers.
+    pub buffers_kib: u64,
+    /// Shared.
+    pub shared_kib: u64,
+    /// Swap in all and free.
+    pub swap_kib: (u64, u64),
+    /// Load averages, in 1/65536.
+    pub loads: [u64; 3],
+}
+
+/// Memory and load of the machine now.
+pub fn memory() -> Memory {
+    // SAFETY: a plain structure of numbers, which the call fills.
+    let info = unsafe {
+        let mut info: libc::sysinfo = std::mem::zeroed();
+        if libc::sysinfo(&mut info) != 0 {
+            return Memory::default();
+        }
+        info
+    };
+    let kib = |units: libc::c_ulong| units.saturating_mul(u64::from(info.mem_unit)) / 1024;
+    Memory {
+        total_kib: kib(info.totalram),
+        free_kib: kib(info.freeram),
+        buffers_kib: kib(info.bufferram),
+        shared_kib: kib(info.sharedram),
+        swap_kib: (kib(info.totalswap), kib(info.freeswap)),
+        loads: info.loads,
+    }
+}
+
+/// `/proc/meminfo`. The host's page cache is not told apart from what its programs use: `Cached` is at least what is
+/// shared.
+fn meminfo(memory: &Memory) -> String {
+    let Memory { total_kib: total, free_kib: free, buffers_kib: buffers, shared_kib: shared, swap_kib, .. } = *memory;
+    let used = total.saturating_sub(free).saturating_sub(buffers);
+    let anonymous = used.saturating_sub(shared);
+    let rows = [
+        ("MemTotal", total),
+        ("MemFree", free),
+        ("MemAvailable", free.saturating_add(buffers).min(total)),
+        ("Buffers", buffers),
+        ("Cached", shared),
+        ("SwapCached", 0),
+        ("Active", anonymous),
+        ("Inactive", buffers.saturating_add(shared)),
+        ("Active(anon)", anonymous),
+        ("Inactive(anon)", 0),
+        ("Active(file)", 0),
+        ("Inactive(file)", buffers.saturating_add(shared)),
+        ("Unevictable", 0),
+        ("Mlocked", 0),
+        ("SwapTotal", swap_kib.0),
+        ("SwapFree", swap_kib.1),
+        ("Zswap", 0),
+        ("Zswapped", 0),
+        ("Dirty", 0),
+        ("Writeback", 0),
+        ("AnonPages", anonymous),
+        ("Mapped", shared),
+        ("Shmem", shared),
+        ("KReclaimable", 0),
+        ("Slab", 0),
+        ("SReclaimable", 0),
+        ("SUnreclaim", 0),
+        ("KernelStack", 0),
+        ("PageTables", 0),
+        ("SecPageTables", 0),
+        ("NFS_Unstable", 0),
+        ("Bounce", 0),
+        ("WritebackTmp", 0),
+        ("CommitLimit", total / 2 + swap_kib.0),
+        ("Committed_AS", anonymous),
+        ("VmallocTotal", 34_359_738_367),
+        ("VmallocUsed", 0),
+        ("VmallocChunk", 0),
+        ("Percpu", 0),
+        ("AnonHugePages", 0),
+        ("ShmemHugePages", 0),
+        ("ShmemPmdMapped", 0),
+        ("FileHugePages", 0),
+        ("FilePmdMapped", 0),
+    ];
+    let mut text = String::new();
+    for (name, value) in rows {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{:<16}{value:8} kB", format!("{name}:"));
+    }
+    for name in ["HugePages_Total", "HugePages_Free", "HugePages_Rsvd", "HugePages_Surp"] {
+        let _ = writeln!(text, "{:<16}{:8}", format!("{name}:"), 0);
+    }
+    text.push_str("Hugepagesize:       2048 kB\nHugetlb:               0 kB\n");
+    text
+}
+
+/// `/proc/vmstat`: the lines that are known.
+fn vmstat(memory: &Memory) -> String {
+    let pages = |kib: u64| kib / 4;
+    let rows = [
+        ("nr_free_pages", pages(memory.free_kib)),
+        ("nr_anon_pages", pages(memory.total_kib.saturating_sub(memory.free_kib))),
+        ("nr_mapped", pages(memory.shared_kib)),
+        ("nr_file_pages", pages(memory.buffers_kib.saturating_add(memory.shared_kib))),
+        ("nr_dirty", 0),
+        ("nr_writeback", 0),
+        ("nr_shmem", pages(memory.shared_kib)),
+        ("pgpgin", 0),
+        ("pgpgout", 0),
+        ("pswpin", 0),
+        ("pswpout", 0),
+        ("pgfault", 0),
+        ("pgmajfault", 0),
+        ("oom_kill", 0),
+    ];
+    rows.iter().map(|(name, value)| format!("{name} {value}\n")).collect()
+}
+
+/// `/proc/interrupts`: the columns, with no line.
+fn interrupts(cpus: usize) -> String {
+    let columns: String = (0..cpus).map(|cpu| format!("CPU{cpu:<8}")).collect();
+    format!("           {columns}\n")
+}
+
+/// What all tasks have used, those that ended and were waited for included, and how many run. For `/proc/stat` and the
+/// like, which programs that watch the whole machine read: the only places that look at every task.
+#[derive(Clone, Copy, Debug, Default)]
+struct Totals {
+    used: Usage,
+    running: usize,
+    tasks: usize,
+    last_id: i32,
+}
+
+impl Totals {
+    fn of(kernel: &Kernel) -> Totals {
+        let (groups, ended, tasks, last_id) = {
+            let tree = kernel.tree.lock();
+            let groups: Vec<_> = tree.nodes().map(|(_, node)| node.group.clone()).collect();
+            let ended = tree.nodes().fold(Usage::default(), |sum, (_, node)| sum.plus(node.children_usage));
+            let last_id = tree.last_id();
+            (groups, ended, tree.thread_count(), last_id)
+        };
+        let used = groups.iter().fold(ended, |sum, group| sum.plus(group.usage()));
+        let threads = groups.iter().flat_map(|group| group.threads());
+        let running = threads.filter(|task| task.state() == TaskState::Running).count();
+        Totals { used, running, tasks, last_id }
+    }
+}
+
+fn uptime_ns(kernel: &Kernel) -> u64 {
+    boottime_ns().saturating_sub(kernel.boot_ns)
+}
+
+/// CPU time that nobody used, over all CPUs.
+fn idle_ns(kernel: &Kernel, used: &Usage) -> u64 {
+    let all = uptime_ns(kernel).saturating_mul(placement::count() as u64);
+    all.saturating_sub(used.user_ns).saturating_sub(used.system_ns)
+}
+
+fn hundredths(ns: u64) -> String {
+    let hundredths = ns / 10_000_000;
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
+}
+
+/// `/proc/uptime`: since the sandbox began.
+fn uptime(kernel: &Kernel) -> String {
+    let idle = idle_ns(kernel, &Totals::of(kernel).used);
+    format!("{} {}\n", hundredths(uptime_ns(kernel)), hundredths(idle))
+}
+
+/// `/proc/loadavg`: the averages are the machine's, the rest the sandbox's.
+fn loadavg(kernel: &Kernel) -> String {
+    let totals = Totals::of(kernel);
+    let load = |load: u64| hundredths(load.saturating_mul(1_000_000_000) >> 16);
+    let [one, five, fifteen] = memory().loads;
+    let Totals { running, tasks, last_id, .. } = totals;
+    format!("{} {} {} {running}/{tasks} {last_id}\n", load(one), load(five), load(fifteen))
+}
+
+/// `/proc/stat`. Time is spread over the CPUs evenly.
+fn stat(kernel: &Kernel) -> String {
+    let totals = Totals::of(kernel);
+    let idle = idle_ns(kernel, &totals.used);
+    let cpus = placement::count().max(1) as u64;
+    let line = |share: u64| {
+        let ticks = |ns: u64| ns / TICK_NS / share;
+        let Usage { user_ns, system_ns, .. } = totals.used;
+        format!("{} 0 {} {} 0 0 0 0 0 0\n", ticks(user_ns), ticks(system_ns), ticks(idle))
+    };
+    let mut text = format!("cpu  {}", line(1));
+    for cpu in 0..cpus {
+        let _ = write!(text, "cpu{cpu} {}", line(cpus));
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let began = now.as_nanos().saturating_sub(u128::from(uptime_ns(kernel))) / 1_000_000_000;
+    let _ = write!(
+        text,
+        "intr 0\nctxt {}\nbtime {began}\nprocesses {}\nprocs_running {}\nprocs_blocked 0\n\
+         softirq 0 0 0 0 0 0 0 0 0 0 0\n",
+        totals.used.voluntary_switches, totals.last_id, totals.running
+    );
+    text
+}
