@@ -80,7 +80,8 @@ pub fn rt_sigsuspend(cur: &mut Current, set: UserPtr<u64>, size: usize) -> SysRe
 
 /// `pause(2)`. `EINTR`.
 pub fn pause(cur: &mut Current) -> SysResult {
-    cur.task.sleep_until(None)?;
+    // Without a deadline only a signal ends it.
+    let _signal = cur.task.sleep_until(None);
     Err(Errno::ERESTARTNOHAND)
 }
 
