@@ -152,7 +152,7 @@ pub fn memory() -> Memory {
 
 /// `/proc/meminfo`. The host's page cache is not told apart from what its programs use: `Cached` is at least what is
 /// shared.
-fn meminfo(memory: &Memory) -> String {
+pub fn meminfo(memory: &Memory) -> String {
     let Memory { total_kib: total, free_kib: free, buffers_kib: buffers, shared_kib: shared, swap_kib, .. } = *memory;
     let used = total.saturating_sub(free).saturating_sub(buffers);
     let anonymous = used.saturating_sub(shared);

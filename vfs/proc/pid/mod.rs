@@ -3,7 +3,7 @@
 mod fd;
 mod fdinfo;
 mod links;
-mod memory;
+pub mod memory;
 pub mod settings;
 pub mod status;
 
@@ -23,7 +23,7 @@ use crate::vfs::kernfs::{Content, EmitEntry, open_content};
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Guard {
     /// Never.
-    Open,
+    Public,
     /// When the file is opened.
     AtOpen,
     /// When it is read.
@@ -61,7 +61,7 @@ struct Entry {
 }
 
 const fn text(name: &'static str, read: Read) -> Entry {
-    Entry { name, perm: 0o444, what: What::Text(Guard::Open, read) }
+    Entry { name, perm: 0o444, what: What::Text(Guard::Public, read) }
 }
 
 const fn secret(name: &'static str, perm: u32, guard: Guard, read: Read) -> Entry {
@@ -100,7 +100,7 @@ static ENTRIES: &[Entry] = &[
     Entry { name: "mem", perm: 0o600, what: What::Memory },
     text("mountinfo", settings::mountinfo),
     text("mounts", settings::mounts),
-    secret("mountstats", 0o400, Guard::Open, settings::mountstats),
+    secret("mountstats", 0o400, Guard::Public, settings::mountstats),
     dir("net", 0o555, What::Net),
     dir("ns", 0o511, What::Namespaces),
     settable("oom_adj", 0o644, settings::oom_adj, settings::set_oom_adj),
@@ -237,7 +237,7 @@ impl Inode for Node {
         }
     }
 
-    fn open(self: Arc<Self>, flags: i32) -> Result<Arc<dyn File>> {
+    fn open(self: Arc<Self>, _flags: i32) -> Result<Arc<dyn File>> {
         match self.entry.what {
             What::Memory => memory::open(&self.subject),
             What::Text(Guard::AtOpen, _) => {
@@ -246,7 +246,7 @@ impl Inode for Node {
             }
             What::Text(..) | What::Settable(..) => Ok(open_content(self)),
             What::Link(_) => Err(Errno::ELOOP),
-            _ => open_dir(self, flags),
+            _ => Ok(Arc::new(OpenDir(self))),
         }
     }
 
@@ -275,19 +275,8 @@ impl Content for Node {
     }
 }
 
-/// A directory whose names are found when it is read.
-pub trait Listed: Send + Sync {
-    /// The directory's own inode number.
-    fn own_ino(&self) -> Result<u64>;
-    /// Gives names from position `from` (0 at first) on to `emit` until it returns `false`.
-    fn list(&self, from: u64, emit: &mut EmitEntry<'_>) -> Result<()>;
-}
-
-impl Listed for Node {
-    fn own_ino(&self) -> Result<u64> {
-        Ok(self.subject.ino(self.slot))
-    }
-
+impl Node {
+    /// Gives the names of a directory from position `from` (0 at first) on to `emit` until it returns `false`.
     fn list(&self, from: u64, emit: &mut EmitEntry<'_>) -> Result<()> {
         let task = self.subject.task().map_err(|_| Errno::ENOENT)?;
         match self.entry.what {
@@ -309,13 +298,15 @@ impl Listed for Node {
         }
         Ok(())
     }
-}
 
-impl Node {
     fn list_table(&self, from: u64, emit: &mut EmitEntry<'_>) {
         for (slot, entry) in self.entries().filter(|(slot, _)| u64::from(*slot) > from) {
             let node = Node { subject: self.subject.clone(), entry, slot };
-            if !emit(entry.name.as_bytes(), self.subject.ino(slot), node.kind(), u64::from(slot)) {
+            let ino = match entry.what {
+                What::Net => self.subject.shared.net.attr().map_or(0, |attr| attr.ino),
+                _ => self.subject.ino(slot),
+            };
+            if !emit(entry.name.as_bytes(), ino, node.kind(), u64::from(slot)) {
                 return;
             }
         }
@@ -332,16 +323,12 @@ fn emit_numbers(numbers: &[i32], from: u64, emit: &mut EmitEntry<'_>, of: impl F
     }
 }
 
-fn open_dir<T: Listed + Inode>(dir: Arc<T>, _flags: i32) -> Result<Arc<dyn File>> {
-    Ok(Arc::new(OpenDir(dir)))
-}
-
-struct OpenDir<T>(Arc<T>);
+struct OpenDir(Arc<Node>);
 
 /// Positions before are the two dots.
 const FIRST: u64 = 2;
 
-impl<T: Listed + 'static> File for OpenDir<T> {
+impl File for OpenDir {
     fn read(&self, _offset: u64, _sink: &mut dyn crate::io::Sink) -> Result<usize> {
         Err(Errno::EISDIR)
     }
@@ -351,7 +338,7 @@ impl<T: Listed + 'static> File for OpenDir<T> {
     }
 
     fn read_dir(&self, pos: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
-        let own = self.0.own_ino()?;
+        let own = self.0.subject.ino(self.0.slot);
         for (at, name) in [(0, &b"."[..]), (1, b"..")].into_iter().filter(|(at, _)| *at >= pos) {
             if !emit(DirEntry { name, ino: own, kind: NodeType::Directory, next: at + 1 }) {
                 return Ok(());
