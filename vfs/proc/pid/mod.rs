@@ -80,11 +80,12 @@ const fn dir(name: &'static str, perm: u32, what: What) -> Entry {
     Entry { name, perm, what }
 }
 
-/// What a process's directory holds. A thread's lacks those of [`PROCESS_ONLY`].
+/// What a directory holds; see [`PROCESS_ONLY`] and [`THREAD_ONLY`].
 static ENTRIES: &[Entry] = &[
     dir("attr", 0o555, What::Empty),
     secret("auxv", 0o400, Guard::AtOpen, memory::auxv),
     text("cgroup", |_, _| Ok(b"0::/\n".to_vec())),
+    text("children", status::children),
     text("cmdline", memory::cmdline),
     settable("comm", 0o644, settings::comm, settings::set_comm),
     link("cwd", links::Link::Cwd),
@@ -125,6 +126,9 @@ static ENTRIES: &[Entry] = &[
 /// What a thread's directory has not.
 const PROCESS_ONLY: [&str; 3] = ["mountstats", "task", "timerslack_ns"];
 
+/// What only a thread's directory has.
+const THREAD_ONLY: [&str; 1] = ["children"];
+
 /// The entry of the directory itself; its slot is 0, so those of the table count from 1.
 static ROOT: Entry = Entry { name: "", perm: 0o555, what: What::Empty };
 
@@ -157,7 +161,8 @@ impl Node {
     fn entries(&self) -> impl Iterator<Item = (u32, &'static Entry)> {
         let thread = self.subject.is_thread();
         let all = (1u32..).zip(ENTRIES);
-        all.filter(move |(_, entry)| !thread || !PROCESS_ONLY.contains(&entry.name))
+        let not_here: &[&str] = if thread { &PROCESS_ONLY } else { &THREAD_ONLY };
+        all.filter(move |(_, entry)| !not_here.contains(&entry.name))
     }
 }
 
@@ -184,6 +189,11 @@ impl Inode for Node {
         if self.is_root() {
             // Five directories of their own, and for a process `task`.
             attr.nlink = if self.subject.is_thread() { 7 } else { 9 };
+        }
+        if let What::Fds = self.entry.what {
+            // How many there are: Linux 6.2.
+            let files = self.subject.task().and_then(|task| task.files());
+            attr.size = files.map_or(0, |files| files.list().len() as u64);
         }
         if let What::Threads = self.entry.what {
             attr.nlink = 2 + self.subject.task().map_or(0, |task| task.group.threads().len() as u32);
