@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket as HostUdp};
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -16,7 +16,7 @@ use crate::netstack::stack::packet::{Header, TCP, UDP};
 use crate::netstack::testing::*;
 use crate::netstack::{SockAddr, Stack};
 use crate::timer::TimerQueue;
-use crate::wait::Events;
+use crate::wait::{Events, Parker};
 
 /// Runs `test` in a new network namespace that has the TAP device, with 10.0.0.1 and fd00::1 on the host's side.
 fn with_host(test: impl FnOnce(Arc<Stack>) + Send) {
@@ -235,19 +235,69 @@ fn a_waiting_task_polls_the_device() {
                 accepted.write_all(&buf).unwrap();
             }
         });
-        let (quiet, _other) = UnixDatagram::pair().unwrap();
+        let parker = Arc::new(Parker::new());
+        inside.wait_queue().unwrap().add(parker.clone(), Events::IN, false);
         let start = Instant::now();
         for _ in 0..rounds {
             write_all(&inside, b"ping").unwrap();
-            let readable = || inside.poll().contains(Events::IN);
-            while !readable() {
-                if let Some(guard) = stack.try_become_poller() {
-                    guard.wait(&readable, std::os::fd::AsFd::as_fd(&quiet), None);
-                }
+            while !inside.poll().contains(Events::IN) {
+                assert!(stack.park(&parker, Some(Instant::now() + Duration::from_secs(20))));
             }
             assert_eq!(read_now(&inside, 10).unwrap(), b"ping");
         }
         println!("round trip with the poller hook: {:?}", start.elapsed() / rounds);
         echo.join().unwrap();
+    });
+}
+
+/// How fast bytes go both ways between the host's kernel and a task that polls the device: run with
+/// `--ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn throughput() {
+    const TOTAL: usize = 4 << 30;
+    with_host(|stack| {
+        let host = TcpListener::bind("10.0.0.1:80").unwrap();
+        let inside = tcp(&stack);
+        connect(&inside, &at("10.0.0.1:80")).unwrap();
+        let (mut accepted, _) = host.accept().unwrap();
+        let (quiet, _other) = UnixDatagram::pair().unwrap();
+        let wait_for = |events: Events| {
+            let ready = || inside.poll().intersects(events);
+            while !ready() {
+                if let Some(guard) = stack.try_become_poller() {
+                    guard.wait(&ready, std::os::fd::AsFd::as_fd(&quiet), None);
+                }
+            }
+        };
+        let peer = std::thread::spawn(move || {
+            let mut buf = vec![0; 256 << 10];
+            let (mut got, mut sent) = (0, 0);
+            while got < TOTAL {
+                got += accepted.read(&mut buf).unwrap();
+            }
+            while sent < TOTAL {
+                sent += accepted.write(&buf).unwrap();
+            }
+        });
+        let rate = |start: Instant| TOTAL as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9;
+        let mut buf = vec![0; 256 << 10];
+        let (mut sent, start) = (0, Instant::now());
+        while sent < TOTAL {
+            match inside.write(0, &mut &buf[..(TOTAL - sent).min(256 << 10)]) {
+                Ok(n) => sent += n,
+                Err(_) => wait_for(Events::OUT),
+            }
+        }
+        println!("out: {:.1} Gbit/s", rate(start));
+        let (mut got, start) = (0, Instant::now());
+        while got < TOTAL {
+            match inside.read(0, &mut crate::io::SliceSink::new(&mut buf)) {
+                Ok(n) => got += n,
+                Err(_) => wait_for(Events::IN),
+            }
+        }
+        println!("in: {:.1} Gbit/s", rate(start));
+        peer.join().unwrap();
     });
 }

@@ -22,6 +22,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bitflags::bitflags;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::{Condvar, Mutex};
 
 bitflags! {
@@ -156,21 +157,14 @@ impl WaitQueue {
 }
 
 /// Where one thread sleeps. A token: a wake-up that comes first makes the next `park` return at once.
-///
-/// The thread sleeps on a host futex, or, when it waits for a device meanwhile ([`Parker::park_on`]), on an eventfd that is
-/// made when first needed.
 #[derive(Default)]
 pub struct Parker {
-    token: Mutex<Token>,
+    token: Mutex<bool>,
     condvar: Condvar,
+    /// Wakes it when it sleeps in [`Parker::park_with`]; made for the first such sleep.
     event: OnceLock<OwnedFd>,
-}
-
-#[derive(Default)]
-struct Token {
-    given: bool,
-    /// Whether the thread sleeps on the eventfd.
-    polling: bool,
+    /// Which thread is in [`Parker::park_with`]; 0 for none.
+    outside: AtomicUsize,
 }
 
 impl Parker {
@@ -182,7 +176,7 @@ impl Parker {
     /// Sleeps until the token is there, and takes it. Returns `false` when `deadline` came first.
     pub fn park(&self, deadline: Option<Instant>) -> bool {
         let mut token = self.token.lock();
-        while !token.given {
+        while !*token {
             match deadline {
                 None => self.condvar.wait(&mut token),
                 Some(deadline) => {
@@ -192,65 +186,65 @@ impl Parker {
                 }
             }
         }
-        std::mem::take(&mut token.given)
-    }
-
-    /// Sleeps in `sleep`, which must return soon after the descriptor that it is given becomes readable, and takes the
-    /// token. Returns whether it was there; `None`, without sleeping, when the host has no descriptor left.
-    pub fn park_on(&self, sleep: impl FnOnce(BorrowedFd<'_>)) -> Option<bool> {
-        let event = match self.event.get() {
-            Some(event) => event,
-            None => {
-                let event = nix::sys::eventfd::EventFd::from_flags(
-                    nix::sys::eventfd::EfdFlags::EFD_CLOEXEC | nix::sys::eventfd::EfdFlags::EFD_NONBLOCK,
-                );
-                let event: OwnedFd = event.ok()?.into();
-                self.event.get_or_init(|| event)
-            }
-        };
-        let mut token = self.token.lock();
-        if !token.given {
-            token.polling = true;
-            drop(token);
-            sleep(event.as_fd());
-            token = self.token.lock();
-            token.polling = false;
-            if token.given {
-                // The count that woke us, or is about to: nobody adds to it before we sleep again.
-                let mut count = [0; 8];
-                let _ = nix::unistd::read(event, &mut count);
-            }
-        }
-        Some(std::mem::take(&mut token.given))
-    }
-
-    /// Whether the token is there.
-    pub fn is_unparked(&self) -> bool {
-        self.token.lock().given
+        std::mem::take(&mut *token)
     }
 
     /// Takes the token away, if any: done before the last look at the condition.
     pub fn reset(&self) {
-        self.token.lock().given = false;
+        *self.token.lock() = false;
     }
 
     /// Gives the token. Returns whether it was not there before.
     pub fn unpark(&self) -> bool {
         let mut token = self.token.lock();
-        let fresh = !std::mem::replace(&mut token.given, true);
-        if fresh && token.polling {
-            if let Some(event) = self.event.get() {
-                // With the lock held, so that the sleeper that takes the token has the count to read.
-                let _ = nix::unistd::write(event, &1u64.to_ne_bytes());
-            }
-            return true;
-        }
+        let fresh = !std::mem::replace(&mut *token, true);
         drop(token);
         if fresh {
             self.condvar.notify_one();
+            let outside = self.outside.load(Ordering::SeqCst);
+            // A thread that wakes itself looks at the token before it sleeps.
+            if outside != 0
+                && outside != thread_mark()
+                && let Some(event) = self.event.get()
+            {
+                let _ = crate::io::host_write(event.as_fd(), &1u64.to_ne_bytes(), None);
+            }
         }
         fresh
     }
+
+    /// Whether the token is there.
+    pub fn has_token(&self) -> bool {
+        *self.token.lock()
+    }
+
+    /// As [`Parker::park`], but it is `sleep` that waits: until [`Parker::has_token`], the descriptor that it is given is
+    /// readable, or a deadline of its own. It returns whether the descriptor is readable. For one who has something useful
+    /// to do meanwhile. A late write may end a sleep early: `false` does not mean that a deadline has passed.
+    pub fn park_with(&self, sleep: impl FnOnce(BorrowedFd<'_>) -> bool) -> crate::errno::Result<bool> {
+        let event = match self.event.get() {
+            Some(event) => event,
+            None => {
+                let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+                let made = EventFd::from_value_and_flags(0, flags)?;
+                self.event.get_or_init(|| made.into())
+            }
+        };
+        // SeqCst pairs with `unpark`: either that sees where we are, or we see its token.
+        self.outside.store(thread_mark(), Ordering::SeqCst);
+        let readable = !self.has_token() && sleep(event.as_fd());
+        self.outside.store(0, Ordering::SeqCst);
+        if readable {
+            let _ = crate::io::host_read(event.as_fd(), &mut [0; 8], None);
+        }
+        Ok(std::mem::take(&mut *self.token.lock()))
+    }
+}
+
+/// A number for the calling thread, other than 0.
+fn thread_mark() -> usize {
+    thread_local!(static MARK: u8 = const { 0 });
+    MARK.with(|mark| std::ptr::from_ref(mark).addr())
 }
 
 impl Wakeable for Parker {
@@ -291,6 +285,23 @@ mod tests {
         queue.wake(Events::IN);
         queue.wake(Events::IN);
         assert_eq!(woken(&parkers), 2, "a waiter that has its token already does not use up another wake-up");
+    }
+
+    #[test]
+    fn a_sleeper_elsewhere_is_woken() {
+        let parker = Arc::new(Parker::new());
+        let waker = parker.clone();
+        let token = parker.park_with(|event| {
+            let thread = std::thread::spawn(move || waker.unpark());
+            let mut fds = [nix::poll::PollFd::new(event, nix::poll::PollFlags::POLLIN)];
+            assert_eq!(nix::poll::poll(&mut fds, 10_000u16), Ok(1));
+            thread.join().unwrap()
+        });
+        assert_eq!(token, Ok(true));
+        parker.unpark();
+        assert_eq!(parker.park_with(|_| panic!("the token was there")), Ok(true));
+        let waker = parker.clone();
+        assert_eq!(parker.park_with(|_| !waker.unpark()), Ok(true), "by itself, without the descriptor");
     }
 
     #[test]

@@ -176,17 +176,16 @@ impl Interfaces {
         }
         let interface = self.external().ok_or(Errno::ENETUNREACH)?;
         let broadcast = self.is_broadcast(destination);
-        let next_hop = if broadcast || destination.is_multicast() || is_link_local(destination) {
-            destination
-        } else if interface.addresses.iter().any(|prefix| contains(prefix, destination)) {
+        let everybody = broadcast || destination.is_multicast();
+        let on_link = || interface.addresses.iter().any(|prefix| contains(prefix, destination));
+        let next_hop = if everybody || is_link_local(destination) || on_link() {
             destination
         } else {
             let gateway = self.gateways.iter().find(|gateway| gateway.is_ipv4() == destination.is_ipv4());
             *gateway.ok_or(Errno::ENETUNREACH)?
         };
         let source = source_for(interface, next_hop).ok_or(Errno::ENETUNREACH)?;
-        let broadcast = broadcast || destination.is_multicast();
-        Ok(Route { interface: interface.index, source, next_hop, local: false, broadcast })
+        Ok(Route { interface: interface.index, source, next_hop, local: false, broadcast: everybody })
     }
 }
 

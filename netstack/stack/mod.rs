@@ -100,6 +100,16 @@ impl Stack {
         &self.interfaces
     }
 
+    /// Every TCP socket now: `/proc/net/tcp`.
+    pub fn tcp_table(&self) -> Vec<tcp::Row> {
+        tcp::rows(self)
+    }
+
+    /// Every UDP socket with a port now: `/proc/net/udp`.
+    pub fn udp_table(&self) -> Vec<udp::Row> {
+        self.udp.all().iter().map(|socket| socket.row()).collect()
+    }
+
     /// The neighbours that are known.
     pub fn neighbours(&self) -> Vec<(std::net::IpAddr, [u8; 6])> {
         self.neighbours.list()

@@ -124,7 +124,7 @@ impl Stack {
         checksum: Option<u16>,
         fill: impl FnOnce(&mut [u8]) -> Result<()>,
     ) -> Result<()> {
-        let start = header.len();
+        let start = header.size();
         if start + len > MAX_PACKET {
             return Err(Errno::EMSGSIZE);
         }
@@ -159,7 +159,7 @@ impl Stack {
 
     /// Cuts a packet into pieces that fit `mtu`. `EMSGSIZE` where that is not allowed.
     fn send_fragments(&self, route: &Route, header: &Header, whole: &[u8], mtu: usize) -> Result<()> {
-        let start = header.len();
+        let start = header.size();
         let (extra, id) = match header.source {
             IpAddr::V4(_) => (0, super::random_u64() as u32 | 1),
             IpAddr::V6(_) => (8, super::random_u64() as u32),

@@ -147,8 +147,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// Its length.
-    pub fn len(&self) -> usize {
+    /// How long it is.
+    pub fn size(&self) -> usize {
         if self.source.is_ipv4() { IPV4_LEN } else { IPV6_LEN }
     }
 
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         for header in [header("10.0.0.1", "10.0.0.2"), header("fd00::1", "fd00::2")] {
-            let mut bytes = vec![7; header.len() + 5];
+            let mut bytes = vec![7; header.size() + 5];
             header.write(&mut bytes);
             bytes.extend([0; 9]); // padding
             let packet = Packet::parse(&bytes).unwrap();

@@ -5,9 +5,8 @@
 //! *poller*; it handles what arrives, for whomever it is, and if that was what it waited for it just goes on.
 //!
 //! ```text
-//! task: nothing ready ─> try_become_poller ─> wait {device, own wake-up} ─> packets ─> own object ready ─> return
-//!                              │ taken by another                                         drop the guard
-//!                              └> park as usual
+//! task: nothing ready ─> Stack::park ─> poller? ─ yes ─> wait {device, own wake-up} ─> packets ─> own object ready ─> return
+//!                                          └ no, another is ─> park as usual
 //! ```
 //!
 //! A poller that returns leaves the device unwatched until the next task waits, usually soon. The stand-in thread steps in
@@ -20,6 +19,7 @@
 //! (and, after an idle period, a `write` that wakes the stand-in).
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -28,6 +28,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::Stack;
 use crate::netstack::device::{RxBuffer, Tap};
+use crate::wait::Parker;
 
 /// How long the device is left alone before the stand-in looks.
 const GRACE: Duration = Duration::from_micros(500);
@@ -110,6 +111,28 @@ impl Stack {
         Some(PollerGuard { stack: self, tap })
     }
 
+    /// [`Parker::park`], with the device being polled meanwhile if nobody else does: what a task that waits for anything
+    /// calls. The task's own locks must be free.
+    pub fn park(&self, parker: &Parker, deadline: Option<Instant>) -> bool {
+        let Some(guard) = self.try_become_poller() else { return parker.park(deadline) };
+        loop {
+            let mut woken = Woken::Ready;
+            let parked = parker.park_with(|wake| {
+                woken = guard.wait(&|| parker.has_token(), wake, deadline);
+                woken == Woken::Wakeup
+            });
+            match parked {
+                Ok(true) => return true,
+                Ok(false) if woken == Woken::Timeout => return false,
+                Ok(false) => {}
+                Err(_) => {
+                    drop(guard);
+                    return parker.park(deadline);
+                }
+            }
+        }
+    }
+
     /// Handles the packets that are there, unless another thread does so now. For a task that is about to find nothing.
     pub fn poll_device(&self) {
         if let (Some(tap), Some(mut buffer)) = (self.poller.tap.as_deref(), self.poller.buffer.try_lock()) {
@@ -121,7 +144,13 @@ impl Stack {
     fn drain(&self, tap: &Tap, buffer: &mut MutexGuard<'_, RxBuffer>) -> bool {
         for _ in 0..BATCH {
             match tap.receive(buffer) {
-                Ok(Some(received)) => self.input_frame(received),
+                Ok(Some(received)) => {
+                    // The last line of defence: a packet that a protocol cannot bear costs that packet, not the sandbox.
+                    if catch_unwind(AssertUnwindSafe(|| self.input_frame(received))).is_err() {
+                        tap.stats.rx_dropped.fetch_add(1, Ordering::Relaxed);
+                        log::error!("a received packet made the network stack panic");
+                    }
+                }
                 Ok(None) => return false,
                 Err(error) => {
                     log::debug!("TAP device: {error}");

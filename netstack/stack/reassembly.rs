@@ -38,7 +38,10 @@ impl Reassembly {
     pub fn add(&self, packet: &Packet<'_>, fragment: Fragment) -> Option<Vec<u8>> {
         let key = (packet.source, packet.destination, packet.protocol, fragment.id);
         let (start, end) = (fragment.offset, fragment.offset + packet.payload.len());
-        if end > MAX_PACKET - 60 || packet.payload.is_empty() || (fragment.more && packet.payload.len() % 8 != 0) {
+        if end > MAX_PACKET - 60
+            || packet.payload.is_empty()
+            || (fragment.more && !packet.payload.len().is_multiple_of(8))
+        {
             return None;
         }
         let now = Instant::now();
@@ -89,7 +92,7 @@ impl Reassembly {
             tos: whole.tos,
             id: 0,
         };
-        let mut bytes = vec![0; header.len()];
+        let mut bytes = vec![0; header.size()];
         whole.pieces.iter().for_each(|(_, piece)| bytes.extend_from_slice(piece));
         header.write(&mut bytes);
         Some(bytes)

@@ -38,11 +38,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(63);
 /// How long data may stay unacknowledged: `tcp_retries2`.
 const RETRANSMIT_TIMEOUT: Duration = Duration::from_secs(924);
 /// How long a closed connection waits for its peer's end: `tcp_fin_timeout`.
-const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
+pub const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Delayed acknowledgements, as Linux starts with.
 const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(40);
-/// How long `TCP_CORK` holds back.
-const CORK_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Both ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,29 +63,29 @@ pub struct State {
     /// `SO_ERROR`.
     pub error: Option<Errno>,
     /// The phase when last settled.
-    phase: Phase,
+    pub phase: Phase,
     /// Whether it was established at some time.
-    established: bool,
+    pub established: bool,
     /// What was ready when last settled.
-    readable: usize,
-    writable: bool,
+    pub readable: usize,
+    pub writable: bool,
     /// The listener to be told when it is established.
     pub listener: Option<Weak<Listener>>,
     /// `shutdown(SHUT_RD)`.
     pub shut_read: bool,
     /// `shutdown(SHUT_WR)` or `close`.
-    shut_write: bool,
+    pub shut_write: bool,
     /// No descriptor is left.
-    orphan: bool,
+    pub orphan: bool,
     /// When it is given up, whatever happens (monotonic, microseconds).
-    deadline: Option<i64>,
-    timer: Option<TimerId>,
+    pub deadline: Option<i64>,
+    pub timer: Option<TimerId>,
     /// Segments are held back until then.
-    corked_until: Option<i64>,
-    peer_mss: u16,
+    pub corked_until: Option<i64>,
+    pub peer_mss: u16,
     send_limit: usize,
     /// As last sent: what a TIME_WAIT goes on with.
-    sent: (u32, u32),
+    pub sent: (u32, u32),
     pub options: TcpOptions,
     /// The local port, when it was bound for this connection alone.
     pub lease: Option<Arc<Lease>>,
@@ -103,7 +101,7 @@ impl State {
         self.sockets.get_mut(self.handle)
     }
 
-    fn view(&self) -> &Machine<'static> {
+    pub fn view(&self) -> &Machine<'static> {
         self.sockets.get(self.handle)
     }
 
@@ -129,17 +127,17 @@ impl State {
             || matches!(phase, Phase::CloseWait | Phase::LastAck | Phase::Closing | Phase::TimeWait | Phase::Closed)
     }
 
-    fn finished_writing(&self) -> bool {
+    pub fn finished_writing(&self) -> bool {
         self.shut_write || self.tcp_phase() == Phase::Closed
     }
 
-    fn room(&self) -> usize {
+    pub fn room(&self) -> usize {
         let machine = self.view();
         self.send_limit.min(machine.send_capacity()).saturating_sub(machine.send_queue())
     }
 
     /// Linux's rule for `EPOLLOUT`: at least half as much room as is in use.
-    fn is_writable(&self) -> bool {
+    pub fn is_writable(&self) -> bool {
         self.view().may_send() && self.room() > 0 && self.room() * 2 >= self.view().send_queue()
     }
 
@@ -151,8 +149,8 @@ impl State {
 
 /// A connection.
 pub struct Conn {
-    me: Weak<Conn>,
-    stack: Weak<Stack>,
+    pub me: Weak<Conn>,
+    pub stack: Weak<Stack>,
     /// Both ends.
     pub tuple: Tuple,
     /// Who waits for it.
@@ -411,13 +409,18 @@ impl Conn {
             return;
         }
         let listener = state.listener.take().and_then(|listener| listener.upgrade());
-        if let (Some(listener), Some(me)) = (listener, self.me.upgrade()) {
-            listener.established(me);
+        let waits = match (listener, self.me.upgrade()) {
+            (Some(listener), Some(me)) => listener.established(me),
+            _ => false,
+        };
+        if !waits {
+            // Nobody will ever accept it: the timer, due at once, resets it.
+            (state.orphan, state.deadline) = (true, Some(0));
         }
     }
 
     /// It is no longer in the table of connections, and its timer is of no use.
-    fn gone(&self, stack: &Stack, state: &mut State) {
+    pub fn gone(&self, stack: &Stack, state: &mut State) {
         stack.tcp.forget(self);
         if let Some(listener) = state.listener.take().and_then(|listener| listener.upgrade()) {
             listener.failed();
@@ -461,7 +464,7 @@ impl Conn {
         self.queue.wake(ALL);
     }
 
-    fn abort_locked(&self, stack: &Stack, state: &mut State) {
+    pub fn abort_locked(&self, stack: &Stack, state: &mut State) {
         state.machine().abort();
         stack.tcp.engines.with(|engine| {
             self.pump(stack, engine, state);
@@ -479,168 +482,6 @@ impl Conn {
             });
         }
         result
-    }
-
-    /// Takes what fits from `source`. `EAGAIN`, `EPIPE`. With `more` a last short segment is held back.
-    pub fn send(&self, source: &mut dyn crate::io::Source, more: bool) -> Result<usize> {
-        let mut state = self.state.lock();
-        if let Some(error) = state.error.take() {
-            return Err(error);
-        }
-        if state.finished_writing() {
-            return Err(Errno::EPIPE);
-        }
-        if source.left() == 0 {
-            return Ok(0);
-        }
-        let (mut done, mut failed) = (0, None);
-        while state.view().may_send() && failed.is_none() {
-            let limit = state.room().min(source.left());
-            if limit == 0 {
-                break;
-            }
-            let taken = state.machine().send(|ring| {
-                let len = ring.len().min(limit);
-                match source.take(&mut ring[..len]) {
-                    Ok(n) => (n, n),
-                    Err(error) => {
-                        failed = Some(error);
-                        (0, 0)
-                    }
-                }
-            });
-            match taken {
-                Ok(n) if n > 0 => done += n,
-                _ => break,
-            }
-        }
-        if done == 0 {
-            state.writable = false; // to be told of a change
-            return Err(failed.unwrap_or(Errno::EAGAIN));
-        }
-        state.bytes.1 += done as u64;
-        let held = (more || state.options.cork) && state.unsent() < usize::from(state.peer_mss);
-        if held {
-            let until = *state.corked_until.get_or_insert_with(|| later(CORK_TIMEOUT));
-            if let Some(stack) = self.stack.upgrade()
-                && now().total_micros() < until
-            {
-                stack.tcp.engines.with(|engine| self.settle_corked(&stack, engine, &mut state));
-                return Ok(done);
-            }
-        }
-        state.corked_until = None;
-        self.step(&mut state, |_| ());
-        state.writable = state.is_writable();
-        Ok(done)
-    }
-
-    fn settle_corked(&self, stack: &Stack, _engine: &mut Engine, state: &mut State) {
-        let Some(until) = state.corked_until else { return };
-        let until = u64::try_from(until).unwrap_or(0) * 1000;
-        if state.timer.is_none_or(|timer| timer.deadline() > until)
-            && let Some(me) = self.me.upgrade()
-            && let Some(late) = state.timer.replace(stack.timers.add(until, me))
-        {
-            stack.timers.cancel(late);
-        }
-    }
-
-    /// Gives what was received. 0 at the end; `EAGAIN`, or why the connection ended.
-    pub fn receive_into(&self, sink: &mut dyn crate::io::Sink, peek: bool) -> Result<usize> {
-        let mut state = self.state.lock();
-        let queued = state.readable();
-        if queued == 0 {
-            if let Some(error) = state.error.take() {
-                return Err(error);
-            }
-            return if state.finished_reading() { Ok(0) } else { Err(Errno::EAGAIN) };
-        }
-        if sink.room() == 0 {
-            return Ok(0);
-        }
-        if peek {
-            let mut bytes = vec![0; queued.min(sink.room())];
-            let n = state.machine().peek_slice(&mut bytes).unwrap_or(0);
-            return sink.put(&bytes[..n]);
-        }
-        let (mut done, mut failed) = (0, None);
-        while failed.is_none() && sink.room() > 0 {
-            let taken = state.machine().recv(|ring| match sink.put(ring) {
-                Ok(n) => (n, n),
-                Err(error) => {
-                    failed = Some(error);
-                    (0, 0)
-                }
-            });
-            match taken {
-                Ok(n) if n > 0 => done += n,
-                _ => break,
-            }
-        }
-        state.readable = state.readable();
-        if done == 0 {
-            return Err(failed.unwrap_or(Errno::EAGAIN));
-        }
-        // The peer need not hear of room that it could not use yet.
-        if queued * 4 >= state.view().recv_capacity() {
-            self.step(&mut state, |_| ());
-        }
-        Ok(done)
-    }
-
-    /// `shutdown(SHUT_WR)`.
-    pub fn shut_write(&self) {
-        let mut state = self.state.lock();
-        state.shut_write = true;
-        state.corked_until = None;
-        self.step(&mut state, |state| state.machine().close());
-        self.queue.wake(ALL);
-    }
-
-    /// The last descriptor is closed. `linger` is `SO_LINGER`'s zero: a reset instead of an end.
-    pub fn close(&self, linger: bool) {
-        let Some(stack) = self.stack.upgrade() else { return };
-        let mut state = self.state.lock();
-        state.orphan = true;
-        state.corked_until = None;
-        match state.tcp_phase() {
-            Phase::SynSent => {
-                state.phase = Phase::Closed;
-                self.gone(&stack, &mut state);
-            }
-            Phase::Closed => self.gone(&stack, &mut state),
-            Phase::TimeWait => {
-                stack.tcp.begin_time_wait(&stack, self, state.sent);
-                self.gone(&stack, &mut state);
-            }
-            _ if linger || state.readable() > 0 => self.abort_locked(&stack, &mut state),
-            _ => {
-                state.deadline = Some(later(ORPHAN_TIMEOUT));
-                self.step(&mut state, |state| state.machine().close());
-            }
-        }
-    }
-
-    /// What it is ready for.
-    pub fn poll(&self) -> Events {
-        let state = self.state.lock();
-        let phase = state.tcp_phase();
-        let mut events = Events::empty();
-        events.set(Events::ERR, state.error.is_some());
-        if matches!(phase, Phase::SynSent | Phase::SynReceived) && !state.established {
-            return events;
-        }
-        let (no_read, no_write) = (state.finished_reading(), state.finished_writing());
-        if no_read || state.readable() > 0 {
-            events |= Events::READ;
-        }
-        events.set(Events::RDHUP, no_read);
-        events.set(Events::HUP, no_read && no_write);
-        if no_write || state.is_writable() {
-            events |= Events::WRITE;
-        }
-        events
     }
 }
 
@@ -721,6 +562,6 @@ fn endpoint(addr: SocketAddr) -> IpEndpoint {
 }
 
 /// Microseconds of the monotonic clock.
-fn later(after: Duration) -> i64 {
+pub fn later(after: Duration) -> i64 {
     now().total_micros().saturating_add(after.as_micros() as i64)
 }

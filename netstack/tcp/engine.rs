@@ -80,6 +80,7 @@ fn context(frame: &mut Frame, segmentation: bool) -> Interface {
 }
 
 /// Engines that are not in use.
+#[expect(clippy::vec_box, reason = "an engine is kilobytes long, and moves with each packet")]
 pub struct Engines {
     segmentation: bool,
     unused: Mutex<Vec<Box<Engine>>>,

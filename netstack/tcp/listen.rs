@@ -96,18 +96,17 @@ impl Listener {
         }
     }
 
-    /// A handshake is complete.
-    pub fn established(&self, conn: Arc<Conn>) {
+    /// A handshake is complete. Whether the connection waits to be accepted: not when the listener was closed meanwhile.
+    pub fn established(&self, conn: Arc<Conn>) -> bool {
         let mut state = self.state.lock();
         state.handshakes = state.handshakes.saturating_sub(1);
         if state.closed {
-            drop(state);
-            log::debug!("a connection came for a listener that is gone");
-            return;
+            return false;
         }
         state.ready.push_back(Ready::Wire(conn));
         drop(state);
         self.queue.wake(Events::READ);
+        true
     }
 
     /// A handshake came to nothing.

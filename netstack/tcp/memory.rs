@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::errno::{Errno, Result};
 
 /// How many unused regions of a size are kept, with the pages that they have.
-const MAX_POOLED: usize = 64;
+const MAX_POOLED: usize = 32;
 
 /// A region of zero pages.
 struct Region {
@@ -48,9 +48,9 @@ pub struct Memory {
 }
 
 /// Above this new rings are [`SMALL`].
-const PLENTY: usize = 1 << 30;
+const PLENTY: usize = 4 << 30;
 /// Above this there are none.
-const LIMIT: usize = 4 << 30;
+const LIMIT: usize = 8 << 30;
 /// A ring's size when memory is short.
 const SMALL: usize = 64 << 10;
 

@@ -9,6 +9,7 @@
 //! The socket is what descriptors refer to and holds what Linux has beyond a protocol: options, names, errors. A connection
 //! outlives it, until the peer has everything.
 
+mod calls;
 mod conn;
 mod engine;
 mod listen;
@@ -19,19 +20,18 @@ mod segment;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use parking_lot::Mutex;
-use smoltcp::socket::tcp::State as Machine;
 
-pub use self::tables::{Tables, input, unreachable};
+pub use self::tables::{Row, Tables, input, rows, unreachable};
 
 use self::conn::{ALL, Conn, Tuple};
-use self::listen::{Listener, Ready};
+use self::listen::Listener;
 use self::local::LocalEnd;
 use self::options::TcpOptions;
 use crate::errno::{Errno, Result};
@@ -39,7 +39,7 @@ use crate::io::{Sink, Source};
 use crate::netstack::options::Common;
 use crate::netstack::stack::ports::{Binding, Lease, Protocol};
 use crate::netstack::stack::{SocketCred, Stack};
-use crate::netstack::{Ancillary, Message, RecvFlags, SockAddr, Socket, SocketOption, addr};
+use crate::netstack::{Ancillary, RecvFlags, Socket};
 use crate::vfs::anon::{AnonAttr, DEV_SOCKET};
 use crate::vfs::file::{File, IoctlMemory};
 use crate::vfs::inode::{Attr, NodeType, SetAttr};
@@ -48,8 +48,6 @@ use crate::wait::{Events, WaitQueue};
 /// What `SO_RCVBUF` and `SO_SNDBUF` show before they are set: the middle values of `tcp_rmem` and `tcp_wmem`.
 const RECEIVE_BUF: usize = 131_072;
 const SEND_BUF: usize = 16_384;
-/// The first port that anybody may bind to.
-const FIRST_FREE_PORT: u16 = 1024;
 
 /// All options of a socket.
 #[derive(Clone)]
@@ -400,262 +398,5 @@ impl File for TcpSocket {
 
     fn as_any(&self) -> &dyn Any {
         self
-    }
-}
-
-impl Socket for TcpSocket {
-    fn domain(&self) -> (i32, i32, i32) {
-        (self.domain, libc::SOCK_STREAM, libc::IPPROTO_TCP)
-    }
-
-    fn bind(&self, addr: &SockAddr) -> Result<()> {
-        let addr = addr::from_user(self.domain, addr)?;
-        let ip = (!addr.ip().is_unspecified()).then(|| addr.ip());
-        let free = self.options.lock().common.is_set(libc::IPPROTO_IP, libc::IP_FREEBIND);
-        if ip.is_some_and(|ip| !free && (!self.stack.interfaces().may_bind(ip) || ip.is_multicast())) {
-            return Err(Errno::EADDRNOTAVAIL);
-        }
-        if (1..FIRST_FREE_PORT).contains(&addr.port()) && !self.cred.net_bind {
-            return Err(Errno::EACCES);
-        }
-        let phase = self.phase.lock();
-        let mut bound = self.bound.lock();
-        if bound.is_some() || !matches!(*phase, Phase::Idle) {
-            return Err(Errno::EINVAL);
-        }
-        let lease = self.stack.lease(Protocol::Tcp, addr.port(), self.binding(ip, false))?;
-        *bound = Some(Bound { addr: ip, lease: Arc::new(lease) });
-        Ok(())
-    }
-
-    fn connect(&self, addr: &SockAddr) -> Result<()> {
-        let mut phase = self.phase.lock();
-        if *addr == SockAddr::Unspecified {
-            self.dissolve(&mut phase);
-            *self.bound.lock() = None;
-            return Ok(());
-        }
-        if let Phase::Wire { conn, known } = &mut *phase {
-            let mut state = conn.lock();
-            match state.tcp_phase() {
-                Machine::SynSent | Machine::SynReceived => return Err(Errno::EALREADY),
-                Machine::Closed if !*known => {
-                    let error = state.error.take();
-                    drop(state);
-                    self.dissolve(&mut phase);
-                    if let Some(error) = error {
-                        return Err(error);
-                    }
-                }
-                _ if std::mem::replace(known, true) => return Err(Errno::EISCONN),
-                _ => return Ok(()),
-            }
-        }
-        match &*phase {
-            Phase::Idle => {}
-            Phase::Waiting(_) => return Err(Errno::EALREADY),
-            Phase::Local(_) | Phase::Listening(_) | Phase::Wire { .. } => return Err(Errno::EISCONN),
-        }
-        if let Some(error) = self.error.lock().take() {
-            return Err(error);
-        }
-        let remote = addr::to_connect(addr::from_user(self.domain, addr)?);
-        if remote.port() == 0 {
-            return Err(Errno::ECONNREFUSED);
-        }
-        self.connect_to(&mut phase, remote)
-    }
-
-    fn listen(&self, backlog: i32) -> Result<()> {
-        let mut phase = self.phase.lock();
-        match &*phase {
-            Phase::Idle => {}
-            Phase::Listening(listener) => {
-                listener.set_backlog(backlog);
-                return Ok(());
-            }
-            _ => return Err(Errno::EINVAL),
-        }
-        let mut bound = self.bound.lock();
-        let addr = bound.as_ref().and_then(|bound| bound.addr);
-        let binding = self.binding(addr, true);
-        let lease = match bound.take() {
-            // The lease is this socket's alone: it has not connected yet.
-            Some(Bound { lease, .. }) => match Arc::try_unwrap(lease) {
-                Ok(mut lease) => {
-                    let renewed = self.stack.renew(&mut lease, binding);
-                    *bound = Some(Bound { addr, lease: Arc::new(lease) });
-                    renewed?;
-                    bound.as_ref().map(|bound| bound.lease.clone())
-                }
-                Err(shared) => {
-                    *bound = Some(Bound { addr, lease: shared });
-                    return Err(Errno::EINVAL);
-                }
-            },
-            None => {
-                let lease = Arc::new(self.stack.lease(Protocol::Tcp, 0, binding)?);
-                *bound = Some(Bound { addr: None, lease: lease.clone() });
-                Some(lease)
-            }
-        };
-        let Some(lease) = lease else { return Err(Errno::EADDRINUSE) };
-        let options = self.options.lock().for_connection();
-        let listener = Listener::new(binding, lease.port, self.queue.clone(), options, backlog);
-        self.stack.tcp.listen(&listener);
-        *phase = Phase::Listening(listener);
-        Ok(())
-    }
-
-    fn accept(&self) -> Result<Arc<dyn File>> {
-        let listener = match &*self.phase.lock() {
-            Phase::Listening(listener) => listener.clone(),
-            _ => return Err(Errno::EINVAL),
-        };
-        let (ready, waiter) = listener.accept()?;
-        if let Some(waiter) = waiter.and_then(|waiter| waiter.upgrade()) {
-            waiter.retry_local();
-        }
-        let options = self.options.lock().clone();
-        let (phase, queue) = match ready {
-            Ready::Wire(conn) => {
-                let queue = conn.queue.clone();
-                (Phase::Wire { conn, known: true }, queue)
-            }
-            Ready::Local(end) => {
-                let queue = end.queue.clone();
-                (Phase::Local(end), queue)
-            }
-        };
-        Ok(Self::with(&self.stack, self.domain, self.cred, phase, queue, options))
-    }
-
-    fn shutdown(&self, how: i32) -> Result<()> {
-        let (read, write) = match how {
-            libc::SHUT_RD => (true, false),
-            libc::SHUT_WR => (false, true),
-            libc::SHUT_RDWR => (true, true),
-            _ => return Err(Errno::EINVAL),
-        };
-        let mut phase = self.phase.lock();
-        match &*phase {
-            Phase::Local(end) => end.shutdown(read, write),
-            Phase::Wire { conn, .. } => {
-                let conn = conn.clone();
-                drop(phase);
-                {
-                    let mut state = conn.lock();
-                    if state.tcp_phase() == Machine::Closed {
-                        return Err(Errno::ENOTCONN);
-                    }
-                    state.shut_read |= read;
-                }
-                if write {
-                    conn.shut_write();
-                }
-                conn.queue.wake(ALL);
-            }
-            Phase::Listening(_) if read => {
-                self.dissolve(&mut phase);
-                drop(phase);
-                self.queue.wake(ALL);
-            }
-            Phase::Listening(_) => {}
-            Phase::Idle | Phase::Waiting(_) => return Err(Errno::ENOTCONN),
-        }
-        Ok(())
-    }
-
-    fn local_name(&self) -> Result<SockAddr> {
-        if let Some(tuple) = self.tuple() {
-            return Ok(addr::to_user(self.domain, tuple.local, 2));
-        }
-        let bound = self.bound.lock();
-        let port = bound.as_ref().map_or(0, |bound| bound.lease.port);
-        Ok(match bound.as_ref().and_then(|bound| bound.addr) {
-            Some(ip) => addr::to_user(self.domain, SocketAddr::new(ip, port), 2),
-            None => addr::unspecified(self.domain, port),
-        })
-    }
-
-    fn peer_name(&self) -> Result<SockAddr> {
-        if let Phase::Wire { conn, .. } = &*self.phase.lock()
-            && matches!(conn.lock().tcp_phase(), Machine::SynSent | Machine::Closed)
-        {
-            return Err(Errno::ENOTCONN);
-        }
-        let tuple = self.tuple().ok_or(Errno::ENOTCONN)?;
-        Ok(addr::to_user(self.domain, tuple.remote, 2))
-    }
-
-    fn send(&self, source: &mut dyn Source, to: Option<&SockAddr>, _ancillary: Ancillary, flags: i32) -> Result<usize> {
-        let _ = to; // ignored by a connected TCP socket, as on Linux
-        if flags & libc::MSG_OOB != 0 {
-            log::debug!("send: urgent data is not implemented");
-            return Err(Errno::EOPNOTSUPP);
-        }
-        let phase = self.phase.lock();
-        match &*phase {
-            Phase::Wire { conn, .. } => {
-                let conn = conn.clone();
-                drop(phase);
-                conn.send(source, flags & libc::MSG_MORE != 0)
-            }
-            Phase::Local(end) => end.send(source),
-            Phase::Waiting(_) => Err(Errno::EAGAIN),
-            Phase::Idle | Phase::Listening(_) => {
-                drop(phase);
-                Err(self.error.lock().take().unwrap_or(Errno::EPIPE))
-            }
-        }
-    }
-
-    fn recv(&self, sink: &mut dyn Sink, flags: RecvFlags) -> Result<Message> {
-        if flags.contains(RecvFlags::OOB) {
-            return Err(Errno::EINVAL); // there is none
-        }
-        if flags.contains(RecvFlags::ERRQUEUE) {
-            return Err(Errno::EAGAIN);
-        }
-        Ok(Message { len: self.sink_all(sink, flags)?, ..Message::default() })
-    }
-
-    fn get_option(&self, option: SocketOption, _room: usize) -> Result<Vec<u8>> {
-        let value = match (option.level, option.name) {
-            (libc::IPPROTO_TCP, name) => return self.tcp_option(name),
-            (libc::SOL_SOCKET, libc::SO_ERROR) => self.take_error().map_or(0, Errno::raw),
-            (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => matches!(*self.phase.lock(), Phase::Listening(_)).into(),
-            (libc::IPPROTO_IPV6, _) if self.domain != libc::AF_INET6 => return Err(Errno::EOPNOTSUPP),
-            (libc::IPPROTO_IP, libc::IP_MTU) | (libc::IPPROTO_IPV6, libc::IPV6_MTU) => {
-                let tuple = self.tuple().ok_or(Errno::ENOTCONN)?;
-                let interfaces = self.stack.interfaces();
-                let route = interfaces.route(tuple.remote.ip())?;
-                interfaces.get(route.interface).map_or(1500, |interface| interface.mtu) as i32
-            }
-            _ => return self.options.lock().common.get(option),
-        };
-        Ok(value.to_ne_bytes().to_vec())
-    }
-
-    fn set_option(&self, option: SocketOption, value: &[u8]) -> Result<()> {
-        match (option.level, option.name) {
-            (libc::IPPROTO_TCP, name) => return self.set_tcp_option(name, value),
-            (libc::SOL_SOCKET, libc::SO_ERROR | libc::SO_ACCEPTCONN | libc::SO_SNDLOWAT) => {
-                return Err(Errno::ENOPROTOOPT);
-            }
-            (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => self.stack.check_device(value)?,
-            (libc::SOL_SOCKET, libc::SO_MARK) if !self.cred.net_admin => return Err(Errno::EPERM),
-            (libc::IPPROTO_IPV6, _) if self.domain != libc::AF_INET6 => return Err(Errno::ENOPROTOOPT),
-            (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) if self.bound.lock().is_some() => return Err(Errno::EINVAL),
-            _ => {}
-        }
-        self.options.lock().common.set(option, value)?;
-        self.push_options();
-        Ok(())
-    }
-
-    fn timeout(&self, send: bool) -> Option<Duration> {
-        let options = self.options.lock();
-        if send { options.common.send_timeout } else { options.common.receive_timeout }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use super::conn::{Conn, Tuple};
 use super::engine::Engines;
 use super::listen::Listener;
+use super::options::tcp_state;
 use super::segment::{ACK, RST, SYN, Segment};
 use crate::errno::Errno;
 use crate::netstack::stack::Stack;
@@ -162,12 +163,53 @@ impl Tables {
         suitable().nth(nth).cloned()
     }
 
-    /// Connections and listeners now, for `/proc/net/tcp`.
-    pub fn snapshot(&self) -> (Vec<(Tuple, Flow)>, Vec<Arc<Listener>>) {
+    /// Connections and listeners now.
+    fn snapshot(&self) -> (Vec<(Tuple, Flow)>, Vec<Arc<Listener>>) {
         let flows = self.flows.read().iter().map(|(tuple, flow)| (*tuple, flow.clone())).collect();
         let listeners = self.listeners.read().values().flatten().cloned().collect();
         (flows, listeners)
     }
+}
+
+/// A line of `/proc/net/tcp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Our end.
+    pub local: SocketAddr,
+    /// The peer's; unspecified for a listener.
+    pub remote: SocketAddr,
+    /// `TCP_ESTABLISHED` (1) and others, `tcp_states.h`.
+    pub state: u8,
+    /// Bytes not acknowledged.
+    pub sending: usize,
+    /// Bytes to be read; of a listener, connections to be accepted.
+    pub receiving: usize,
+}
+
+/// Every connection and listener now. Takes time in the number of them.
+pub fn rows(stack: &Stack) -> Vec<Row> {
+    let (flows, listeners) = stack.tcp.snapshot();
+    let mut rows: Vec<Row> = Vec::with_capacity(flows.len() + listeners.len());
+    for listener in listeners {
+        let v6 = listener.binding.v6;
+        let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let local = SocketAddr::new(listener.binding.addr.unwrap_or(any), listener.port);
+        let remote = SocketAddr::new(if local.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { any }, 0);
+        rows.push(Row { local, remote, state: 10, sending: 0, receiving: listener.waiting().0 });
+    }
+    for (Tuple { local, remote }, flow) in flows {
+        let (state, sending, receiving) = match flow {
+            Flow::Wire(conn) => {
+                let state = conn.lock();
+                (tcp_state(state.tcp_phase()), state.unsent(), state.readable())
+            }
+            // Ends within this host are seen from the one that connected.
+            Flow::Local => (1, 0, 0),
+            Flow::TimeWait(..) => (6, 0, 0),
+        };
+        rows.push(Row { local, remote, state, sending, receiving });
+    }
+    rows
 }
 
 struct TimeWaitTimer(Weak<Stack>);

@@ -2,9 +2,13 @@
 
 use super::*;
 use crate::netstack::testing::*;
+use crate::netstack::{SockAddr, SocketOption};
+
+/// Stacks and two sockets.
+type Connected = (Vec<Arc<Stack>>, Arc<dyn File>, Arc<dyn File>);
 
 /// A connected pair, from the first stack to the second; over the wire or within one.
-fn connected(wire: bool) -> (Vec<Arc<Stack>>, Arc<dyn File>, Arc<dyn File>) {
+fn connected(wire: bool) -> Connected {
     let stacks = if wire {
         let (one, two) = pair(true);
         vec![one, two]
@@ -248,6 +252,19 @@ fn the_backlog_within_a_host() {
     drop(listening);
     assert_eq!(read(&second, 10), Err(Errno::ECONNRESET), "never accepted");
     assert_eq!(connect(&tcp(&stack), &at("127.0.0.1:80")), Err(Errno::ECONNREFUSED));
+}
+
+#[test]
+fn a_listener_that_goes_resets_who_waits() {
+    let (one, two) = pair(true);
+    let listening = listener(&two, "10.0.0.2:80", 5);
+    let client = tcp(&one);
+    connect(&client, &at("10.0.0.2:80")).unwrap();
+    wait(&listening, Events::IN);
+    drop(listening);
+    assert_eq!(read(&client, 10), Err(Errno::ECONNRESET));
+    until(&client, Events::ERR, || Some(()).filter(|()| two.tcp_table().is_empty()));
+    assert_eq!(connect(&tcp(&one), &at("10.0.0.2:80")), Err(Errno::ECONNREFUSED));
 }
 
 #[test]

@@ -216,8 +216,8 @@ impl UdpSocket {
         Ok(len)
     }
 
-    /// The addresses and state for `/proc/net/udp`: own, peer, bytes queued, user, inode number, drops.
-    pub fn summary(&self) -> (SocketAddr, Option<SocketAddr>, usize, u32, u64, u64) {
+    /// Its line of `/proc/net/udp`.
+    pub fn row(&self) -> Row {
         let state = self.state.lock();
         let port = state.lease.as_ref().map_or(0, |lease| lease.port);
         let any: IpAddr = if self.domain == libc::AF_INET {
@@ -225,9 +225,32 @@ impl UdpSocket {
         } else {
             std::net::Ipv6Addr::UNSPECIFIED.into()
         };
-        let own = SocketAddr::new(state.addr.unwrap_or(any), port);
-        (own, state.peer, state.queued, self.cred.uid, self.attr.ino, state.dropped)
+        Row {
+            local: SocketAddr::new(state.addr.unwrap_or(any), port),
+            remote: state.peer,
+            queued: state.queued,
+            uid: self.cred.uid,
+            ino: self.attr.ino,
+            dropped: state.dropped,
+        }
     }
+}
+
+/// A line of `/proc/net/udp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Its own end.
+    pub local: SocketAddr,
+    /// Its peer, when connected.
+    pub remote: Option<SocketAddr>,
+    /// Bytes to be received.
+    pub queued: usize,
+    /// Its owner.
+    pub uid: u32,
+    /// Its inode number.
+    pub ino: u64,
+    /// Datagrams that found no room.
+    pub dropped: u64,
 }
 
 impl Drop for UdpSocket {

@@ -11,6 +11,7 @@ use crate::platform::Platform;
 use crate::sentry::bootlog::BootLog;
 use crate::sentry::creds::Caps;
 use crate::sentry::futex::FutexTable;
+use crate::sentry::ipc::Ipc;
 use crate::sentry::signal::{PendingCount, SigInfo, Signal};
 use crate::sentry::strace::Tracer;
 use crate::sentry::task::signals::Origin;
@@ -30,10 +31,15 @@ pub struct Kernel {
     pub timers: Arc<TimerQueue>,
     /// Futexes.
     pub futexes: Arc<FutexTable>,
+<<<<<<< HEAD
     /// `dmesg(1)`.
     pub boot_log: Arc<BootLog>,
     /// TCP/IP.
     pub net: Arc<Stack>,
+=======
+    /// System V IPC.
+    pub ipc: Ipc,
+>>>>>>> netcalls
     /// What device nodes open.
     pub devices: Arc<DeviceTable>,
     /// Terminals and the sessions they control.
@@ -75,8 +81,12 @@ impl Kernel {
             tree: Mutex::default(),
             timers: parts.timers,
             futexes: FutexTable::new(),
+<<<<<<< HEAD
             boot_log: parts.boot_log,
             net: parts.net,
+=======
+            ipc: Ipc::default(),
+>>>>>>> netcalls
             devices: parts.devices,
             terminals: parts.terminals,
             tracer: parts.tracer,

@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use super::args::{Handler, IntoHandler};
-use super::{fs, futex, memory, net, poll, process, signal, time};
+use super::{fs, futex, ipc, memory, misc, net, poll, process, signal, time};
 
 /// How far a call goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -410,5 +410,51 @@ fn clocks(table: &mut Table) {
 
 /// The machine, System V IPC, and what is refused.
 fn others(table: &mut Table) {
-    let _ = &table;
+    rows! { table;
+        29 shmget Full "" ipc::shm::shmget;
+        30 shmat Partial "after fork, attachments of parent and child count as one" ipc::shm::shmat;
+        31 shmctl Partial "without SHM_STAT, SHM_INFO and SHM_LOCK" ipc::shm::shmctl;
+        63 uname Full "" misc::uname;
+        64 semget Full "" ipc::sem::semget;
+        65 semop Full "" ipc::sem::semop;
+        66 semctl Partial "without SEM_STAT and SEM_INFO" ipc::sem::semctl;
+        67 shmdt Full "" ipc::shm::shmdt;
+        99 sysinfo Partial "no loads; the host's memory" misc::sysinfo;
+        103 syslog Refused "/dev/kmsg has the log" misc::syslog;
+        153 vhangup Refused "the host's affair" misc::not_permitted;
+        163 acct Refused "the host's affair" misc::not_permitted;
+        167 swapon Refused "the host's affair" misc::not_permitted;
+        168 swapoff Refused "the host's affair" misc::not_permitted;
+        169 reboot Refused "the sandbox ends with its first process" misc::reboot;
+        170 sethostname Full "" misc::sethostname;
+        171 setdomainname Full "" misc::setdomainname;
+        172 iopl Refused "the host's affair" misc::not_permitted;
+        173 ioperm Refused "the host's affair" misc::not_permitted;
+        175 init_module Refused "the host's affair" misc::not_permitted;
+        176 delete_module Refused "the host's affair" misc::not_permitted;
+        179 quotactl Refused "the host's affair" misc::not_permitted;
+        212 lookup_dcookie Refused "the host's affair" misc::not_permitted;
+        220 semtimedop Full "" ipc::sem::semtimedop;
+        246 kexec_load Refused "the host's affair" misc::not_permitted;
+        308 setns Refused "no namespaces to enter yet" misc::setns;
+        313 finit_module Refused "the host's affair" misc::not_permitted;
+        317 seccomp Refused "as without CONFIG_SECCOMP_FILTER" misc::seccomp;
+        318 getrandom Full "" misc::getrandom;
+        320 kexec_file_load Refused "the host's affair" misc::not_permitted;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_found_by_their_numbers() {
+        let name = |number: i64| find(number as u64).map(|entry| entry.name);
+        assert_eq!(name(libc::SYS_epoll_wait), Some("epoll_wait"));
+        assert_eq!(name(libc::SYS_recvmsg), Some("recvmsg"));
+        assert_eq!(name(libc::SYS_prlimit64), Some("prlimit64"));
+        assert_eq!(find(u64::MAX).map(|entry| entry.name), None);
+        assert!(TABLE.entries().all(|entry| name(entry.number as i64) == Some(entry.name)));
+    }
 }

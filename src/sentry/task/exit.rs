@@ -77,6 +77,7 @@ fn finish(task: &Arc<Task>, status: ExitStatus) {
         }
         group.timers.clear();
         group.itimers.clear();
+        task.kernel.ipc.sem.process_ended(group.pid());
         if group.pid() == 1 {
             task.kernel.container_ended(status);
         }

@@ -1,6 +1,7 @@
 //! Owners and permissions.
 
 use crate::errno::{Errno, Result};
+use crate::sentry::creds::Caps;
 use crate::sentry::mm::user::UserStr;
 use crate::sentry::syscalls::fs::path::{Target, lookup_flags};
 use crate::sentry::syscalls::{Fd, SysResult};
@@ -108,7 +109,8 @@ fn change_owner(cur: &Current, target: Target, uid: u32, gid: u32) -> Result<()>
         let owns = creds.fsuid == attr.uid;
         let uid_allowed = uid.is_none_or(|uid| owns && uid == attr.uid);
         let gid_allowed = gid.is_none_or(|gid| owns && (gid == attr.gid || creds.in_group(gid)));
-        if !(uid_allowed && gid_allowed) && !creds.has(crate::sentry::creds::Caps::CHOWN) {
+        let own_business = uid_allowed && gid_allowed;
+        if !own_business && !creds.has(Caps::CHOWN) {
             return Err(Errno::EPERM);
         }
         return file.object().set_anonymous_attr(&SetAttr { uid, gid, ..SetAttr::default() });

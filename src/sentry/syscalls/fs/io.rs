@@ -216,9 +216,9 @@ pub fn write_room(cur: &Current, file: &OpenFile, wanted: usize, how: How) -> Re
     Ok(usize::try_from(limit - at).map_or(wanted, |left| wanted.min(left)))
 }
 
-/// `EINVAL`: a length that is negative when taken as signed.
+/// `EFAULT`: no memory is so long that its length would be negative when taken as signed.
 fn checked(buf: UserSlice) -> Result<UserSlice> {
-    if isize::try_from(buf.len()).is_err() { Err(Errno::EINVAL) } else { Ok(buf) }
+    if isize::try_from(buf.len()).is_err() { Err(Errno::EFAULT) } else { Ok(buf) }
 }
 
 /// `read(2)`.
