@@ -31,15 +31,12 @@ pub struct Kernel {
     pub timers: Arc<TimerQueue>,
     /// Futexes.
     pub futexes: Arc<FutexTable>,
-<<<<<<< HEAD
     /// `dmesg(1)`.
     pub boot_log: Arc<BootLog>,
     /// TCP/IP.
     pub net: Arc<Stack>,
-=======
     /// System V IPC.
     pub ipc: Ipc,
->>>>>>> netcalls
     /// What device nodes open.
     pub devices: Arc<DeviceTable>,
     /// Terminals and the sessions they control.
@@ -81,12 +78,9 @@ impl Kernel {
             tree: Mutex::default(),
             timers: parts.timers,
             futexes: FutexTable::new(),
-<<<<<<< HEAD
             boot_log: parts.boot_log,
             net: parts.net,
-=======
             ipc: Ipc::default(),
->>>>>>> netcalls
             devices: parts.devices,
             terminals: parts.terminals,
             tracer: parts.tracer,

@@ -126,12 +126,33 @@ fn fill_random(bytes: &mut [u8]) -> Result<usize> {
     usize::try_from(n).map_err(|_| Errno::last())
 }
 
-/// `syslog(2)`: as without `CAP_SYSLOG`, of which a container has no use: the boot log is read at `/dev/kmsg`. `EPERM`,
-/// `EINVAL`.
-pub fn syslog(_cur: &mut Current, action: i32, _buf: u64, len: i32) -> SysResult {
+/// `syslog(2)`: the boot log, which is never cleared; there is no console to set up. `EPERM`, `EINVAL`, `EFAULT`.
+pub fn syslog(cur: &mut Current, action: i32, buf: u64, len: i32) -> SysResult {
+    const READ_ALL: i32 = 3;
+    const SIZE_BUFFER: i32 = 10;
+    /// What a kernel with `CONFIG_LOG_BUF_SHIFT=17` says.
+    const BUFFER: u64 = 1 << 17;
     match action {
-        0..=10 if len < 0 && matches!(action, 2..=4) => Err(Errno::EINVAL),
-        0..=10 => Err(Errno::EPERM),
+        READ_ALL => {
+            let len = usize::try_from(len).map_err(|_| Errno::EINVAL)?;
+            if buf == 0 {
+                return Err(Errno::EINVAL);
+            }
+            let text = cur.kernel.boot_log.text();
+            // The newest part, from the beginning of a line.
+            let bytes = text.as_bytes();
+            let mut start = bytes.len().saturating_sub(len);
+            while start > 0 && start < bytes.len() && bytes[start - 1] != b'\n' {
+                start += 1;
+            }
+            UserSlice::new(buf, len).write_truncated(cur.space(), &bytes[start..]).map(|n| n as u64)
+        }
+        SIZE_BUFFER => Ok(BUFFER),
+        0..=9 => {
+            cur.require(Caps::SYSLOG)?;
+            log::debug!("syslog action {action} is not supported");
+            Err(Errno::EINVAL)
+        }
         _ => Err(Errno::EINVAL),
     }
 }

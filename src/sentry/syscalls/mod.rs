@@ -6,11 +6,8 @@
 pub mod args;
 pub mod table;
 
-<<<<<<< HEAD
 pub mod fs;
-=======
 pub mod ipc;
->>>>>>> netcalls
 pub mod memory;
 pub mod misc;
 pub mod process;

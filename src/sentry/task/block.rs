@@ -10,6 +10,7 @@ use std::time::Instant;
 use crate::errno::{Errno, Result};
 use crate::platform::placement;
 use crate::sentry::task::{Current, Task, TaskState};
+use crate::vfs::epoll::Epoll;
 use crate::vfs::file::File;
 use crate::wait::{Events, WaitKey, WaitQueue};
 
@@ -65,15 +66,7 @@ impl Task {
     /// As [`Task::sleep`], for a task that waits for packets among other things: it waits on the network device meanwhile,
     /// if no other task does, so that a packet for it wakes no other thread.
     pub fn sleep_for_packets(&self, deadline: Option<Instant>) -> Woken {
-        self.sleep_with(deadline, || {
-            let Some(poller) = self.kernel.net.try_become_poller() else { return self.parker.park(deadline) };
-            let ready = || self.parker.is_unparked();
-            let woken = self.parker.park_on(|wake| {
-                poller.wait(&ready, wake, deadline);
-            });
-            drop(poller);
-            woken.unwrap_or_else(|| self.parker.park(deadline))
-        })
+        self.sleep_with(deadline, || self.kernel.net.park(&self.parker, deadline))
     }
 
     fn sleep_with(&self, deadline: Option<Instant>, park: impl FnOnce() -> bool) -> Woken {
@@ -92,9 +85,7 @@ impl Task {
         match woken {
             _ if self.interrupted() => Woken::Signal,
             true => Woken::Event,
-            false if deadline.is_some_and(|deadline| deadline <= Instant::now()) => Woken::Deadline,
-            // The wait for packets ended for another reason.
-            false => Woken::Event,
+            false => Woken::Deadline,
         }
     }
 
@@ -162,7 +153,7 @@ impl Current {
             done => return done,
         }
         match file.wait_queue() {
-            Some(queue) if file.as_socket().is_some() => {
+            Some(queue) if file.as_socket().is_some() || file.as_any().is::<Epoll>() => {
                 self.task.wait_in(queue, events, deadline, &mut attempt, Task::sleep_for_packets)
             }
             Some(queue) => self.task.wait_on(queue, events, deadline, &mut attempt),

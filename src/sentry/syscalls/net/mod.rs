@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::errno::{Errno, Result};
+use crate::netstack::stack::SocketCred;
 use crate::netstack::unix::{Cred, Kind, UnixSocket};
 use crate::netstack::{SockAddr, Socket, SocketOption};
+use crate::sentry::creds::Caps;
 use crate::sentry::mm::user::{UserPtr, UserSlice, write_all};
 use crate::sentry::syscalls::{Fd, SysResult};
 use crate::sentry::task::Current;
@@ -50,9 +52,16 @@ pub(super) fn interrupted(error: Errno, deadline: Option<Instant>) -> Errno {
 
 /// `socket(2)` for TCP/IP, netlink and packets. `EAFNOSUPPORT`.
 fn inet_socket(cur: &Current, domain: i32, socket_type: i32, protocol: i32) -> Result<Arc<dyn File>> {
-    let _ = (cur, socket_type, protocol);
-    log::warn!("socket: family {domain} is not there");
-    Err(Errno::EAFNOSUPPORT)
+    let creds = cur.creds();
+    let cred = SocketCred {
+        uid: creds.euid,
+        gid: creds.egid,
+        net_raw: creds.has(Caps::NET_RAW),
+        net_admin: creds.has(Caps::NET_ADMIN),
+        net_bind: creds.has(Caps::NET_BIND_SERVICE),
+        pid: cur.pid(),
+    };
+    cur.kernel.net.socket(domain, socket_type, protocol, cred)
 }
 
 /// Splits off the flags of a type. `EINVAL`.

@@ -78,7 +78,7 @@ pub(super) fn wait_for(
         if count > 0 {
             return Ok(count);
         }
-        match cur.sleep(deadline) {
+        match cur.sleep_for_packets(deadline) {
             Woken::Event => cur.parker.reset(),
             Woken::Deadline => return Ok(look()),
             Woken::Signal => {
