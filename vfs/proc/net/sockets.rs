@@ -17,6 +17,7 @@ use crate::vfs::file::{File, IoctlMemory};
 
 /// `TCP_ESTABLISHED`, `TCP_TIME_WAIT`, `TCP_CLOSE` and `TCP_LISTEN`.
 const ESTABLISHED: u8 = 1;
+const TIME_WAIT: u8 = 6;
 const CLOSE: u8 = 7;
 const LISTEN: u8 = 10;
 
@@ -156,17 +157,46 @@ const HEADER: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr 
 
 /// `tcp` and `tcp6`. A socket that is neither connected nor listens is not shown.
 pub fn streams(kernel: &Kernel, domain: i32) -> String {
-    let rows = rows(kernel, domain, libc::SOCK_STREAM);
-    stream_lines(rows.iter().filter(|row| row.state != CLOSE), domain == libc::AF_INET)
+    let mut shown = rows(kernel, domain, libc::SOCK_STREAM);
+    shown.retain(|row| row.state != CLOSE);
+    shown.extend(unowned(kernel, domain));
+    stream_lines(shown.iter(), domain == libc::AF_INET)
+}
+
+/// Connections of the stack that no descriptor refers to: not accepted yet, closed and not over, `TIME_WAIT`.
+fn unowned(kernel: &Kernel, domain: i32) -> Vec<Row> {
+    let ends = |local: SocketAddr, remote: SocketAddr| {
+        let plain = |addr: SocketAddr| (addr.ip().to_canonical(), addr.port());
+        (plain(local), plain(remote))
+    };
+    let both = [libc::AF_INET, libc::AF_INET6].into_iter().flat_map(|family| rows(kernel, family, libc::SOCK_STREAM));
+    let owned: HashSet<_> = both.map(|row| ends(row.local, row.remote)).collect();
+    let table = kernel.net.tcp_table().into_iter();
+    let left = table.filter(|row| row.state != LISTEN && row.local.is_ipv4() == (domain == libc::AF_INET));
+    left.filter(|row| !owned.contains(&ends(row.local, row.remote)))
+        .map(|row| Row {
+            local: row.local,
+            remote: row.remote,
+            state: row.state,
+            sending: u32::try_from(row.sending).unwrap_or(u32::MAX),
+            receiving: u32::try_from(row.receiving).unwrap_or(u32::MAX),
+            uid: 0,
+            ino: 0,
+        })
+        .collect()
 }
 
 fn stream_lines<'a>(rows: impl Iterator<Item = &'a Row>, v4: bool) -> String {
     let width = if v4 { 149 } else { 0 };
     let mut text = format!("{:<width$}\n", if v4 { HEADER } else { HEADER_V6 });
     for (at, row) in rows.enumerate() {
-        // Timeouts in ticks, the congestion window, the slow start threshold.
-        let rest = if row.state == LISTEN { "100 0 0 10 0" } else { "20 4 30 10 -1" };
-        let line = format!("{at:4}: {} 1 0000000000000000 {rest}", beginning(row));
+        // Timeouts in ticks, the congestion window, the slow start threshold; none of a connection that is over.
+        let rest = match row.state {
+            LISTEN => " 100 0 0 10 0",
+            TIME_WAIT => "",
+            _ => " 20 4 30 10 -1",
+        };
+        let line = format!("{at:4}: {} 1 0000000000000000{rest}", beginning(row));
         let _ = writeln!(text, "{line:<width$}");
     }
     text
