@@ -87,7 +87,7 @@ impl LogTarget {
 
 /// The process behind `runsc boot`. Returns its exit status, which only matters when no report could be sent.
 pub fn main(config_fd: RawFd) -> i32 {
-    log_panics();
+    end_on_panic();
     match prepare(config_fd) {
         Ok(config) => {
             let status = crate::sentry::boot::run(config);
@@ -101,12 +101,16 @@ pub fn main(config_fd: RawFd) -> i32 {
     }
 }
 
-/// Has panics go to the debug log besides standard error.
-fn log_panics() {
+/// A panic is a bug of the sentry's: what it holds cannot be trusted any more. The sandbox ends with it, and its stubs,
+/// which die with their tracer.
+fn end_on_panic() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         log::error!("{panic}");
         print(panic);
+        report::failed(&format!("bug: {panic}").replace('\n', ": "));
+        // SAFETY: ends the process at once; other threads must not go on.
+        unsafe { libc::_exit(128) }
     }));
 }
 

@@ -57,7 +57,12 @@ impl Inode for ContentFile {
         Ok(())
     }
 
-    fn open(self: Arc<Self>, _flags: i32) -> Result<Arc<dyn File>> {
+    /// `EACCES`: to write what nobody may write, whatever the capabilities, as sysfs and sysctl have it.
+    fn open(self: Arc<Self>, flags: i32) -> Result<Arc<dyn File>> {
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        if writes && self.attr.lock().perm & 0o222 == 0 {
+            return Err(Errno::EACCES);
+        }
         Ok(open_content(self.content.clone()))
     }
 

@@ -12,6 +12,7 @@ use crate::sentry::fdtable::NR_OPEN;
 use crate::sentry::kernel::Kernel;
 use crate::sentry::mm::MAX_MAP_COUNT;
 use crate::sentry::namespaces::UtsNamespace;
+use crate::sentry::syscalls::misc::{RELEASE, VERSION};
 use crate::sentry::task::tree::PID_MAX;
 use crate::vfs::inotify;
 use crate::vfs::kernfs::{Content, Dir};
@@ -38,8 +39,8 @@ pub fn fill(sys: &Arc<Dir>, kernel: &Weak<Kernel>) {
         }
     }
     let names = sys.make_dirs("kernel");
-    add("kernel/osrelease", system::RELEASE);
-    add("kernel/version", system::VERSION);
+    add("kernel/osrelease", RELEASE);
+    add("kernel/version", VERSION);
     names.add_content("hostname", 0o644, Arc::new(UtsName { kernel: kernel.clone(), host: true }));
     names.add_content("domainname", 0o644, Arc::new(UtsName { kernel: kernel.clone(), host: false }));
     let random = sys.make_dirs("kernel/random");
@@ -111,7 +112,7 @@ const FIXED: &[(&str, &str)] = &[
     ("kernel/sched_rr_timeslice_ms", "100"),
     ("kernel/sched_rt_period_us", "1000000"),
     ("kernel/sched_rt_runtime_us", "950000"),
-    ("kernel/sem", "32000\t1024000000\t500\t32000"),
+    ("kernel/sem", "32000\t4194304\t500\t32000"),
     ("kernel/shm_rmid_forced", "0"),
     ("kernel/shmall", "18446744073692774399"),
     ("kernel/shmmax", "18446744073692774399"),

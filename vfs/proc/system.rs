@@ -8,19 +8,15 @@ use super::cpuinfo;
 use super::pid::status::TICK_NS;
 use crate::errno::{Errno, Result};
 use crate::platform::placement;
+use crate::sentry::ipc::Perm;
 use crate::sentry::kernel::Kernel;
+use crate::sentry::syscalls::misc::{RELEASE, VERSION};
 use crate::sentry::task::usage::Usage;
 use crate::sentry::task::{TaskState, boottime_ns};
 use crate::vfs::dev::kmsg::Kmsg;
 use crate::vfs::file::File;
 use crate::vfs::inode::{Attr, Inode, NodeType};
 use crate::vfs::kernfs::{Content, Dir};
-
-/// The release that `uname(2)` and `/proc` tell.
-pub const RELEASE: &str = "4.4.0";
-
-/// The version that `uname(2)` tells, and when the kernel was built.
-pub const VERSION: &str = "#1 SMP Sun Jan 10 15:06:54 PST 2016";
 
 /// Content that is made from the kernel. `EIO` once that is gone.
 struct FromKernel<F>(Weak<Kernel>, F);
@@ -69,27 +65,53 @@ pub fn fill(root: &Arc<Dir>, kernel: &Weak<Kernel>) {
     let attr = root.tree().attr(NodeType::Regular, 0o400);
     root.add("kmsg", Arc::new(KmsgNode { attr, kernel: kernel.clone() }));
     let ipc = root.make_dirs("sysvipc");
-    for (name, header) in SYSV {
-        ipc.add_text(name, 0o444, header);
-    }
+    ipc.add_text("msg", 0o444, MSG_HEADER);
+    ipc.add_content("sem", 0o444, from_kernel(semaphores, kernel));
+    ipc.add_content("shm", 0o444, from_kernel(shared_memory, kernel));
 }
 
 /// What the sandbox has device nodes of.
 const DEVICES: &str = "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n 10 misc\n128 ptm\n\
                        136 pts\n\nBlock devices:\n";
 
-/// System V objects: none, as the calls that make them are not there.
-const SYSV: [(&str, &str); 3] = [
-    (
-        "msg",
-        "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime      rtime      ctime\n",
-    ),
-    ("sem", "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n"),
-    (
-        "shm",
-        "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime      ctime                   rss                  swap\n",
-    ),
-];
+/// There are no System V message queues.
+const MSG_HEADER: &str = "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime      \
+                          rtime      ctime\n";
+
+/// `/proc/sysvipc/sem`.
+fn semaphores(kernel: &Kernel) -> String {
+    let mut text =
+        String::from("       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n");
+    for (id, perm, count, [operated, changed]) in kernel.ipc.sem.list() {
+        let Perm { key, uid, gid, cuid, cgid, mode } = perm;
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{key:10} {id:10}  {mode:4o} {count:10} {uid:5} {gid:5} {cuid:5} {cgid:5} {operated:10} {changed:10}"
+        );
+    }
+    text
+}
+
+/// `/proc/sysvipc/shm`. What of a segment is in memory is not known: all of it.
+fn shared_memory(kernel: &Kernel) -> String {
+    let mut text = String::from(
+        "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      \
+         dtime      ctime                   rss                  swap\n",
+    );
+    for (id, size, state) in kernel.ipc.shm.list() {
+        let Perm { key, uid, gid, cuid, cgid, mode } = state.perm;
+        let ([attached, detached, changed], [maker, last], count) = (state.times, state.pids, state.attached);
+        let resident = size.next_multiple_of(4096);
+        let _ = writeln!(
+            text,
+            "{key:10} {id:10}  {mode:4o} {size:21} {maker:5} {last:5}  {count:5} {uid:5} {gid:5} {cuid:5} {cgid:5} \
+             {attached:10} {detached:10} {changed:10} {resident:21} {:21}",
+            0
+        );
+    }
+    text
+}
 
 /// `/proc/kmsg`, which reads as `/dev/kmsg` does.
 struct KmsgNode {
@@ -152,7 +174,7 @@ pub fn memory() -> Memory {
 
 /// `/proc/meminfo`. The host's page cache is not told apart from what its programs use: `Cached` is at least what is
 /// shared.
-fn meminfo(memory: &Memory) -> String {
+pub fn meminfo(memory: &Memory) -> String {
     let Memory { total_kib: total, free_kib: free, buffers_kib: buffers, shared_kib: shared, swap_kib, .. } = *memory;
     let used = total.saturating_sub(free).saturating_sub(buffers);
     let anonymous = used.saturating_sub(shared);

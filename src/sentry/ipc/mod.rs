@@ -113,6 +113,11 @@ impl<T> Ids<T> {
         self.objects.is_empty()
     }
 
+    /// All, in the order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = (i32, &Arc<T>)> {
+        self.objects.iter().map(|(&id, object)| (id, object))
+    }
+
     /// By its id. `EINVAL`.
     pub fn get(&self, id: i32) -> Result<Arc<T>> {
         self.objects.get(&id).cloned().ok_or(Errno::EINVAL)

@@ -235,6 +235,17 @@ impl Sets {
         Ok(ids.add(key, |id| Set { id, state: Mutex::new(state), queue: WaitQueue::new() }))
     }
 
+    /// Each one's id, permissions, how many semaphores it has, and times: `/proc/sysvipc/sem`.
+    pub fn list(&self) -> Vec<(i32, Perm, usize, [i64; 2])> {
+        // A set's lock is not taken under the table's.
+        let sets: Vec<_> = self.ids.lock().iter().map(|(id, set)| (id, set.clone())).collect();
+        let show = |(id, set): (i32, Arc<Set>)| {
+            let state = set.state.lock();
+            (id, state.perm, state.sems.len(), state.times)
+        };
+        sets.into_iter().map(show).collect()
+    }
+
     /// A set. `EINVAL`.
     pub fn find(&self, id: i32) -> Result<Arc<Set>> {
         self.ids.lock().get(id)

@@ -93,6 +93,11 @@ impl Segments {
         self.ids.lock().get(id)
     }
 
+    /// Each one's id, size and state: `/proc/sysvipc/shm`.
+    pub fn list(&self) -> Vec<(i32, u64, State)> {
+        self.ids.lock().iter().map(|(id, segment)| (id, segment.size, segment.state())).collect()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.ids.lock().len()

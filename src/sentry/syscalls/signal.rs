@@ -80,8 +80,8 @@ pub fn rt_sigsuspend(cur: &mut Current, set: UserPtr<u64>, size: usize) -> SysRe
 
 /// `pause(2)`. `EINTR`.
 pub fn pause(cur: &mut Current) -> SysResult {
-    // Without a deadline only a signal ends it.
-    let _signal = cur.task.sleep_until(None);
+    // It has no end but a signal, and a handler's return does not restart it, whatever SA_RESTART says.
+    let _ = cur.task.sleep_until(None);
     Err(Errno::ERESTARTNOHAND)
 }
 

@@ -422,9 +422,6 @@ fn others(table: &mut Table) {
         99 sysinfo Partial "no loads; the host's memory" misc::sysinfo;
         103 syslog Refused "/dev/kmsg has the log" misc::syslog;
         153 vhangup Refused "the host's affair" misc::not_permitted;
-        163 acct Refused "the host's affair" misc::not_permitted;
-        167 swapon Refused "the host's affair" misc::not_permitted;
-        168 swapoff Refused "the host's affair" misc::not_permitted;
         169 reboot Refused "the sandbox ends with its first process" misc::reboot;
         170 sethostname Full "" misc::sethostname;
         171 setdomainname Full "" misc::setdomainname;

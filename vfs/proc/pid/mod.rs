@@ -3,7 +3,7 @@
 mod fd;
 mod fdinfo;
 mod links;
-mod memory;
+pub mod memory;
 pub mod settings;
 pub mod status;
 
@@ -23,7 +23,7 @@ use crate::vfs::kernfs::{Content, EmitEntry, open_content};
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Guard {
     /// Never.
-    Open,
+    Public,
     /// When the file is opened.
     AtOpen,
     /// When it is read.
@@ -61,7 +61,7 @@ struct Entry {
 }
 
 const fn text(name: &'static str, read: Read) -> Entry {
-    Entry { name, perm: 0o444, what: What::Text(Guard::Open, read) }
+    Entry { name, perm: 0o444, what: What::Text(Guard::Public, read) }
 }
 
 const fn secret(name: &'static str, perm: u32, guard: Guard, read: Read) -> Entry {
@@ -80,11 +80,12 @@ const fn dir(name: &'static str, perm: u32, what: What) -> Entry {
     Entry { name, perm, what }
 }
 
-/// What a process's directory holds. A thread's lacks those of [`PROCESS_ONLY`].
+/// What a directory holds; see [`PROCESS_ONLY`] and [`THREAD_ONLY`].
 static ENTRIES: &[Entry] = &[
     dir("attr", 0o555, What::Empty),
     secret("auxv", 0o400, Guard::AtOpen, memory::auxv),
     text("cgroup", |_, _| Ok(b"0::/\n".to_vec())),
+    text("children", status::children),
     text("cmdline", memory::cmdline),
     settable("comm", 0o644, settings::comm, settings::set_comm),
     link("cwd", links::Link::Cwd),
@@ -100,7 +101,7 @@ static ENTRIES: &[Entry] = &[
     Entry { name: "mem", perm: 0o600, what: What::Memory },
     text("mountinfo", settings::mountinfo),
     text("mounts", settings::mounts),
-    secret("mountstats", 0o400, Guard::Open, settings::mountstats),
+    secret("mountstats", 0o400, Guard::Public, settings::mountstats),
     dir("net", 0o555, What::Net),
     dir("ns", 0o511, What::Namespaces),
     settable("oom_adj", 0o644, settings::oom_adj, settings::set_oom_adj),
@@ -124,6 +125,9 @@ static ENTRIES: &[Entry] = &[
 
 /// What a thread's directory has not.
 const PROCESS_ONLY: [&str; 3] = ["mountstats", "task", "timerslack_ns"];
+
+/// What only a thread's directory has.
+const THREAD_ONLY: [&str; 1] = ["children"];
 
 /// The entry of the directory itself; its slot is 0, so those of the table count from 1.
 static ROOT: Entry = Entry { name: "", perm: 0o555, what: What::Empty };
@@ -157,7 +161,8 @@ impl Node {
     fn entries(&self) -> impl Iterator<Item = (u32, &'static Entry)> {
         let thread = self.subject.is_thread();
         let all = (1u32..).zip(ENTRIES);
-        all.filter(move |(_, entry)| !thread || !PROCESS_ONLY.contains(&entry.name))
+        let not_here: &[&str] = if thread { &PROCESS_ONLY } else { &THREAD_ONLY };
+        all.filter(move |(_, entry)| !not_here.contains(&entry.name))
     }
 }
 
@@ -184,6 +189,11 @@ impl Inode for Node {
         if self.is_root() {
             // Five directories of their own, and for a process `task`.
             attr.nlink = if self.subject.is_thread() { 7 } else { 9 };
+        }
+        if let What::Fds = self.entry.what {
+            // How many there are: Linux 6.2.
+            let files = self.subject.task().and_then(|task| task.files());
+            attr.size = files.map_or(0, |files| files.list().len() as u64);
         }
         if let What::Threads = self.entry.what {
             attr.nlink = 2 + self.subject.task().map_or(0, |task| task.group.threads().len() as u32);
@@ -237,7 +247,7 @@ impl Inode for Node {
         }
     }
 
-    fn open(self: Arc<Self>, flags: i32) -> Result<Arc<dyn File>> {
+    fn open(self: Arc<Self>, _flags: i32) -> Result<Arc<dyn File>> {
         match self.entry.what {
             What::Memory => memory::open(&self.subject),
             What::Text(Guard::AtOpen, _) => {
@@ -246,7 +256,7 @@ impl Inode for Node {
             }
             What::Text(..) | What::Settable(..) => Ok(open_content(self)),
             What::Link(_) => Err(Errno::ELOOP),
-            _ => open_dir(self, flags),
+            _ => Ok(Arc::new(OpenDir(self))),
         }
     }
 
@@ -275,19 +285,8 @@ impl Content for Node {
     }
 }
 
-/// A directory whose names are found when it is read.
-pub trait Listed: Send + Sync {
-    /// The directory's own inode number.
-    fn own_ino(&self) -> Result<u64>;
-    /// Gives names from position `from` (0 at first) on to `emit` until it returns `false`.
-    fn list(&self, from: u64, emit: &mut EmitEntry<'_>) -> Result<()>;
-}
-
-impl Listed for Node {
-    fn own_ino(&self) -> Result<u64> {
-        Ok(self.subject.ino(self.slot))
-    }
-
+impl Node {
+    /// Gives the names of a directory from position `from` (0 at first) on to `emit` until it returns `false`.
     fn list(&self, from: u64, emit: &mut EmitEntry<'_>) -> Result<()> {
         let task = self.subject.task().map_err(|_| Errno::ENOENT)?;
         match self.entry.what {
@@ -309,13 +308,15 @@ impl Listed for Node {
         }
         Ok(())
     }
-}
 
-impl Node {
     fn list_table(&self, from: u64, emit: &mut EmitEntry<'_>) {
         for (slot, entry) in self.entries().filter(|(slot, _)| u64::from(*slot) > from) {
             let node = Node { subject: self.subject.clone(), entry, slot };
-            if !emit(entry.name.as_bytes(), self.subject.ino(slot), node.kind(), u64::from(slot)) {
+            let ino = match entry.what {
+                What::Net => self.subject.shared.net.attr().map_or(0, |attr| attr.ino),
+                _ => self.subject.ino(slot),
+            };
+            if !emit(entry.name.as_bytes(), ino, node.kind(), u64::from(slot)) {
                 return;
             }
         }
@@ -332,16 +333,12 @@ fn emit_numbers(numbers: &[i32], from: u64, emit: &mut EmitEntry<'_>, of: impl F
     }
 }
 
-fn open_dir<T: Listed + Inode>(dir: Arc<T>, _flags: i32) -> Result<Arc<dyn File>> {
-    Ok(Arc::new(OpenDir(dir)))
-}
-
-struct OpenDir<T>(Arc<T>);
+struct OpenDir(Arc<Node>);
 
 /// Positions before are the two dots.
 const FIRST: u64 = 2;
 
-impl<T: Listed + 'static> File for OpenDir<T> {
+impl File for OpenDir {
     fn read(&self, _offset: u64, _sink: &mut dyn crate::io::Sink) -> Result<usize> {
         Err(Errno::EISDIR)
     }
@@ -351,7 +348,7 @@ impl<T: Listed + 'static> File for OpenDir<T> {
     }
 
     fn read_dir(&self, pos: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
-        let own = self.0.own_ino()?;
+        let own = self.0.subject.ino(self.0.slot);
         for (at, name) in [(0, &b"."[..]), (1, b"..")].into_iter().filter(|(at, _)| *at >= pos) {
             if !emit(DirEntry { name, ino: own, kind: NodeType::Directory, next: at + 1 }) {
                 return Ok(());

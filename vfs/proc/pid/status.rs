@@ -171,6 +171,14 @@ pub fn schedstat(subject: &Subject, task: &Arc<Task>) -> Result<Vec<u8>> {
     Ok(format!("{} 0 {turns}\n", used.user_ns.saturating_add(used.system_ns)).into_bytes())
 }
 
+/// `children`: those that the thread made or took over, zombies included.
+pub fn children(_: &Subject, task: &Arc<Task>) -> Result<Vec<u8>> {
+    let tree = task.kernel.tree.lock();
+    let own = tree.node(task.pid()).map(|node| node.children.iter()).into_iter().flatten();
+    let made = own.filter(|&&pid| tree.node(pid).is_some_and(|child| child.parent_tid == task.tid()));
+    Ok(made.map(|pid| format!("{pid} ")).collect::<String>().into_bytes())
+}
+
 /// `io`. What is read and written is not counted.
 pub fn io(_: &Subject, _: &Arc<Task>) -> Result<Vec<u8>> {
     let names = ["rchar", "wchar", "syscr", "syscw", "read_bytes", "write_bytes", "cancelled_write_bytes"];

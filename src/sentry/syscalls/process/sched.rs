@@ -38,8 +38,8 @@ fn all_cpus() -> Vec<u8> {
 }
 
 /// `sched_getaffinity(2)`: returns the bytes stored. `EINVAL`, `ESRCH`, `EFAULT`.
-pub fn sched_getaffinity(cur: &mut Current, tid: i32, len: usize, set: UserPtr<u8>) -> SysResult {
-    let set = UserSlice::new(set.addr(), len);
+pub fn sched_getaffinity(cur: &mut Current, tid: i32, len: u32, set: UserPtr<u8>) -> SysResult {
+    let set = UserSlice::new(set.addr(), len as usize);
     if set.len() < set_len() || !set.len().is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
@@ -51,8 +51,9 @@ pub fn sched_getaffinity(cur: &mut Current, tid: i32, len: usize, set: UserPtr<u
 
 /// `sched_setaffinity(2)`: kept and shown; threads run where the platform places them. `EINVAL`: no CPU of the sandbox in
 /// the set; `EPERM`, `ESRCH`, `EFAULT`.
-pub fn sched_setaffinity(cur: &mut Current, tid: i32, len: usize, set: UserPtr<u8>) -> SysResult {
-    let mut bytes = UserSlice::new(set.addr(), len).limit(set_len()).read(cur.space())?;
+pub fn sched_setaffinity(cur: &mut Current, tid: i32, len: u32, set: UserPtr<u8>) -> SysResult {
+    let set = UserSlice::new(set.addr(), len as usize);
+    let mut bytes = set.limit(set_len()).read(cur.space())?;
     bytes.resize(set_len(), 0);
     let task = target(cur, tid)?;
     may_schedule(cur, &task)?;
