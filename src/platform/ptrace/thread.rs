@@ -69,13 +69,27 @@ pub fn zero_regs() -> Regs {
     unsafe { std::mem::zeroed() }
 }
 
+/// Waits until a traced thread that is ending is gone; returns at once for one that is not the caller's to wait for.
+fn reap(tid: i32) {
+    while trace::wait(tid) != Stop::Gone {
+        let _gone = trace::resume(libc::PTRACE_CONT, tid);
+    }
+}
+
 impl SeedThread for StubSeed {
     fn attach(mut self: Box<Self>) -> Result<Box<dyn UserThread>> {
         let process = self.process.take().ok_or(Errno::ESRCH)?;
         let place = Place::new(self.tid, self.near);
-        trace::seize(self.tid)?;
         let mut base = zero_regs();
-        trace::get_regs(self.tid, &mut base)?;
+        let traced = trace::seize(self.tid).and_then(|()| trace::get_regs(self.tid, &mut base));
+        if let Err(error) = traced {
+            // Killed meanwhile: see `StubThread::leave`.
+            if self.tid != process.pid {
+                reap(self.tid);
+            }
+            self.process = Some(process);
+            return Err(error);
+        }
         let mut regs = self.regs;
         if regs.cs == 0 {
             regs = Regs { cs: base.cs, ss: base.ss, eflags: 0x202, ..regs };
@@ -388,7 +402,7 @@ impl StubThread {
             // tracer, which is this thread; the first by `StubProcess`'s drop.
             unsafe { libc::kill(process.pid, libc::SIGKILL) };
             if self.tid != process.pid {
-                while trace::wait(self.tid) != Stop::Gone {}
+                reap(self.tid);
             }
         } else if self.tid == process.pid {
             // The first thread must outlive the others, or the host could not tell when the process is gone: it waits,
@@ -397,12 +411,10 @@ impl StubThread {
             let _gone = trace::set_regs(self.tid, &regs).and_then(|()| trace::detach(self.tid));
         } else {
             let regs = trace::call_regs(&self.regs, super::stub::CALL_ADDR, libc::SYS_exit, [0; 6]);
-            let exiting = trace::set_regs(self.tid, &regs).and_then(|()| trace::resume(libc::PTRACE_CONT, self.tid));
-            if exiting.is_ok() {
-                while trace::wait(self.tid) != Stop::Gone {
-                    let _gone = trace::resume(libc::PTRACE_CONT, self.tid);
-                }
-            }
+            // That fails when another thread has just killed the process. This one must be reaped all the same: as long as
+            // it is not, the host keeps the process, and whoever waits for that (this thread, perhaps) waits for ever.
+            let _gone = trace::set_regs(self.tid, &regs).and_then(|()| trace::resume(libc::PTRACE_CONT, self.tid));
+            reap(self.tid);
         }
     }
 }
