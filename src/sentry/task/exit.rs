@@ -106,11 +106,13 @@ fn end_process(tree: &mut TaskTree, group: &Arc<ThreadGroup>, status: ExitStatus
     let Some(node) = tree.node_mut(pid) else { return };
     node.zombie = Some(status);
     node.report = None;
-    let (pgid, parent) = (node.pgid, node.parent);
+    let (pgid, sid, parent) = (node.pgid, node.sid, node.parent);
     group.exited.store(true, Ordering::SeqCst);
     group.exit_queue.wake(Events::READ);
     // A group that only this process connected to its session is orphaned now.
-    hang_up_if_orphaned(tree, pgid, pid);
+    if connects(tree, parent, pgid, sid) {
+        hang_up_if_orphaned(tree, pgid, pid);
+    }
     if parent != 0 && notify_parent(tree, pid) {
         tree.remove_process(pid);
     }
@@ -123,7 +125,7 @@ fn orphan_children(tree: &mut TaskTree, pid: i32) {
     for child in children {
         let Some(node) = tree.node_mut(child) else { continue };
         (node.parent, node.parent_tid) = (reaper, reaper);
-        let (pgid, zombie) = (node.pgid, node.zombie.is_some());
+        let (pgid, sid, zombie) = (node.pgid, node.sid, node.zombie.is_some());
         match tree.node_mut(reaper).filter(|node| node.group.pid() != pid) {
             Some(node) => {
                 node.children.insert(child);
@@ -135,10 +137,16 @@ fn orphan_children(tree: &mut TaskTree, pid: i32) {
             if notify_parent(tree, child) {
                 tree.remove_process(child);
             }
-        } else {
+        } else if connects(tree, pid, pgid, sid) {
             hang_up_if_orphaned(tree, pgid, pid);
         }
     }
+}
+
+/// Whether a member of process group `pgid` whose parent is `parent` keeps the group from being orphaned: only if it did
+/// can the end of either orphan it now.
+fn connects(tree: &TaskTree, parent: i32, pgid: i32, sid: i32) -> bool {
+    tree.node(parent).is_some_and(|parent| parent.pgid != pgid && parent.sid == sid)
 }
 
 /// SIGHUP and SIGCONT to a newly orphaned process group with stopped members: `setpgid(2)`, POSIX.
