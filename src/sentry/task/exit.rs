@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use crate::sentry::signal::{ChildExit, SIG_IGN, SigAction, SigInfo, Signal};
 use crate::sentry::syscalls;
 use crate::sentry::task::tree::{ExitStatus, TaskTree};
+use crate::sentry::task::usage::Usage;
 use crate::sentry::task::wait::What;
 use crate::sentry::task::{Attention, Current, Task, TaskState, ThreadGroup};
 use crate::wait::Events;
@@ -38,7 +39,8 @@ pub fn end_thread(mut cur: Current, status: ExitStatus) {
     }
     let mm = task.mm.write().take();
     task.clocks.ended();
-    let usage = task.usage();
+    let max_rss_kib = mm.as_ref().map_or(0, |mm| mm.sizes().peak_resident >> 10);
+    let usage = Usage { max_rss_kib, ..task.usage() };
     // The stub goes with its last thread.
     drop(cur);
     drop(mm);

@@ -116,9 +116,13 @@ fn child_info(waited: &Waited) -> SigInfo {
 
 /// `getrusage(2)`. `EINVAL`, `EFAULT`.
 pub fn getrusage(cur: &mut Current, who: i32, usage: UserPtr<Rusage>) -> SysResult {
+    let own = |usage: Usage| -> Result<Usage> {
+        let max_rss_kib = cur.mm()?.sizes().peak_resident >> 10;
+        Ok(usage.plus(Usage { max_rss_kib, ..Usage::default() }))
+    };
     let used = match who {
-        libc::RUSAGE_SELF => cur.group.usage(),
-        libc::RUSAGE_THREAD => cur.usage(),
+        libc::RUSAGE_SELF => own(cur.group.usage())?,
+        libc::RUSAGE_THREAD => own(cur.usage())?,
         libc::RUSAGE_CHILDREN => children_usage(cur),
         _ => return Err(Errno::EINVAL),
     };
