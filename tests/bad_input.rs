@@ -25,6 +25,11 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 /// Runs a test on a thread of its own, whose mount namespace is watched, and checks that nothing is left.
 fn watched(test: impl FnOnce(&Watch) + Send) {
     let _one = ONE_AT_A_TIME.lock();
+    watched_alone(test);
+}
+
+/// As [`watched`], for a test that holds the lock because it makes what the others would find.
+fn watched_alone(test: impl FnOnce(&Watch) + Send) {
     let run = || {
         let watch = Watch::new();
         test(&watch);
@@ -194,9 +199,10 @@ fn a_killed_command_takes_its_sandbox_with_it() {
 
 #[test]
 fn garbage_on_the_cable() {
+    let _one = ONE_AT_A_TIME.lock();
     // Its name must be mounted where others see it, and so outside of what is watched.
     let network = Network::new(Runtime::under_test().cable).expect("root may make a network");
-    watched(|_| {
+    watched_alone(|_| {
         let mut running = NGINX.start(&network);
         network.outside(|| {
             let cable = Raw::new("tap0").expect("root may send frames");

@@ -81,7 +81,11 @@ scripts! {
 #[test]
 fn the_status_is_the_programs() {
     assert_eq!(Sandbox::new(["/bin/sh", "-c", "exit 42"]).run().code(), 42);
-    assert_eq!(Sandbox::new(["/bin/sh", "-c", "kill -9 $$"]).run().code(), 128 + 9);
+    assert_eq!(Sandbox::new(["/bin/sh", "-c", "sh -c 'kill -9 $$'; exit $?"]).run().code(), 128 + 9);
+    // No signal from inside a PID namespace ends its first process, but its own mistakes do.
+    assert_eq!(Sandbox::new(["/bin/sh", "-c", "kill -9 $$; exit 42"]).run().code(), 42);
+    let fault = "import ctypes; ctypes.string_at(0)";
+    assert_eq!(Sandbox::new(["/usr/bin/python3", "-c", fault]).run().code(), 128 + 11);
 }
 
 #[test]

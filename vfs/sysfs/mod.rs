@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::errno::{Errno, Result};
@@ -79,20 +80,44 @@ fn add_cpus(root: &Arc<Dir>, cpus: u32) {
     for cpu in 0..cpus {
         let one = dir.make_dirs(&format!("cpu{cpu}"));
         let topology = one.make_dirs("topology");
-        topology.add_text("physical_package_id", 0o444, "0\n");
+        for name in ["physical_package_id", "die_id"] {
+            topology.add_text(name, 0o444, "0\n");
+        }
         topology.add_text("core_id", 0o444, &format!("{cpu}\n"));
         for name in ["thread_siblings_list", "core_cpus_list"] {
             topology.add_text(name, 0o444, &format!("{cpu}\n"));
         }
+        for name in ["thread_siblings", "core_cpus"] {
+            topology.add_text(name, 0o444, &cpu_mask(cpu..cpu + 1, cpus));
+        }
         for name in ["core_siblings_list", "package_cpus_list"] {
             topology.add_text(name, 0o444, &all);
+        }
+        for name in ["core_siblings", "package_cpus"] {
+            topology.add_text(name, 0o444, &cpu_mask(0..cpus, cpus));
         }
     }
     let node = root.make_dirs("devices/system/node");
     for name in ["online", "possible", "has_cpu", "has_memory", "has_normal_memory"] {
         node.add_text(name, 0o444, "0\n");
     }
-    node.make_dirs("node0").add_text("cpulist", 0o444, &all);
+    let node = node.make_dirs("node0");
+    node.add_text("cpulist", 0o444, &all);
+    node.add_text("cpumap", 0o444, &cpu_mask(0..cpus, cpus));
+    node.add_text("distance", 0o444, "10\n");
+}
+
+/// Some of `cpus` processors as sysfs writes a mask: words of 32 bits in hexadecimal, the highest first.
+fn cpu_mask(which: Range<u32>, cpus: u32) -> String {
+    let words: Vec<String> = (0..cpus.div_ceil(32))
+        .rev()
+        .map(|word| {
+            let bits = (0..32).filter(|bit| which.contains(&(word * 32 + bit)));
+            let width = (cpus - word * 32).min(32).div_ceil(4) as usize;
+            format!("{:0width$x}", bits.fold(0u32, |mask, bit| mask | 1 << bit))
+        })
+        .collect();
+    words.join(",") + "\n"
 }
 
 fn add_kernel(root: &Arc<Dir>) {

@@ -116,6 +116,8 @@ struct Inner {
     lock_future: bool,
     /// The most that `VmSize` was.
     peak: u64,
+    /// The most that `VmRSS` was.
+    peak_resident: u64,
     /// `PR_SET_DUMPABLE`'s state: 0, 1 or 2.
     dumpable: u8,
 }
@@ -149,6 +151,7 @@ impl MemoryManager {
             exe: None,
             lock_future: false,
             peak: 0,
+            peak_resident: 0,
             dumpable: 1,
         };
         Arc::new(MemoryManager { space, id: next_id(), range, inner: Mutex::new(inner) })
@@ -348,7 +351,9 @@ impl Inner {
     }
 
     fn note_peak(&mut self) {
-        self.peak = self.peak.max(self.map.totals().total);
+        let totals = self.map.totals();
+        self.peak = self.peak.max(totals.total);
+        self.peak_resident = self.peak_resident.max(report::resident(totals));
     }
 
     /// After a host call that may have done a part of its work on `range`: nothing is left there, on either side.

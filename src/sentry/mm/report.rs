@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::area::{Area, AreaFlags, Backing};
+use super::map::Totals;
 use super::user::PAGE;
 use super::{Inner, MemoryManager};
 use crate::vfs::file::OpenFile;
@@ -29,6 +30,8 @@ pub struct Sizes {
     /// `VmRSS`: an upper bound, what is mapped and accessible without the untouched part of big reservations being known.
     /// The host's count of the process's pages is out of reach from an empty root.
     pub resident: u64,
+    /// `ru_maxrss` of `getrusage(2)`: the most that [`Sizes::resident`] was.
+    pub peak_resident: u64,
     /// `RssFile` and `RssShmem` in it.
     pub shared: u64,
     /// `VmData`.
@@ -41,6 +44,11 @@ pub struct Sizes {
     pub lib: u64,
     /// `VmLck`.
     pub locked: u64,
+}
+
+/// See [`Sizes::resident`].
+pub(super) fn resident(totals: Totals) -> u64 {
+    totals.total.min(totals.data.saturating_add(totals.exec))
 }
 
 impl MemoryManager {
@@ -96,7 +104,8 @@ impl MemoryManager {
         Sizes {
             total: totals.total,
             peak: inner.peak.max(totals.total),
-            resident: totals.total.min(totals.data.saturating_add(totals.exec)),
+            resident: resident(totals),
+            peak_resident: inner.peak_resident.max(resident(totals)),
             shared: totals.exec,
             data: totals.data,
             stack: totals.stack,

@@ -41,7 +41,7 @@ pub fn end_thread(mut cur: Current, status: ExitStatus) {
     // The stub goes with its last thread.
     drop(cur);
     task.clocks.ended();
-    let max_rss_kib = mm.as_ref().map_or(0, |mm| mm.sizes().resident / 1024);
+    let max_rss_kib = mm.as_ref().map_or(0, |mm| mm.sizes().peak_resident / 1024);
     drop(mm);
     group.clocks.leave(&task.clocks, Usage { max_rss_kib, ..task.usage() });
     finish(&task, status);

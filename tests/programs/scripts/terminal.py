@@ -1,4 +1,5 @@
-import os, pty, select, termios, tty
+import os, pty, select, signal, termios, tty
+signal.signal(signal.SIGINT, signal.SIG_DFL) # a background job has it ignored
 pid, fd = pty.fork()
 if pid == 0:
     os.execvp("sh", ["sh", "-c", "tty -s && echo is a terminal; stty size; read x; echo got $x; sleep 100"])

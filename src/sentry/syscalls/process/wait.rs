@@ -128,7 +128,7 @@ pub fn getrusage(cur: &mut Current, who: i32, usage: UserPtr<Rusage>) -> SysResu
 
 /// What the memory takes at most: the host's count is out of reach.
 fn resident_kib(cur: &Current) -> u64 {
-    cur.mm().map_or(0, |mm| mm.sizes().resident / 1024)
+    cur.mm().map_or(0, |mm| mm.sizes().peak_resident / 1024)
 }
 
 fn children_usage(cur: &Current) -> Usage {
