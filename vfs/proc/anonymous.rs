@@ -11,6 +11,7 @@ use crate::vfs::host::HostFile;
 use crate::vfs::inode::{Attr, FileSystem, Inode, SetAttr, StatFs};
 use crate::vfs::mount::{Mount, MountFlags};
 use crate::vfs::pipe::{Pipe, PipeEnd};
+use crate::vfs::tmpfs::TmpFile;
 
 /// Where a link to `file` leads: its path, if it has one. `ENOENT` when it is nothing that `stat(2)` could tell of.
 pub fn destination(file: &OpenFile) -> Result<Path> {
@@ -24,7 +25,7 @@ pub fn destination(file: &OpenFile) -> Result<Path> {
         Again::Pipe(end.pipe().clone())
     } else if let Some(namespace) = object.as_any().downcast_ref::<NamespaceFile>() {
         Again::Namespace(namespace.0.clone())
-    } else if object.as_any().is::<HostFile>() {
+    } else if object.as_any().is::<HostFile>() || object.as_any().is::<TmpFile>() {
         Again::Same(object.clone())
     } else {
         Again::Never
@@ -49,7 +50,7 @@ enum Again {
     Pipe(Arc<Pipe>),
     /// The namespace.
     Namespace(Namespace),
-    /// The same object: a host descriptor cannot be opened again.
+    /// The same object: a host descriptor cannot be opened again, a memfd's holds nothing of its opener.
     Same(Arc<dyn File>),
     /// An anonymous inode or a socket cannot be opened.
     Never,

@@ -420,7 +420,7 @@ fn others(table: &mut Table) {
         66 semctl Partial "without SEM_STAT and SEM_INFO" ipc::sem::semctl;
         67 shmdt Full "" ipc::shm::shmdt;
         99 sysinfo Partial "no loads; the host's memory" misc::sysinfo;
-        103 syslog Refused "/dev/kmsg has the log" misc::syslog;
+        103 syslog Partial "the boot log can be read, not cleared" misc::syslog;
         153 vhangup Refused "the host's affair" misc::not_permitted;
         169 reboot Refused "the sandbox ends with its first process" misc::reboot;
         170 sethostname Full "" misc::sethostname;
@@ -441,9 +441,44 @@ fn others(table: &mut Table) {
     }
 }
 
+/// `docs/compatibility.md`.
+pub fn compatibility_page() -> String {
+    let count = |support| TABLE.entries().filter(|entry| entry.support == support).count();
+    let mut page = format!(
+        "# System calls\n\n\
+        Made from the table in `src/sentry/syscalls/table.rs`: `RUNSC_WRITE_DOCS=1 cargo test --lib compatibility_page`.\n\n\
+        Of x86_64's system calls {} are answered as Linux does, {} with the limits that the note tells, and {} are refused \
+        as a Linux would that is configured without them. What is not listed fails with `ENOSYS` and a line in the debug \
+        log.\n\n| number | call | support | note |\n| --- | --- | --- | --- |\n| 60 | exit | full | |\n",
+        count(Support::Full) + 1,
+        count(Support::Partial),
+        count(Support::Refused),
+    );
+    for entry in TABLE.entries() {
+        let support = match entry.support {
+            Support::Full => "full",
+            Support::Partial => "partial",
+            Support::Refused => "refused",
+        };
+        let note = if entry.note.is_empty() { String::new() } else { format!(" {}", entry.note) };
+        page.push_str(&format!("| {} | {} | {support} |{note} |\n", entry.number, entry.name));
+    }
+    page
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_compatibility_page_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/compatibility.md");
+        if std::env::var_os("RUNSC_WRITE_DOCS").is_some() {
+            std::fs::write(path, compatibility_page()).unwrap();
+        }
+        let page = std::fs::read_to_string(path).unwrap();
+        assert!(page == compatibility_page(), "docs/compatibility.md is not what the table says: see its first lines");
+    }
 
     #[test]
     fn calls_are_found_by_their_numbers() {

@@ -12,7 +12,7 @@ use crate::sentry::signal::AltStack;
 use crate::sentry::syscalls::SysResult;
 use crate::sentry::task::pidfd::PidFd;
 use crate::sentry::task::run::{Birth, start};
-use crate::sentry::task::tree::TaskTree;
+use crate::sentry::task::tree::{StopReport, TaskTree};
 use crate::sentry::task::{Attention, Current, Parts, Task, ThreadGroup};
 use crate::vfs::file::OpenFile;
 use crate::wait::{Events, WaitQueue};
@@ -109,6 +109,18 @@ fn check(cur: &Current, args: &CloneArgs) -> Result<()> {
 pub fn clone(cur: &mut Current, args: &CloneArgs) -> SysResult {
     check(cur, args)?;
     let mm = cur.mm()?;
+    // Before anything of the host's is used: a limit that is reached costs nothing.
+    let (task, vfork) = make_task(cur, args, (args.flags & VM != 0).then(|| mm.clone()))?;
+    let tid = task.tid();
+    set_off(cur, args, &task, &mm).inspect_err(|_| undo(cur, &task))?;
+    if let Some(done) = vfork {
+        wait_vfork(&cur.task, &done);
+    }
+    Ok(tid as u64)
+}
+
+/// Gives the task a stub, and has it run. What is stored for the parent is not in the child's copy of the memory.
+fn set_off(cur: &mut Current, args: &CloneArgs, task: &Arc<Task>, mm: &MemoryManager) -> Result<()> {
     let (image, seed) = match args.flags & VM != 0 {
         true => (None, cur.user.spawn_thread()?),
         false => {
@@ -116,26 +128,16 @@ pub fn clone(cur: &mut Current, args: &CloneArgs) -> SysResult {
             (Some(image), seed)
         }
     };
-    let (task, vfork) = make_task(cur, args, image.is_none().then_some(mm))?;
-    let pidfd = match args.flags & PIDFD != 0 {
-        true => Some(add_pidfd(cur, args, &task).inspect_err(|_| undo(&task))?),
-        false => None,
-    };
-    let tid = task.tid();
+    let pidfd = if args.flags & PIDFD != 0 { Some(add_pidfd(cur, args, task)?) } else { None };
     if args.flags & PARENT_SETTID != 0 {
         // Linux does not fail for a bad pointer here.
-        let _ = UserPtr::new(args.parent_tid).write(cur.space(), &tid);
+        let _ = UserPtr::new(args.parent_tid).write(cur.space(), &task.tid());
     }
-    launch(cur, args, &task, seed, image).inspect_err(|_| {
+    launch(cur, args, task, seed, image).inspect_err(|_| {
         if let Some(fd) = pidfd {
             let _ = cur.files().and_then(|files| files.remove(fd));
         }
-        undo(&task);
-    })?;
-    if let Some(done) = vfork {
-        wait_vfork(&cur.task, &done);
-    }
-    Ok(tid as u64)
+    })
 }
 
 fn launch(cur: &Current, args: &CloneArgs, task: &Arc<Task>, seed: Seed, image: Option<ForkImage>) -> Result<()> {
@@ -224,12 +226,19 @@ fn child_group(cur: &Current, args: &CloneArgs, id: i32) -> Arc<ThreadGroup> {
     group
 }
 
-fn undo(task: &Arc<Task>) {
+/// Takes off a task that never ran. Others may have seen it, and wait for it.
+fn undo(cur: &Current, task: &Arc<Task>) {
     let mut tree = task.kernel.tree.lock();
-    task.group.signals.lock().threads.retain(|other| !Arc::ptr_eq(other, task));
+    let stopped = task.group.signals.lock().leave(task);
     tree.remove_thread(task.tid());
     if task.tid() == task.pid() {
         tree.remove_process(task.pid());
+    }
+    drop(tree);
+    cur.group.child_events.wake(Events::READ);
+    task.group.thread_events.wake(Events::READ);
+    if let Some(signal) = stopped {
+        task.group.report_stop(StopReport::Stopped(signal));
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use crate::sentry::signal::{ChildExit, SIG_IGN, SigAction, SigInfo, Signal};
 use crate::sentry::syscalls;
-use crate::sentry::task::tree::{ExitStatus, TaskTree};
+use crate::sentry::task::tree::{ExitStatus, StopReport, TaskTree};
+use crate::sentry::task::usage::Usage;
 use crate::sentry::task::wait::What;
 use crate::sentry::task::{Attention, Current, Task, TaskState, ThreadGroup};
 use crate::wait::Events;
@@ -37,15 +38,12 @@ pub fn end_thread(mut cur: Current, status: ExitStatus) {
         drop(files);
     }
     let mm = task.mm.write().take();
-    task.clocks.ended();
-    let usage = task.usage();
     // The stub goes with its last thread.
     drop(cur);
+    task.clocks.ended();
+    let max_rss_kib = mm.as_ref().map_or(0, |mm| mm.sizes().resident / 1024);
     drop(mm);
-    {
-        let mut ended = group.ended_usage.lock();
-        *ended = ended.plus(usage);
-    }
+    group.clocks.leave(&task.clocks, Usage { max_rss_kib, ..task.usage() });
     finish(&task, status);
 }
 
@@ -56,10 +54,10 @@ fn finish(task: &Arc<Task>, status: ExitStatus) {
     *task.interrupter.lock() = None;
     let tid = task.tid();
     let mut tree = task.kernel.tree.lock();
-    let (last, status) = {
+    let (last, stopped, status) = {
         let mut signals = group.signals.lock();
-        signals.threads.retain(|other| !Arc::ptr_eq(other, task));
-        (signals.threads.is_empty(), signals.ending.unwrap_or(status))
+        let stopped = signals.leave(task);
+        (signals.threads.is_empty(), stopped, signals.ending.unwrap_or(status))
     };
     if tid != group.pid() {
         tree.remove_thread(tid);
@@ -71,6 +69,9 @@ fn finish(task: &Arc<Task>, status: ExitStatus) {
     }
     drop(tree);
     group.thread_events.wake(Events::READ);
+    if let Some(signal) = stopped {
+        group.report_stop(StopReport::Stopped(signal));
+    }
     if last {
         if session_leader {
             task.kernel.terminals.session_ended(group.pid());
@@ -193,10 +194,20 @@ impl Task {
     }
 }
 
-/// Undoes the birth of a task that could not start.
+/// Ends a task that could not start, or whose thread has panicked, with its process. Everything that `end_thread` may have
+/// done already is done at most once.
 pub(super) fn abandon(task: &Arc<Task>) {
+    let status = ExitStatus::Killed { signal: libc::SIGKILL, core: false };
+    task.group.end(status);
     task.release_vfork_parent();
     let files = task.files.write().take();
     drop(files);
-    finish(task, ExitStatus::Killed { signal: libc::SIGKILL, core: false });
+    let mm = task.mm.write().take();
+    drop(mm);
+    task.clocks.ended();
+    task.group.clocks.leave(&task.clocks, task.usage());
+    let entered = task.group.signals.lock().threads.iter().any(|other| Arc::ptr_eq(other, task));
+    if entered {
+        finish(task, status);
+    }
 }

@@ -103,8 +103,8 @@ pub struct ThreadGroup {
     pub thread_events: WaitQueue,
     /// Set when the last thread is gone.
     pub exited: AtomicBool,
-    /// What ended threads have used; leaf lock.
-    pub ended_usage: Mutex<Usage>,
+    /// What its threads use.
+    pub(super) clocks: usage::GroupClocks,
     /// `/proc/PID/oom_score_adj`.
     pub oom_score_adj: AtomicI32,
     /// `setitimer(2)`.
@@ -139,7 +139,7 @@ impl ThreadGroup {
             exited: AtomicBool::new(false),
             itimers: IntervalTimers::default(),
             timers: PosixTimers::new(),
-            ended_usage: Mutex::default(),
+            clocks: usage::GroupClocks::default(),
             oom_score_adj: AtomicI32::new(0),
             uid: AtomicU32::new(uid),
             start_ns: boottime_ns(),
@@ -180,9 +180,7 @@ impl ThreadGroup {
 
     /// What all threads have used so far.
     pub fn usage(&self) -> Usage {
-        let threads = self.threads();
-        let ended = *self.ended_usage.lock();
-        threads.iter().fold(ended, |sum, task| sum.plus(task.usage()))
+        self.clocks.usage()
     }
 }
 
@@ -223,7 +221,7 @@ pub struct Task {
     /// Who waits for a `vfork(2)` child to let go of the memory.
     vfork_done: Mutex<Option<Arc<clone::VforkDone>>>,
     /// CPU clocks of its two host threads.
-    pub clocks: usage::TaskClocks,
+    pub clocks: Arc<usage::TaskClocks>,
     /// When it was made: `CLOCK_BOOTTIME`, nanoseconds.
     pub start_ns: u64,
     /// `PR_SET_TIMERSLACK`, in nanoseconds.
@@ -413,7 +411,7 @@ impl Task {
             clear_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
             vfork_done: Mutex::new(None),
-            clocks: usage::TaskClocks::default(),
+            clocks: Arc::default(),
             start_ns: boottime_ns(),
             timer_slack: AtomicU64::new(50_000),
             affinity: Mutex::default(),

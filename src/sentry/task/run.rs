@@ -1,7 +1,7 @@
 //! The life of a task on its sentry thread: run user code, answer, look up, again.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::container::report;
 use crate::errno::{Errno, Result};
@@ -38,10 +38,9 @@ pub fn start(task: Arc<Task>, seed: Seed, birth: Birth) -> Result<()> {
     let main = move || {
         CURRENT.set(Some(task.clone()));
         match begin(task.clone(), seed, birth) {
-            Ok(cur) => run(cur),
+            Ok(cur) => run_guarded(cur),
             Err(error) => {
                 log::error!("task {} could not start: {error}", task.tid());
-                task.group.end(ExitStatus::Killed { signal: libc::SIGKILL, core: false });
                 exit::abandon(&task);
             }
         }
@@ -69,7 +68,7 @@ pub fn start_first(task: Arc<Task>, seed: Seed, exec: Exec) -> Result<()> {
             Ok(cur) => {
                 report::started();
                 let _ = loaded.send(Ok(()));
-                run(cur);
+                run_guarded(cur);
             }
             Err(error) => drop(loaded.send(Err(error))),
         }
@@ -102,17 +101,26 @@ fn begin(task: Arc<Task>, seed: Seed, birth: Birth) -> Result<Current> {
     Ok(cur)
 }
 
+/// Runs a task to its end. A fault of the sentry's own kills the process that hit on it, and nothing else.
+fn run_guarded(cur: Current) {
+    let task = cur.task.clone();
+    if catch_unwind(AssertUnwindSafe(|| run(cur))).is_err() {
+        log::error!("process {} is killed for a fault of the sentry", task.pid());
+        exit::abandon(&task);
+    }
+}
+
 /// Runs a task to its end.
-pub fn run(mut cur: Current) {
+fn run(mut cur: Current) {
     let status = loop {
         if !cur.attention().is_empty() || cur.restart.is_some() || cur.saved_mask.is_some() {
             if !cur.look_up() {
                 break ExitStatus::Killed { signal: libc::SIGKILL, core: false };
             }
         }
-        let begun = Instant::now();
+        cur.clocks.runs();
         let event = cur.user.run();
-        cur.clocks.ran(begun.elapsed().as_nanos() as u64);
+        cur.clocks.stops();
         match event {
             Event::Syscall => {
                 if let Some(code) = syscalls::dispatch(&mut cur) {
@@ -150,6 +158,7 @@ impl Current {
     pub(super) fn new(task: Arc<Task>, user: Box<dyn crate::platform::UserThread>, altstack: AltStack) -> Current {
         *task.interrupter.lock() = Some(user.interrupter());
         task.clocks.started();
+        task.group.clocks.enter(&task.clocks);
         Current {
             task,
             user,

@@ -29,6 +29,8 @@ pub struct GroupSignals {
     pub execing: bool,
     /// Set while the group is stopped.
     pub stop: Option<Stop>,
+    /// How often it was stopped.
+    pub stops: u64,
     /// The group was continued, and its parent is to be told by the first thread that runs.
     pub continued: bool,
 }
@@ -42,6 +44,8 @@ pub struct TaskSignals {
     pub blocked: SigSet,
     /// Blocked signals that `sigtimedwait(2)` waits for.
     pub waited: SigSet,
+    /// A stop signal was taken off, and no SIGCONT was sent since.
+    pub stop_taken: bool,
 }
 
 /// Who sends a signal.
@@ -133,7 +137,9 @@ impl ThreadGroup {
         }
         signals.shared.flush_opposite(signal);
         for task in &signals.threads {
-            task.signals.lock().pending.flush_opposite(signal);
+            let mut own = task.signals.lock();
+            own.pending.flush_opposite(signal);
+            own.stop_taken &= signal != Signal::CONT;
         }
         if signal == Signal::CONT {
             signals.resume();
@@ -166,6 +172,31 @@ impl ThreadGroup {
 }
 
 impl GroupSignals {
+    /// Takes a thread off that has ended. Returns the signal of a stop that is complete now, for the parent.
+    pub(super) fn leave(&mut self, task: &Arc<Task>) -> Option<i32> {
+        self.threads.retain(|other| !Arc::ptr_eq(other, task));
+        self.retarget(self.shared.set(), task);
+        let threads = self.threads.len();
+        self.stop.as_mut().and_then(|stop| stop.complete(threads))
+    }
+
+    /// Has other threads look at shared signals of `which`, which `task` was perhaps told of and will not take.
+    fn retarget(&self, which: SigSet, task: &Task) {
+        let which = which & self.shared.set();
+        if which.is_empty() {
+            return;
+        }
+        for other in self.threads.iter().filter(|other| !std::ptr::eq(&***other, task)) {
+            let takes = {
+                let own = other.signals.lock();
+                which.without(own.blocked) | (which & own.waited)
+            };
+            if !takes.is_empty() {
+                other.notify(Attention::SIGNAL);
+            }
+        }
+    }
+
     /// Lets a stopped group go on.
     pub fn resume(&mut self) {
         if let Some(stop) = self.stop.take() {
@@ -188,7 +219,13 @@ impl Task {
     pub fn set_blocked(&self, blocked: SigSet) {
         let signals = self.group.signals.lock();
         let mut own = self.signals.lock();
-        own.blocked = blocked.blockable();
+        let before = std::mem::replace(&mut own.blocked, blocked.blockable());
+        let refused = own.blocked.without(before) & signals.shared.set();
+        if !refused.is_empty() {
+            drop(own);
+            signals.retarget(refused, self);
+            own = self.signals.lock();
+        }
         if (own.pending.set() | signals.shared.set()).without(own.blocked).is_empty() {
             return;
         }
@@ -220,6 +257,7 @@ impl Task {
         let mut own = self.signals.lock();
         let wanted = !own.blocked;
         let info = own.pending.dequeue(wanted).or_else(|| signals.shared.dequeue(wanted));
+        own.stop_taken |= info.is_some_and(|info| SigSet::STOPS.contains(info.signal()));
         if (own.pending.set() | signals.shared.set()).without(own.blocked).is_empty() {
             self.clear_attention(Attention::SIGNAL);
         }
@@ -230,7 +268,13 @@ impl Task {
     pub fn set_waited(&self, waited: SigSet) {
         let signals = self.group.signals.lock();
         let mut own = self.signals.lock();
-        own.waited = waited;
+        let before = std::mem::replace(&mut own.waited, waited);
+        let refused = before.without(waited) & own.blocked & signals.shared.set();
+        if !refused.is_empty() {
+            drop(own);
+            signals.retarget(refused, self);
+            own = self.signals.lock();
+        }
         let ready = (own.pending.set() | signals.shared.set()).without(own.blocked);
         if ready.is_empty() {
             self.clear_attention(Attention::SIGNAL);
@@ -318,12 +362,12 @@ impl Current {
                     tree.node(self.pid()).is_none_or(|node| tree.is_orphaned(node.pgid, None))
                 };
                 if signal == Signal::STOP || !orphaned() {
-                    self.task.group.stop(signal.number());
+                    self.task.group.stop(&self.task, signal.number());
                 }
             }
-            kind => {
-                let core = kind == DefaultAction::Core;
-                self.task.group.end(ExitStatus::Killed { signal: signal.number(), core });
+            // No core is written, so the status does not say that one was.
+            DefaultAction::Term | DefaultAction::Core => {
+                self.task.group.end(ExitStatus::Killed { signal: signal.number(), core: false });
             }
         }
     }

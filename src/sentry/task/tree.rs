@@ -16,11 +16,11 @@ use crate::sentry::task::{Task, ThreadGroup};
 pub enum ExitStatus {
     /// `exit(2)`: the low eight bits.
     Exited(i32),
-    /// Killed by a signal, which would have dumped core or not.
+    /// Killed by a signal.
     Killed {
         /// The signal.
         signal: i32,
-        /// Whether its default action dumps core.
+        /// Whether a core was written.
         core: bool,
     },
 }
@@ -286,11 +286,11 @@ impl TaskTree {
 
     /// `setpgid(2)`: `caller` moves `pid` to `pgid`. `ESRCH`, `EACCES`, `EPERM`, `EINVAL`.
     pub fn set_pgid(&mut self, caller: i32, pid: i32, pgid: i32) -> Result<()> {
+        let pid = if pid == 0 { caller } else { pid };
+        let pgid = if pgid == 0 { pid } else { pgid };
         if pgid < 0 {
             return Err(Errno::EINVAL);
         }
-        let pid = if pid == 0 { caller } else { pid };
-        let pgid = if pgid == 0 { pid } else { pgid };
         let own_sid = self.nodes.get(&caller).ok_or(Errno::ESRCH)?.sid;
         let node = self.nodes.get(&pid).ok_or(Errno::ESRCH)?;
         if pid != caller {

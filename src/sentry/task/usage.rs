@@ -1,9 +1,13 @@
 //! What a task has used: `getrusage(2)`.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
 
 use crate::sentry::task::{Task, ThreadGroup};
 use crate::sentry::time::CpuUsage;
+use crate::timer::clock::monotonic;
 
 /// Resources used, in nanoseconds and counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,11 +39,16 @@ impl Usage {
 #[derive(Default)]
 pub struct TaskClocks {
     system_tid: AtomicI32,
-    user_ns: AtomicU64,
+    /// What the code has used. While it runs, with [`RUNNING`], less the moment at which it began: one word, so that who
+    /// reads never counts a stretch twice or not at all.
+    user: AtomicU64,
     /// What the sentry thread had used when the task ended.
     ended_system_ns: AtomicU64,
     switches: AtomicU64,
 }
+
+/// In [`TaskClocks::user`]: the code runs.
+const RUNNING: u64 = 1 << 63;
 
 /// The CPU time of one of this process's threads, in nanoseconds: `pthread_getcpuclockid(3)`, without a thread handle.
 fn cpu_time(tid: i32) -> u64 {
@@ -63,10 +72,22 @@ impl TaskClocks {
         self.ended_system_ns.store(cpu_time(tid), Ordering::Relaxed);
     }
 
-    /// The task's code has run for so long.
-    pub fn ran(&self, ns: u64) {
-        // Only the task's own thread adds.
-        self.user_ns.store(self.user_ns.load(Ordering::Relaxed).saturating_add(ns), Ordering::Relaxed);
+    /// The task's code is about to run. Only the task's own thread calls this and [`TaskClocks::stops`].
+    pub fn runs(&self) {
+        let used = self.user.load(Ordering::Relaxed);
+        self.user.store(used.wrapping_sub(monotonic()) | RUNNING, Ordering::Relaxed);
+    }
+
+    /// The task's code has stopped.
+    pub fn stops(&self) {
+        self.user.store(self.user_ns(), Ordering::Relaxed);
+    }
+
+    fn user_ns(&self) -> u64 {
+        match self.user.load(Ordering::Relaxed) {
+            since if since & RUNNING != 0 => since.wrapping_add(monotonic()) & !RUNNING,
+            used => used,
+        }
     }
 
     /// Counts a sleep.
@@ -79,11 +100,43 @@ impl TaskClocks {
         let tid = self.system_tid.load(Ordering::Relaxed);
         let running = if tid == 0 { 0 } else { cpu_time(tid) };
         Usage {
-            user_ns: self.user_ns.load(Ordering::Relaxed),
+            user_ns: self.user_ns(),
             system_ns: running.max(self.ended_system_ns.load(Ordering::Relaxed)),
             max_rss_kib: 0,
             voluntary_switches: self.switches.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// The clocks of a process's threads. Apart from the list of threads, as timers on CPU time ask with the locks of signals
+/// held; leaf lock.
+#[derive(Default)]
+pub struct GroupClocks(Mutex<Clocks>);
+
+#[derive(Default)]
+struct Clocks {
+    running: Vec<Arc<TaskClocks>>,
+    /// What ended threads have used.
+    ended: Usage,
+}
+
+impl GroupClocks {
+    /// A thread begins.
+    pub fn enter(&self, clocks: &Arc<TaskClocks>) {
+        self.0.lock().running.push(clocks.clone());
+    }
+
+    /// A thread has ended, and has used so much.
+    pub fn leave(&self, clocks: &Arc<TaskClocks>, used: Usage) {
+        let mut all = self.0.lock();
+        all.running.retain(|other| !Arc::ptr_eq(other, clocks));
+        all.ended = all.ended.plus(used);
+    }
+
+    /// What all threads have used so far.
+    pub fn usage(&self) -> Usage {
+        let all = self.0.lock();
+        all.running.iter().fold(all.ended, |sum, clocks| sum.plus(clocks.usage()))
     }
 }
 
@@ -98,5 +151,29 @@ impl CpuUsage for ThreadGroup {
     fn cpu_time(&self) -> (u64, u64) {
         let usage = self.usage();
         (usage.user_ns, usage.system_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_that_runs_is_counted_before_it_stops() {
+        let clocks = Arc::new(TaskClocks::default());
+        let group = GroupClocks::default();
+        group.enter(&clocks);
+        clocks.runs();
+        let begun = group.usage().user_ns;
+        let until = monotonic() + 1000;
+        while monotonic() < until {}
+        let running = group.usage().user_ns;
+        assert!(running >= begun + 1000);
+        clocks.stops();
+        let stopped = group.usage().user_ns;
+        assert!(stopped >= running);
+        assert_eq!(group.usage().user_ns, stopped);
+        group.leave(&clocks, clocks.usage());
+        assert_eq!(group.usage().user_ns, stopped);
     }
 }

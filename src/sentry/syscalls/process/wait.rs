@@ -117,13 +117,18 @@ fn child_info(waited: &Waited) -> SigInfo {
 /// `getrusage(2)`. `EINVAL`, `EFAULT`.
 pub fn getrusage(cur: &mut Current, who: i32, usage: UserPtr<Rusage>) -> SysResult {
     let used = match who {
-        libc::RUSAGE_SELF => cur.group.usage(),
-        libc::RUSAGE_THREAD => cur.usage(),
+        libc::RUSAGE_SELF => cur.group.usage().plus(Usage { max_rss_kib: resident_kib(cur), ..Usage::default() }),
+        libc::RUSAGE_THREAD => Usage { max_rss_kib: resident_kib(cur), ..cur.usage() },
         libc::RUSAGE_CHILDREN => children_usage(cur),
         _ => return Err(Errno::EINVAL),
     };
     usage.write(cur.space(), &used.into())?;
     Ok(0)
+}
+
+/// What the memory takes at most: the host's count is out of reach.
+fn resident_kib(cur: &Current) -> u64 {
+    cur.mm().map_or(0, |mm| mm.sizes().resident / 1024)
 }
 
 fn children_usage(cur: &Current) -> Usage {
