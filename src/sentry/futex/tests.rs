@@ -168,7 +168,7 @@ fn no_wake_up_is_lost() {
                     if state == 2 || Host(&word).compare_exchange(1, 2).unwrap() != 0 {
                         let waiter = table.wait(key(4), MATCH_ANY, 2, &parker, &mut || Host(&word).load());
                         if let Ok(waiter) = waiter
-                            && (round + seed) % 7 != 0
+                            && !(round + seed).is_multiple_of(7)
                         {
                             while !waiter.is_woken() {
                                 parker.park(None);

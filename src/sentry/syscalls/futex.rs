@@ -177,7 +177,7 @@ fn find_in(task: &Arc<Task>) -> impl Fn(i32) -> Option<u64> + use<> {
     let kernel = task.kernel.clone();
     move |tid| {
         let found = kernel.thread(tid).ok()?;
-        (!found.is_exiting()).then(|| Arc::as_ptr(&found) as u64)
+        (!found.is_exiting()).then_some(Arc::as_ptr(&found) as u64)
     }
 }
 

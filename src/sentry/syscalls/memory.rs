@@ -120,7 +120,7 @@ fn node_mask(cur: &Current, mask: UserPtr<u64>, max: u64) -> Result<u64> {
     }
     let bits = max - 1;
     let mut words = mask.read_array(cur.space(), bits.div_ceil(64) as usize)?;
-    if let Some(last) = words.last_mut().filter(|_| bits % 64 != 0) {
+    if let Some(last) = words.last_mut().filter(|_| !bits.is_multiple_of(64)) {
         *last &= (1 << (bits % 64)) - 1;
     }
     if words.iter().skip(1).any(|&word| word != 0) { Err(Errno::EINVAL) } else { Ok(words[0]) }

@@ -90,10 +90,11 @@ fn death_signals(tree: &TaskTree, group: &Arc<ThreadGroup>, tid: i32, last: bool
     let Some(node) = tree.node(group.pid()) else { return };
     for child in node.children.iter().filter_map(|&pid| tree.node(pid)) {
         let concerned = child.parent_tid == tid || last;
-        if concerned && child.death_signal != 0 && child.zombie.is_none() {
-            if let Ok(signal) = Signal::new(child.death_signal) {
-                child.group.send(SigInfo::user(signal, group.pid(), group.uid()), None);
-            }
+        if concerned
+            && child.zombie.is_none()
+            && let Ok(signal) = Signal::new(child.death_signal)
+        {
+            child.group.send(SigInfo::user(signal, group.pid(), group.uid()), None);
         }
     }
 }

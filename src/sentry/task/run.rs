@@ -113,10 +113,9 @@ fn run_guarded(cur: Current) {
 /// Runs a task to its end.
 fn run(mut cur: Current) {
     let status = loop {
-        if !cur.attention().is_empty() || cur.restart.is_some() || cur.saved_mask.is_some() {
-            if !cur.look_up() {
-                break ExitStatus::Killed { signal: libc::SIGKILL, core: false };
-            }
+        let due = !cur.attention().is_empty() || cur.restart.is_some() || cur.saved_mask.is_some();
+        if due && !cur.look_up() {
+            break ExitStatus::Killed { signal: libc::SIGKILL, core: false };
         }
         cur.clocks.runs();
         let event = cur.user.run();

@@ -12,10 +12,13 @@ use super::system::from_kernel;
 use crate::sentry::kernel::Kernel;
 use crate::vfs::kernfs::{Dir, Tree};
 
+/// Makes a file's content.
+type Show = fn(&Kernel) -> String;
+
 /// The directory, for a mount of `kernel`'s tasks.
 pub fn dir(tree: &Arc<Tree>, kernel: &Weak<Kernel>) -> Arc<Dir> {
     let dir = Dir::new(tree, 0o555, None);
-    let files: [(&str, fn(&Kernel) -> String); 18] = [
+    let files: [(&str, Show); 18] = [
         ("arp", interfaces::arp),
         ("dev", interfaces::dev),
         ("if_inet6", interfaces::if_inet6),
