@@ -17,37 +17,10 @@ const LOOPBACK: u16 = 772;
 /// An ioctl of an Internet socket that has `queued.0` bytes to read and `queued.1` not sent or not acknowledged.
 pub fn ioctl(stack: &Stack, mem: &dyn IoctlMemory, cmd: u32, arg: u64, queued: (usize, usize)) -> Result<u64> {
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX).to_ne_bytes();
-    let interfaces = stack.interfaces();
     match u64::from(cmd) {
         libc::FIONREAD => mem.write(arg, &count(queued.0))?,
         libc::TIOCOUTQ => mem.write(arg, &count(queued.1))?,
-        libc::SIOCGIFCONF => list(interfaces, mem, arg)?,
-        libc::SIOCGIFNAME => {
-            let mut request = [0; REQUEST];
-            mem.read(arg, &mut request)?;
-            let index = i32::from_ne_bytes([request[16], request[17], request[18], request[19]]);
-            let found = u32::try_from(index).ok().and_then(|index| interfaces.get(index)).ok_or(Errno::ENODEV)?;
-            write_name(&mut request, found);
-            mem.write(arg, &request)?;
-        }
-        libc::SIOCGIFADDR
-        | libc::SIOCGIFNETMASK
-        | libc::SIOCGIFBRDADDR
-        | libc::SIOCGIFDSTADDR
-        | libc::SIOCGIFFLAGS
-        | libc::SIOCGIFHWADDR
-        | libc::SIOCGIFMTU
-        | libc::SIOCGIFINDEX
-        | libc::SIOCGIFMETRIC
-        | libc::SIOCGIFTXQLEN => {
-            let mut request = [0; REQUEST];
-            mem.read(arg, &mut request)?;
-            let end = request[..NAME].iter().position(|&byte| byte == 0).unwrap_or(NAME - 1);
-            let interface = interfaces.by_name(&request[..end]).ok_or(Errno::ENODEV)?;
-            answer(interface, u64::from(cmd), &mut request)?;
-            mem.write(arg, &request)?;
-        }
-        _ => return Err(Errno::ENOTTY),
+        _ => return stack.interface_ioctl(mem, cmd, arg),
     }
     Ok(0)
 }
@@ -123,6 +96,41 @@ fn list(interfaces: &Interfaces, mem: &dyn IoctlMemory, arg: u64) -> Result<()> 
 }
 
 impl Stack {
+    /// An ioctl that concerns interfaces, of a socket of any family. `ENOTTY`, `ENODEV`, `EADDRNOTAVAIL`.
+    pub fn interface_ioctl(&self, mem: &dyn IoctlMemory, cmd: u32, arg: u64) -> Result<u64> {
+        let interfaces = self.interfaces();
+        match u64::from(cmd) {
+            libc::SIOCGIFCONF => list(interfaces, mem, arg)?,
+            libc::SIOCGIFNAME => {
+                let mut request = [0; REQUEST];
+                mem.read(arg, &mut request)?;
+                let index = i32::from_ne_bytes([request[16], request[17], request[18], request[19]]);
+                let found = u32::try_from(index).ok().and_then(|index| interfaces.get(index)).ok_or(Errno::ENODEV)?;
+                write_name(&mut request, found);
+                mem.write(arg, &request)?;
+            }
+            libc::SIOCGIFADDR
+            | libc::SIOCGIFNETMASK
+            | libc::SIOCGIFBRDADDR
+            | libc::SIOCGIFDSTADDR
+            | libc::SIOCGIFFLAGS
+            | libc::SIOCGIFHWADDR
+            | libc::SIOCGIFMTU
+            | libc::SIOCGIFINDEX
+            | libc::SIOCGIFMETRIC
+            | libc::SIOCGIFTXQLEN => {
+                let mut request = [0; REQUEST];
+                mem.read(arg, &mut request)?;
+                let end = request[..NAME].iter().position(|&byte| byte == 0).unwrap_or(NAME - 1);
+                let interface = interfaces.by_name(&request[..end]).ok_or(Errno::ENODEV)?;
+                answer(interface, u64::from(cmd), &mut request)?;
+                mem.write(arg, &request)?;
+            }
+            _ => return Err(Errno::ENOTTY),
+        }
+        Ok(0)
+    }
+
     /// Whether `SO_BINDTODEVICE` may name it: an interface, or none. `ENODEV`.
     pub fn check_device(&self, value: &[u8]) -> Result<()> {
         let name = value.split(|&byte| byte == 0).next().unwrap_or_default();

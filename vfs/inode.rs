@@ -266,10 +266,11 @@ pub trait Inode: Send + Sync + Any {
         true
     }
 
-    /// Makes a node. `EEXIST` when the name is there.
+    /// Makes a node. `EEXIST` when the name is there. What has no names to give refuses regular files with `EACCES` and
+    /// others with `EPERM`.
     fn create(&self, name: &[u8], node: &NewNode<'_>) -> Result<Arc<dyn Inode>> {
-        let _ = (name, node);
-        Err(Errno::EPERM)
+        let _ = name;
+        Err(if node.kind == NodeType::Regular { Errno::EACCES } else { Errno::EPERM })
     }
 
     /// Makes another name for `target`, a node of the same file system.

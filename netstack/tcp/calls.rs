@@ -58,27 +58,34 @@ impl Socket for TcpSocket {
                     let error = state.error.take();
                     drop(state);
                     self.dissolve(&mut phase);
-                    if let Some(error) = error {
-                        return Err(error);
-                    }
+                    return Err(error.unwrap_or(Errno::ECONNABORTED));
                 }
                 _ if std::mem::replace(known, true) => return Err(Errno::EISCONN),
                 _ => return Ok(()),
             }
         }
-        match &*phase {
+        match &mut *phase {
             Phase::Idle => {}
+            Phase::Failed => {
+                *phase = Phase::Idle;
+                return Err(self.error.lock().take().unwrap_or(Errno::ECONNABORTED));
+            }
             Phase::Waiting(_) => return Err(Errno::EALREADY),
-            Phase::Local(_) | Phase::Listening(_) | Phase::Wire { .. } => return Err(Errno::EISCONN),
-        }
-        if let Some(error) = self.error.lock().take() {
-            return Err(error);
+            Phase::Local { known, .. } => {
+                return if std::mem::replace(known, true) { Err(Errno::EISCONN) } else { Ok(()) };
+            }
+            Phase::Listening(_) | Phase::Wire { .. } => return Err(Errno::EISCONN),
         }
         let remote = addr::to_connect(addr::from_user(self.domain, addr)?);
         if remote.port() == 0 {
             return Err(Errno::ECONNREFUSED);
         }
-        self.connect_to(&mut phase, remote)
+        let result = self.connect_to(&mut phase, remote);
+        if matches!(*phase, Phase::Local { .. } | Phase::Failed) {
+            drop(phase);
+            self.queue.wake(ALL);
+        }
+        result
     }
 
     fn listen(&self, backlog: i32) -> Result<()> {
@@ -139,7 +146,7 @@ impl Socket for TcpSocket {
             }
             Ready::Local(end) => {
                 let queue = end.queue.clone();
-                (Phase::Local(end), queue)
+                (Phase::Local { end, known: true }, queue)
             }
         };
         Ok(Self::with(&self.stack, self.domain, self.cred, phase, queue, options))
@@ -154,7 +161,7 @@ impl Socket for TcpSocket {
         };
         let mut phase = self.phase.lock();
         match &*phase {
-            Phase::Local(end) => end.shutdown(read, write),
+            Phase::Local { end, .. } => end.shutdown(read, write),
             Phase::Wire { conn, .. } => {
                 let conn = conn.clone();
                 drop(phase);
@@ -176,7 +183,7 @@ impl Socket for TcpSocket {
                 self.queue.wake(ALL);
             }
             Phase::Listening(_) => {}
-            Phase::Idle | Phase::Waiting(_) => return Err(Errno::ENOTCONN),
+            Phase::Idle | Phase::Failed | Phase::Waiting(_) => return Err(Errno::ENOTCONN),
         }
         Ok(())
     }
@@ -216,9 +223,9 @@ impl Socket for TcpSocket {
                 drop(phase);
                 conn.send(source, flags & libc::MSG_MORE != 0)
             }
-            Phase::Local(end) => end.send(source),
+            Phase::Local { end, .. } => end.send(source),
             Phase::Waiting(_) => Err(Errno::EAGAIN),
-            Phase::Idle | Phase::Listening(_) => {
+            Phase::Idle | Phase::Failed | Phase::Listening(_) => {
                 drop(phase);
                 Err(self.error.lock().take().unwrap_or(Errno::EPIPE))
             }

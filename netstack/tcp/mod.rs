@@ -78,10 +78,12 @@ enum Phase {
     Listening(Arc<Listener>),
     /// A connection over the wire, made or in the making; `known` after `connect` has told of it.
     Wire { conn: Arc<Conn>, known: bool },
-    /// A connection within this host.
-    Local(LocalEnd),
+    /// A connection within this host; `known` after `connect` has told of it.
+    Local { end: LocalEnd, known: bool },
     /// A connection within this host, to a listener that has no room yet.
     Waiting(Tuple),
+    /// After a connection within this host was refused, until `connect` has told of it.
+    Failed,
 }
 
 /// What a socket is bound to.
@@ -187,7 +189,16 @@ impl TcpSocket {
     fn connect_to(&self, phase: &mut Phase, remote: SocketAddr) -> Result<()> {
         let (tuple, local) = self.ends(remote)?;
         if local {
-            return self.connect_local(phase, tuple);
+            // As on Linux the answer comes after `connect` has begun, if only by the time that takes: who waits finds it
+            // there, who does not is told that it is on its way.
+            return Err(match self.connect_local(phase, tuple) {
+                Ok(()) => Errno::EINPROGRESS,
+                Err(Errno::ECONNREFUSED) => {
+                    self.failed(phase, Errno::ECONNREFUSED);
+                    Errno::EINPROGRESS
+                }
+                Err(error) => error,
+            });
         }
         let options = self.options.lock().for_connection();
         let conn = Conn::new(&self.stack, tuple, self.queue.clone(), &options)?;
@@ -198,6 +209,12 @@ impl TcpSocket {
         *phase = Phase::Wire { conn: conn.clone(), known: false };
         conn.connect(&self.stack)?;
         Err(Errno::EINPROGRESS)
+    }
+
+    /// The next `connect`, or `SO_ERROR`, tells of `error`.
+    fn failed(&self, phase: &mut Phase, error: Errno) {
+        *phase = Phase::Failed;
+        *self.error.lock() = Some(error);
     }
 
     fn connect_local(&self, phase: &mut Phase, tuple: Tuple) -> Result<()> {
@@ -218,7 +235,7 @@ impl TcpSocket {
         });
         match (entered, mine) {
             (Ok(()), Some(end)) => {
-                *phase = Phase::Local(end);
+                *phase = Phase::Local { end, known: false };
                 Ok(())
             }
             (Err(Errno::EAGAIN), _) => {
@@ -239,7 +256,7 @@ impl TcpSocket {
         let Phase::Waiting(tuple) = *phase else { return };
         match self.connect_local(&mut phase, tuple) {
             Err(Errno::EINPROGRESS) => return,
-            Err(error) => *self.error.lock() = Some(error),
+            Err(error) => self.failed(&mut phase, error),
             Ok(()) => {}
         }
         drop(phase);
@@ -249,13 +266,13 @@ impl TcpSocket {
     fn dissolve(&self, phase: &mut Phase) {
         match std::mem::replace(phase, Phase::Idle) {
             Phase::Wire { conn, .. } => conn.close(true),
-            Phase::Local(end) => end.close(true),
+            Phase::Local { end, .. } => end.close(true),
             Phase::Waiting(tuple) => self.stack.tcp.forget_local(&tuple),
             Phase::Listening(listener) => {
                 self.stack.tcp.stop_listening(&listener);
                 listener.close();
             }
-            Phase::Idle => {}
+            Phase::Idle | Phase::Failed => {}
         }
     }
 
@@ -263,7 +280,7 @@ impl TcpSocket {
         let own = self.error.lock().take();
         own.or_else(|| match &*self.phase.lock() {
             Phase::Wire { conn, .. } => conn.lock().error.take(),
-            Phase::Local(end) => end.take_error(),
+            Phase::Local { end, .. } => end.take_error(),
             _ => None,
         })
     }
@@ -271,9 +288,9 @@ impl TcpSocket {
     fn tuple(&self) -> Option<Tuple> {
         match &*self.phase.lock() {
             Phase::Wire { conn, .. } => Some(conn.tuple),
-            Phase::Local(end) => Some(end.tuple),
+            Phase::Local { end, .. } => Some(end.tuple),
             Phase::Waiting(tuple) => Some(*tuple),
-            Phase::Idle | Phase::Listening(_) => None,
+            Phase::Idle | Phase::Failed | Phase::Listening(_) => None,
         }
     }
 
@@ -289,10 +306,12 @@ impl TcpSocket {
                 }
                 conn.receive_into(sink, peek)
             }
-            Phase::Local(end) if flags.contains(RecvFlags::TRUNC) => end.receive_into(&mut Discard(sink.room()), peek),
-            Phase::Local(end) => end.receive_into(sink, peek),
+            Phase::Local { end, .. } if flags.contains(RecvFlags::TRUNC) => {
+                end.receive_into(&mut Discard(sink.room()), peek)
+            }
+            Phase::Local { end, .. } => end.receive_into(sink, peek),
             Phase::Waiting(_) => Err(Errno::EAGAIN),
-            Phase::Idle | Phase::Listening(_) => {
+            Phase::Idle | Phase::Failed | Phase::Listening(_) => {
                 drop(phase);
                 Err(self.error.lock().take().unwrap_or(Errno::ENOTCONN))
             }
@@ -320,13 +339,13 @@ impl Drop for TcpSocket {
         let reset = self.options.get_mut().common.lingers_not();
         match std::mem::replace(self.phase.get_mut(), Phase::Idle) {
             Phase::Wire { conn, .. } => conn.close(reset),
-            Phase::Local(end) => end.close(reset),
+            Phase::Local { end, .. } => end.close(reset),
             Phase::Waiting(tuple) => self.stack.tcp.forget_local(&tuple),
             Phase::Listening(listener) => {
                 self.stack.tcp.stop_listening(&listener);
                 listener.close();
             }
-            Phase::Idle => {}
+            Phase::Idle | Phase::Failed => {}
         }
     }
 }
@@ -344,7 +363,7 @@ impl File for TcpSocket {
         let pending = self.error.lock().is_some();
         let phase = self.phase.lock();
         let mut events = match &*phase {
-            Phase::Idle => Events::WRITE | Events::HUP,
+            Phase::Idle | Phase::Failed => Events::WRITE | Events::HUP,
             Phase::Waiting(_) => Events::empty(),
             Phase::Listening(listener) => {
                 if listener.has_ready() {
@@ -354,7 +373,7 @@ impl File for TcpSocket {
                 }
             }
             Phase::Wire { conn, .. } => conn.poll(),
-            Phase::Local(end) => end.poll(),
+            Phase::Local { end, .. } => end.poll(),
         };
         if pending {
             events |= Events::ERR | Events::READ | Events::RDHUP;
@@ -372,7 +391,7 @@ impl File for TcpSocket {
                 let state = conn.lock();
                 (state.readable(), state.unsent())
             }
-            Phase::Local(end) => end.queued(),
+            Phase::Local { end, .. } => end.queued(),
             Phase::Listening(_) if u64::from(cmd) == libc::FIONREAD => return Err(Errno::EINVAL),
             _ => (0, 0),
         };

@@ -154,12 +154,12 @@ impl TcpSocket {
                 conn.step(&mut state, |state| state.apply_options());
             }
             Phase::Listening(listener) => *listener.options.lock() = tcp,
-            Phase::Local(end) => {
+            Phase::Local { end, .. } => {
                 if let Some(limit) = tcp.send_ring {
                     end.set_limit(limit);
                 }
             }
-            Phase::Idle | Phase::Waiting(_) => {}
+            Phase::Idle | Phase::Failed | Phase::Waiting(_) => {}
         }
     }
 
@@ -197,7 +197,7 @@ impl TcpSocket {
                 put32(136, conn.segments.1 as usize);
                 put32(140, conn.segments.0 as usize);
             }
-            Phase::Local(end) => {
+            Phase::Local { end, .. } => {
                 (state, bytes) = (end.tcp_state(), end.bytes());
                 put32(16, 32_768);
                 put32(20, 32_768);
@@ -212,7 +212,7 @@ impl TcpSocket {
                 put32(24, ready); // unacked: the queue's length
                 put32(28, backlog); // sacked: the backlog
             }
-            Phase::Idle | Phase::Waiting(_) => {}
+            Phase::Idle | Phase::Failed | Phase::Waiting(_) => {}
         }
         info[0] = state;
         info[120..128].copy_from_slice(&bytes.1.to_ne_bytes());

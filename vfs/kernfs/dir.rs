@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use super::{Content, ContentFile, Link, Tree, change};
 use crate::errno::{Errno, Result};
 use crate::vfs::file::{DirEntry, File};
-use crate::vfs::inode::{Attachments, Attr, Inode, NodeType, SetAttr};
+use crate::vfs::inode::{Attachments, Attr, Inode, NewNode, NodeType, SetAttr};
 
 /// Takes one child: name, inode number, type and the position that follows. Returns whether it wants more.
 pub type EmitEntry<'a> = dyn FnMut(&[u8], u64, NodeType, u64) -> bool + 'a;
@@ -118,6 +118,15 @@ impl Inode for Dir {
             return Ok(inode.clone());
         }
         self.dynamic.as_ref().ok_or(Errno::ENOENT)?.lookup(name)
+    }
+
+    /// Where names come by themselves none is free to be taken, it only does not exist. Elsewhere as the default.
+    fn create(&self, _name: &[u8], node: &NewNode<'_>) -> Result<Arc<dyn Inode>> {
+        Err(match node.kind {
+            _ if self.tree.transient => Errno::ENOENT,
+            NodeType::Regular => Errno::EACCES,
+            _ => Errno::EPERM,
+        })
     }
 
     fn open(self: Arc<Self>, _flags: i32) -> Result<Arc<dyn File>> {

@@ -34,13 +34,15 @@ pub struct KernFs {
 pub struct Tree {
     dev: u64,
     next_ino: AtomicU64,
+    /// Names come and go by themselves.
+    transient: bool,
 }
 
 impl KernFs {
     /// An empty tree of device `dev`, whose root has permissions 0555. `caching` is `Never` when names come and go by
     /// themselves.
     pub fn new(type_name: &'static str, magic: i64, dev: u64, caching: Caching) -> KernFs {
-        let tree = Arc::new(Tree { dev, next_ino: AtomicU64::new(1) });
+        let tree = Arc::new(Tree::new(dev, caching));
         KernFs { type_name, magic, caching, root: Dir::new(&tree, 0o555, None) }
     }
 
@@ -52,7 +54,7 @@ impl KernFs {
         caching: Caching,
         entries: impl FnOnce(&Arc<Tree>) -> Arc<dyn Entries>,
     ) -> KernFs {
-        let tree = Arc::new(Tree { dev, next_ino: AtomicU64::new(1) });
+        let tree = Arc::new(Tree::new(dev, caching));
         let entries = entries(&tree);
         KernFs { type_name, magic, caching, root: Dir::new(&tree, 0o555, Some(entries)) }
     }
@@ -82,6 +84,10 @@ impl FileSystem for KernFs {
 }
 
 impl Tree {
+    fn new(dev: u64, caching: Caching) -> Tree {
+        Tree { dev, next_ino: AtomicU64::new(1), transient: caching == Caching::Never }
+    }
+
     /// The device number.
     pub fn dev(&self) -> u64 {
         self.dev

@@ -16,6 +16,7 @@
 pub mod access;
 pub mod block;
 pub mod clone;
+pub mod cpu_limit;
 pub mod exec;
 pub mod exit;
 pub mod jobctl;
@@ -93,6 +94,7 @@ pub struct ThreadGroup {
     pub(super) signals: Mutex<GroupSignals>,
     /// Resource limits; leaf lock.
     pub limits: Mutex<Limits>,
+    cpu_limit: cpu_limit::CpuLimit,
     /// Woken when a child ends, stops or continues.
     pub child_events: WaitQueue,
     /// Woken for each signal that becomes pending: `signalfd(2)`.
@@ -126,12 +128,13 @@ impl ThreadGroup {
         limits: Limits,
         uid: u32,
     ) -> Arc<ThreadGroup> {
-        Arc::new(ThreadGroup {
+        let group = Arc::new(ThreadGroup {
             pid,
             kernel: kernel.clone(),
             handlers: RwLock::new(handlers),
             signals: Mutex::default(),
             limits: Mutex::new(limits),
+            cpu_limit: cpu_limit::CpuLimit::default(),
             child_events: WaitQueue::new(),
             signal_queue: WaitQueue::new(),
             exit_queue: WaitQueue::new(),
@@ -143,7 +146,9 @@ impl ThreadGroup {
             oom_score_adj: AtomicI32::new(0),
             uid: AtomicU32::new(uid),
             start_ns: boottime_ns(),
-        })
+        });
+        group.watch_cpu_limit();
+        group
     }
 
     /// Enters the first thread.

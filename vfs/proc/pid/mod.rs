@@ -16,7 +16,7 @@ use crate::errno::{Errno, Result};
 use crate::sentry::task::Task;
 use crate::vfs::Path;
 use crate::vfs::file::{DirEntry, File};
-use crate::vfs::inode::{Attr, Inode, NodeType, SetAttr};
+use crate::vfs::inode::{Attr, Inode, NewNode, NodeType, SetAttr};
 use crate::vfs::kernfs::{Content, EmitEntry, open_content};
 
 /// When the caller's right to look into the task is asked for.
@@ -199,6 +199,10 @@ impl Inode for Node {
             attr.nlink = 2 + self.subject.task().map_or(0, |task| task.group.threads().len() as u32);
         }
         Ok(attr)
+    }
+
+    fn create(&self, _name: &[u8], _node: &NewNode<'_>) -> Result<Arc<dyn Inode>> {
+        Err(Errno::ENOENT)
     }
 
     /// Linux lets nobody change the mode of these; owner and times are accepted by none that stay.

@@ -8,10 +8,12 @@ use std::time::Instant;
 
 use crate::errno::{Errno, Result};
 use crate::io::Source;
+use crate::netstack::unix::UnixSocket;
+use crate::netstack::{Ancillary, Socket};
 use crate::sentry::mm::user::{UserBuffers, UserSlice};
 use crate::sentry::signal::Signal;
 use crate::sentry::syscalls::fs::path::{attr_of, is_regular};
-use crate::sentry::syscalls::{Fd, SysResult};
+use crate::sentry::syscalls::{Fd, SysResult, net};
 use crate::sentry::task::Current;
 use crate::vfs::file::{File, OpenFile};
 use crate::vfs::pipe::PipeEnd;
@@ -124,7 +126,7 @@ pub fn write_from(cur: &Current, file: &OpenFile, source: &mut dyn Source, how: 
     let mut done = 0;
     loop {
         let how = how.after(done);
-        match cur.wait_file(object, Events::WRITE, nonblocking, deadline, || attempt_write(file, source, how)) {
+        match cur.wait_file(object, Events::WRITE, nonblocking, deadline, || attempt_write(cur, file, source, how)) {
             Ok(n) => {
                 done += n;
                 if n == 0 || source.left() == 0 || !goes_on(object, n) {
@@ -148,8 +150,14 @@ pub fn write_from(cur: &Current, file: &OpenFile, source: &mut dyn Source, how: 
     Ok(done as u64)
 }
 
-fn attempt_write(file: &OpenFile, source: &mut dyn Source, how: How) -> Result<usize> {
+fn attempt_write(cur: &Current, file: &OpenFile, source: &mut dyn Source, how: How) -> Result<usize> {
     let object = file.object();
+    if let (Some(socket), None) = (file.downcast::<UnixSocket>(), how.at) {
+        // The writer's credentials go with it, not those of the socket's maker.
+        let cred = net::cred(cur);
+        let credentials = Some((cred.pid, cred.uid, cred.gid));
+        return socket.send(source, None, Ancillary { credentials, ..Ancillary::default() }, 0);
+    }
     let special = how.flags & (APPEND | NOAPPEND) != 0 && object.seekable();
     if !special {
         return match how.at {

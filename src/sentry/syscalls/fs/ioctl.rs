@@ -3,6 +3,7 @@
 use std::any::Any;
 
 use crate::errno::{Errno, Result};
+use crate::netstack::unix::UnixSocket;
 use crate::sentry::mm::user::{UserPtr, read_exact, write_all};
 use crate::sentry::syscalls::fs::path::{attr_of, is_regular};
 use crate::sentry::syscalls::{Fd, SysResult};
@@ -57,9 +58,19 @@ pub fn ioctl(cur: &mut Current, fd: Fd, cmd: u32, arg: u64) -> SysResult {
         }
         FIGETBSZ => UserPtr::new(arg).write(cur.space(), &(attr_of(&file)?.blksize as i32))?,
         _ if UNSUPPORTED.contains(&cmd) && is_regular(&file) => return Err(Errno::EOPNOTSUPP),
-        _ => return file.object().ioctl(cur, cmd, arg),
+        _ => {
+            return match file.object().ioctl(cur, cmd, arg) {
+                Err(Errno::ENOTTY) if is_unix(&file) => cur.kernel.net.interface_ioctl(cur, cmd, arg),
+                result => result,
+            };
+        }
     }
     Ok(0)
+}
+
+/// UNIX sockets, too, tell of the network's interfaces: `if_nametoindex(3)` asks one.
+fn is_unix(file: &OpenFile) -> bool {
+    file.downcast::<UnixSocket>().is_some()
 }
 
 fn set_flag(cur: &Current, file: &OpenFile, flag: i32, arg: u64) -> Result<()> {

@@ -56,7 +56,11 @@ pub fn decode(bytes: &[u8], domain: i32) -> Result<SockAddr> {
                 hardware_len,
             })
         }
-        _ => Err(Errno::EAFNOSUPPORT),
+        _ => {
+            // The length is looked at first.
+            long_enough(bytes, if domain == libc::AF_INET6 { IN6_MIN } else { IN })?;
+            Err(Errno::EAFNOSUPPORT)
+        }
     }
 }
 
@@ -155,7 +159,9 @@ mod tests {
         assert_eq!(decode(&v4[..15], libc::AF_INET), Err(Errno::EINVAL));
         assert_eq!(decode(&v4, libc::AF_UNIX), Err(Errno::EINVAL));
         assert_eq!(decode(&[1], libc::AF_UNIX), Err(Errno::EINVAL));
-        assert_eq!(decode(&[99, 0, 1], libc::AF_INET), Err(Errno::EAFNOSUPPORT));
+        assert_eq!(decode(&[99, 0, 1], libc::AF_INET), Err(Errno::EINVAL));
+        assert_eq!(decode(&[99; 16], libc::AF_INET), Err(Errno::EAFNOSUPPORT));
+        assert_eq!(decode(&[99; 16], libc::AF_INET6), Err(Errno::EINVAL));
         let mut long = vec![b'x'; 109 + 2];
         long[..2].copy_from_slice(&[1, 0]);
         assert_eq!(decode(&long, libc::AF_UNIX), Err(Errno::EINVAL));

@@ -12,7 +12,7 @@ use std::time::Instant;
 use crate::errno::{Errno, Result};
 use crate::netstack::stack::SocketCred;
 use crate::netstack::unix::{Cred, Kind, UnixSocket};
-use crate::netstack::{SockAddr, Socket, SocketOption};
+use crate::netstack::{SockAddr, Socket};
 use crate::sentry::creds::Caps;
 use crate::sentry::mm::user::{UserPtr, UserSlice, write_all};
 use crate::sentry::syscalls::{Fd, SysResult};
@@ -35,7 +35,7 @@ pub(super) fn socket_of(file: &OpenFile) -> Result<&dyn Socket> {
 }
 
 /// The caller, as a UNIX socket's peer is told.
-pub(super) fn cred(cur: &Current) -> Cred {
+pub(in crate::sentry::syscalls) fn cred(cur: &Current) -> Cred {
     let creds = cur.creds();
     Cred { pid: cur.pid(), uid: creds.euid, gid: creds.egid }
 }
@@ -217,14 +217,14 @@ pub fn connect(cur: &mut Current, fd: Fd, at: u64, len: i32) -> SysResult {
         (None, name) => socket.connect(name),
     };
     let result = match attempt {
-        Err(Errno::EINPROGRESS | Errno::EALREADY) if !file.nonblocking() => finish_connect(cur, &file, deadline),
+        Err(Errno::EINPROGRESS | Errno::EALREADY) if !file.nonblocking() => finish_connect(cur, &file, &name, deadline),
         result => result,
     };
     result.map_err(|error| interrupted(error, deadline)).map(|()| 0)
 }
 
 /// Waits until a connection stands or has failed. `EINPROGRESS` at the deadline.
-fn finish_connect(cur: &Current, file: &OpenFile, deadline: Option<Instant>) -> Result<()> {
+fn finish_connect(cur: &Current, file: &OpenFile, name: &SockAddr, deadline: Option<Instant>) -> Result<()> {
     let object = &**file.object();
     let settled = || {
         let done = object.poll().intersects(Events::OUT | Events::ALWAYS);
@@ -234,11 +234,10 @@ fn finish_connect(cur: &Current, file: &OpenFile, deadline: Option<Instant>) -> 
         Err(Errno::EAGAIN) => return Err(Errno::EINPROGRESS),
         settled => settled?,
     }
-    let option = SocketOption { level: libc::SOL_SOCKET, name: libc::SO_ERROR };
-    let error = socket_of(file)?.get_option(option, size_of::<i32>())?;
-    match error.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes)) {
-        0 => Ok(()),
-        error => Err(Errno::from_raw(error)),
+    match socket_of(file)?.connect(name) {
+        // Another thread that waited for it was told first.
+        Err(Errno::EISCONN) => Ok(()),
+        outcome => outcome,
     }
 }
 

@@ -18,7 +18,11 @@ fn get(task: &Task, which: u32) -> Result<Rlimit> {
 fn set(cur: &Current, task: &Task, which: u32, new: Rlimit) -> Result<()> {
     let privileged = cur.has_cap(Caps::SYS_RESOURCE);
     let [soft, hard] = new;
-    task.group.limits.lock().set(which, Limit { soft, hard }, privileged)
+    task.group.limits.lock().set(which, Limit { soft, hard }, privileged)?;
+    if which == libc::RLIMIT_CPU {
+        task.group.watch_cpu_limit();
+    }
+    Ok(())
 }
 
 /// `getrlimit(2)`. `EINVAL`, `EFAULT`.
