@@ -39,10 +39,34 @@ impl Default for DevPtsOptions {
     }
 }
 
+impl DevPtsOptions {
+    /// From the data of `mount(2)`: `gid=5,mode=620,ptmxmode=666`. `EINVAL` for what is unknown or has no such value.
+    pub fn parse(data: &str) -> Result<DevPtsOptions> {
+        let mut options = DevPtsOptions::default();
+        for option in data.split(',').filter(|option| !option.is_empty()) {
+            let (name, value) = option.split_once('=').unwrap_or((option, ""));
+            let number = || value.parse().map_err(|_| Errno::EINVAL);
+            let mode = || u32::from_str_radix(value, 8).map_err(|_| Errno::EINVAL).map(|mode| mode & 0o7777);
+            match name {
+                "uid" => options.uid = Some(number()?),
+                "gid" => options.gid = Some(number()?),
+                "mode" => options.mode = mode()?,
+                "ptmxmode" => options.ptmx_mode = mode()?,
+                "max" => options.max = number()?.min(DevPtsOptions::default().max),
+                // Every instance is its own since Linux 4.7.
+                "newinstance" => {}
+                _ => return Err(Errno::EINVAL),
+            }
+        }
+        Ok(options)
+    }
+}
+
 /// What the nodes of one instance share.
 pub(super) struct Instance {
     dev: u64,
-    options: DevPtsOptions,
+    /// Leaf lock.
+    options: Mutex<DevPtsOptions>,
     terminals: Arc<Terminals>,
     slaves: Mutex<BTreeMap<u32, Arc<SlaveNode>>>,
     root_attr: Mutex<Attr>,
@@ -54,12 +78,13 @@ impl Instance {
     fn open_master(self: &Arc<Self>) -> Result<Arc<dyn File>> {
         let owner = self.terminals.processes.caller().map_or(0, |caller| caller.uid);
         let mut slaves = self.slaves.lock();
-        let index = (0..self.options.max).find(|index| !slaves.contains_key(index)).ok_or(Errno::ENOSPC)?;
+        let options = *self.options.lock();
+        let index = (0..options.max).find(|index| !slaves.contains_key(index)).ok_or(Errno::ENOSPC)?;
         let tty = Tty::new(index, self.terminals.clone());
         let ino = FIRST_INO + u64::from(index);
-        let mut attr = Attr::new(self.dev, ino, NodeType::CharDevice, self.options.mode);
-        attr.uid = self.options.uid.unwrap_or(owner);
-        attr.gid = self.options.gid.unwrap_or(0);
+        let mut attr = Attr::new(self.dev, ino, NodeType::CharDevice, options.mode);
+        attr.uid = options.uid.unwrap_or(owner);
+        attr.gid = options.gid.unwrap_or(0);
         attr.rdev = slave_rdev(index);
         let node = SlaveNode { tty: tty.clone(), attr: Mutex::new(attr), attachments: Attachments::default() };
         slaves.insert(index, Arc::new(node));
@@ -86,13 +111,19 @@ impl DevPts {
         ptmx.rdev = libc::makedev(5, 2);
         let instance = Instance {
             dev,
-            options,
+            options: Mutex::new(options),
             terminals,
             slaves: Mutex::default(),
             root_attr: Mutex::new(Attr::new(dev, ROOT_INO, NodeType::Directory, 0o755)),
             ptmx_attr: Mutex::new(ptmx),
         };
         DevPts { instance: Arc::new(instance) }
+    }
+
+    /// Changes the options, for pairs that are made from then on.
+    pub fn set_options(&self, options: DevPtsOptions) {
+        *self.instance.options.lock() = options;
+        self.instance.ptmx_attr.lock().perm = options.ptmx_mode;
     }
 
     /// Opens a new pair's master: for a device node 5:2 beside this instance, such as `/dev/ptmx`.
@@ -120,7 +151,7 @@ impl FileSystem for DevPts {
     }
 
     fn options(&self) -> String {
-        let options = &self.instance.options;
+        let options = *self.instance.options.lock();
         let owner = |name: &str, id: Option<u32>| id.map_or(String::new(), |id| format!(",{name}={id}"));
         let ids = owner("uid", options.uid) + &owner("gid", options.gid);
         format!("{ids},mode={:03o},ptmxmode={:03o}", options.mode, options.ptmx_mode)

@@ -136,11 +136,9 @@ impl Builder<'_> {
             "proc" => proc::new(next_dev(), self.kernel),
             "sysfs" => Arc::new(sysfs::new(next_dev(), crate::platform::placement::count() as u32, None)),
             "devpts" => {
-                log::debug!("devpts options {data:?}");
-                match data.contains("gid=") || data.contains("mode=") || data.contains("ptmxmode=") {
-                    true => self.ptys.clone(),
-                    false => Arc::new(DevPts::new(next_dev(), DevPtsOptions::default(), self.kernel.terminals.clone())),
-                }
+                // The one whose masters `/dev/ptmx` and the container's console open.
+                self.ptys.set_options(DevPtsOptions::parse(data)?);
+                self.ptys.clone()
             }
             "tmpfs" | "ramfs" | "devtmpfs" => TmpFs::new(next_dev(), &TmpfsOptions::parse(data, ram())?, ram()),
             // An empty directory: there is no message queue file system, and no cgroup of the host's is shown.

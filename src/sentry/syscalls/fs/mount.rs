@@ -94,7 +94,7 @@ fn change_propagation(at: &Path, flags: u64) -> Result<()> {
 fn file_system(cur: &Current, kind: &str, data: &str) -> Result<Arc<dyn FileSystem>> {
     Ok(match kind {
         "tmpfs" | "ramfs" => TmpFs::new(next_dev(), &TmpfsOptions::parse(data, ram())?, ram()),
-        "devpts" => Arc::new(DevPts::new(next_dev(), DevPtsOptions::default(), cur.kernel.terminals.clone())),
+        "devpts" => Arc::new(DevPts::new(next_dev(), DevPtsOptions::parse(data)?, cur.kernel.terminals.clone())),
         "proc" | "sysfs" => {
             let mounts = cur.namespaces().mounts.clone();
             let there = mounts.list(&mounts.root());
