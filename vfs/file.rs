@@ -11,7 +11,7 @@ use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
 use crate::vfs::Path;
 use crate::vfs::deny::{WriteAccess, WriteDenied};
-use crate::vfs::inode::{Attr, NodeType, SetAttr};
+use crate::vfs::inode::{Attachments, Attr, NodeType, SetAttr};
 use crate::vfs::locks::FileLocks;
 use crate::vfs::{inotify, path};
 use crate::wait::{Events, WaitQueue};
@@ -128,6 +128,11 @@ pub trait File: Send + Sync + Any {
         None
     }
 
+    /// Where record locks of a file are kept that has no inode in a file system; `None` for others.
+    fn attachments(&self) -> Option<&Attachments> {
+        None
+    }
+
     /// Changes attributes of a file that has no inode in a file system.
     fn set_anonymous_attr(&self, set: &SetAttr) -> Result<()> {
         let _ = set;
@@ -213,7 +218,7 @@ pub trait CloseWatcher: Send + Sync {
 impl Drop for OpenFile {
     fn drop(&mut self) {
         if self.locked.load(Ordering::Relaxed)
-            && let Some(locks) = self.path.as_ref().and_then(|path| FileLocks::of(path.inode().ok()?).ok())
+            && let Some(locks) = self.known_locks()
         {
             locks.description_closed(self.id);
         }
@@ -296,11 +301,26 @@ impl OpenFile {
         self.locked.store(true, Ordering::Relaxed);
     }
 
-    /// The locks of what it refers to. Pipes, anonymous files and the like have no place for them: there they are the
+    fn attachments(&self) -> Option<&Attachments> {
+        let of_inode = self.path.as_ref().and_then(|path| path.inode().ok()?.attachments());
+        of_inode.or_else(|| self.object.attachments())
+    }
+
+    /// The locks of what it refers to. Anonymous inodes and the like have no place for them: there they are the
     /// description's own.
     pub fn locks(&self) -> Arc<FileLocks> {
-        let of_file = self.path.as_ref().and_then(|path| FileLocks::of(path.inode().ok()?).ok());
-        of_file.unwrap_or_else(|| self.extra.lock().locks.get_or_insert_default().clone())
+        match self.attachments() {
+            Some(attachments) => attachments.get_or_insert(FileLocks::default),
+            None => self.extra.lock().locks.get_or_insert_default().clone(),
+        }
+    }
+
+    /// The locks, if ever there were any.
+    pub fn known_locks(&self) -> Option<Arc<FileLocks>> {
+        match self.attachments() {
+            Some(attachments) => attachments.get(),
+            None => self.extra.lock().locks.clone(),
+        }
     }
 
     /// Reports what was done through it to those that watch the file or its directory: one load when nobody watches.

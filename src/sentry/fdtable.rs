@@ -7,7 +7,6 @@ use parking_lot::Mutex;
 
 use crate::errno::{Errno, Result};
 use crate::vfs::file::OpenFile;
-use crate::vfs::locks::FileLocks;
 
 /// `/proc/sys/fs/nr_open`: no table grows beyond this.
 pub const NR_OPEN: u64 = 1 << 20;
@@ -101,12 +100,10 @@ impl FdTable {
     /// What every closing of a descriptor does besides taking it off the table: lets go of the table's record locks on the
     /// file and flushes it. Returns what flushing did.
     pub fn closed(&self, file: &OpenFile) -> Result<()> {
-        if self.locked.load(Ordering::Relaxed) {
-            match file.path().and_then(|path| path.inode().ok()?.attachments()) {
-                Some(attachments) => attachments.get::<FileLocks>(),
-                None => file.extra().lock().locks.clone(),
-            }
-            .inspect(|locks| locks.process_closed(self.id));
+        if self.locked.load(Ordering::Relaxed)
+            && let Some(locks) = file.known_locks()
+        {
+            locks.process_closed(self.id);
         }
         if file.is_path_only() { Ok(()) } else { file.object().flush() }
     }

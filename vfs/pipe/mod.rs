@@ -25,7 +25,7 @@ use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
 use crate::vfs::anon::{AnonAttr, DEV_PIPE};
 use crate::vfs::file::{File, IoctlMemory};
-use crate::vfs::inode::{Attr, NodeType, SetAttr};
+use crate::vfs::inode::{Attachments, Attr, NodeType, SetAttr};
 use crate::wait::{Events, WaitQueue};
 
 /// `PIPE_BUF`: writes up to so many bytes are atomic.
@@ -43,6 +43,7 @@ pub struct Pipe {
     queue: WaitQueue,
     /// `None` for a FIFO, whose inode has the attributes.
     attr: Option<AnonAttr>,
+    attachments: Attachments,
 }
 
 struct State {
@@ -58,7 +59,7 @@ struct State {
 impl Pipe {
     fn new(attr: Option<AnonAttr>) -> Pipe {
         let state = State { buffer: Buffer::new(), readers: 0, writers: 0, readers_ever: 0, writers_ever: 0 };
-        Pipe { state: Mutex::new(state), queue: WaitQueue::new(), attr }
+        Pipe { state: Mutex::new(state), queue: WaitQueue::new(), attr, attachments: Attachments::default() }
     }
 
     /// `pipe2(2)`: the read end and the write end of a new pipe. `owner` is the maker's user and group; `flags` may hold
@@ -253,6 +254,10 @@ impl File for PipeEnd {
 
     fn anonymous_attr(&self) -> Option<Attr> {
         self.pipe.attr.as_ref().map(AnonAttr::get)
+    }
+
+    fn attachments(&self) -> Option<&Attachments> {
+        Some(&self.pipe.attachments)
     }
 
     fn set_anonymous_attr(&self, set: &SetAttr) -> Result<()> {

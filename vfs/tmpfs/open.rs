@@ -8,7 +8,7 @@ use super::{TmpFs, TmpfsOptions};
 use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
 use crate::vfs::file::{DirEntry, File, Mapping};
-use crate::vfs::inode::{Attr, Inode, NewNode, NodeType, SetAttr};
+use crate::vfs::inode::{Attachments, Attr, Inode, NewNode, NodeType, SetAttr};
 
 /// An open regular file.
 pub struct TmpFile {
@@ -58,6 +58,10 @@ impl File for TmpFile {
 
     fn seekable(&self) -> bool {
         true
+    }
+
+    fn attachments(&self) -> Option<&Attachments> {
+        self.node.attachments()
     }
 
     fn size(&self) -> Result<u64> {
