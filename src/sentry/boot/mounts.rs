@@ -17,7 +17,7 @@ use crate::vfs::gofer::GoferFs;
 use crate::vfs::inode::{Caching, FileSystem, NodeType};
 use crate::vfs::mount::{MountFlags, MountNamespace};
 use crate::vfs::tmpfs::{TmpFs, TmpfsOptions};
-use crate::vfs::tty::{DevPts, DevPtsOptions};
+use crate::vfs::tty::DevPts;
 use crate::vfs::walk::{LookupFlags, Walk};
 use crate::vfs::{Path, dev, proc, sysfs};
 
@@ -135,13 +135,8 @@ impl Builder<'_> {
         Ok(match kind {
             "proc" => proc::new(next_dev(), self.kernel),
             "sysfs" => Arc::new(sysfs::new(next_dev(), crate::platform::placement::count() as u32, None)),
-            "devpts" => {
-                log::debug!("devpts options {data:?}");
-                match data.contains("gid=") || data.contains("mode=") || data.contains("ptmxmode=") {
-                    true => self.ptys.clone(),
-                    false => Arc::new(DevPts::new(next_dev(), DevPtsOptions::default(), self.kernel.terminals.clone())),
-                }
-            }
+            // The instance that /dev/ptmx belongs to.
+            "devpts" => self.ptys.clone(),
             "tmpfs" | "ramfs" | "devtmpfs" => TmpFs::new(next_dev(), &TmpfsOptions::parse(data, ram())?, ram()),
             // An empty directory: there is no message queue file system, and no cgroup of the host's is shown.
             "mqueue" | "cgroup" | "cgroup2" => {
