@@ -192,7 +192,7 @@ impl Common {
                 let name = value.split(|&byte| byte == 0).next().unwrap_or_default();
                 self.device = name[..name.len().min(libc::IFNAMSIZ - 1)].to_vec();
             }
-            (libc::IPPROTO_IP, libc::IP_TOS) => self.tos = int()? as u8 & !3,
+            (libc::IPPROTO_IP, libc::IP_TOS) => self.tos = int()? as u8,
             (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => self.tos = byte(int()?, 0)?,
             (libc::IPPROTO_IP, libc::IP_TTL) => match int()? {
                 -1 => self.ttl = 64,

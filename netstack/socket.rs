@@ -121,6 +121,11 @@ pub trait Socket: File {
     /// `getpeername(2)`. `ENOTCONN`.
     fn peer_name(&self) -> Result<SockAddr>;
 
+    /// Who connected, as `accept(2)` tells. `ENOTCONN`.
+    fn accepted_from(&self) -> Result<SockAddr> {
+        self.peer_name()
+    }
+
     /// `sendmsg(2)`. SIGPIPE is the system-call layer's, on `EPIPE`. `flags`: `MSG_OOB`, `MSG_MORE`, `MSG_CONFIRM`, …
     fn send(&self, source: &mut dyn Source, to: Option<&SockAddr>, ancillary: Ancillary, flags: i32) -> Result<usize>;
 

@@ -198,6 +198,8 @@ pub struct Extra {
     pub owner: Option<(i32, i32)>,
     /// `F_SETSIG`.
     pub signal: i32,
+    /// Its locks, where the file has no place for them.
+    pub locks: Option<Arc<FileLocks>>,
     /// Who wants to know when the last descriptor is gone.
     pub watchers: Vec<Weak<dyn CloseWatcher>>,
 }
@@ -292,6 +294,13 @@ impl OpenFile {
     /// Notes that it takes a lock of its own, which is then let go when it ends. Call before taking the lock.
     pub fn note_lock(&self) {
         self.locked.store(true, Ordering::Relaxed);
+    }
+
+    /// The locks of what it refers to. Pipes, anonymous files and the like have no place for them: there they are the
+    /// description's own.
+    pub fn locks(&self) -> Arc<FileLocks> {
+        let of_file = self.path.as_ref().and_then(|path| FileLocks::of(path.inode().ok()?).ok());
+        of_file.unwrap_or_else(|| self.extra.lock().locks.get_or_insert_default().clone())
     }
 
     /// Reports what was done through it to those that watch the file or its directory: one load when nobody watches.
@@ -389,9 +398,7 @@ impl OpenFile {
 
     /// `pread(2)`. `ESPIPE` when there is no position.
     pub fn read_at(&self, offset: u64, sink: &mut dyn Sink) -> Result<usize> {
-        if !self.object.seekable() {
-            return Err(Errno::ESPIPE);
-        }
+        self.positional()?;
         if !self.readable() {
             return Err(Errno::EBADF);
         }
@@ -400,9 +407,7 @@ impl OpenFile {
 
     /// `pwrite(2)`. `ESPIPE` when there is no position. As on Linux, `O_APPEND` wins over the offset.
     pub fn write_at(&self, offset: u64, source: &mut dyn Source) -> Result<usize> {
-        if !self.object.seekable() {
-            return Err(Errno::ESPIPE);
-        }
+        self.positional()?;
         if !self.writable() {
             return Err(Errno::EBADF);
         }
@@ -412,10 +417,22 @@ impl OpenFile {
         self.object.write(offset, source).inspect(|_| self.notify(libc::IN_MODIFY))
     }
 
+    /// `EBADF` for `O_PATH`, `ESPIPE` when there is no position.
+    fn positional(&self) -> Result<()> {
+        match self.object.seekable() {
+            _ if self.is_path_only() => Err(Errno::EBADF),
+            true => Ok(()),
+            false => Err(Errno::ESPIPE),
+        }
+    }
+
     /// `lseek(2)`.
     pub fn seek(&self, offset: i64, whence: i32) -> Result<u64> {
         if self.is_path_only() {
             return Err(Errno::EBADF);
+        }
+        if !(libc::SEEK_SET..=libc::SEEK_HOLE).contains(&whence) {
+            return Err(Errno::EINVAL);
         }
         if !self.object.seekable() {
             return Err(Errno::ESPIPE);

@@ -18,6 +18,9 @@ use crate::vfs::file::File;
 /// The first port that anybody may bind to.
 const FIRST_FREE_PORT: u16 = 1024;
 
+/// The bits of `IP_TOS` that tell of congestion: RFC 3168.
+const ECN: u8 = 3;
+
 impl Socket for TcpSocket {
     fn domain(&self) -> (i32, i32, i32) {
         (self.domain, libc::SOCK_STREAM, libc::IPPROTO_TCP)
@@ -161,13 +164,14 @@ impl Socket for TcpSocket {
         };
         let mut phase = self.phase.lock();
         match &*phase {
+            Phase::Local { end, .. } if end.is_over() => return Err(Errno::ENOTCONN),
             Phase::Local { end, .. } => end.shutdown(read, write),
             Phase::Wire { conn, .. } => {
                 let conn = conn.clone();
                 drop(phase);
                 {
                     let mut state = conn.lock();
-                    if state.tcp_phase() == Machine::Closed {
+                    if matches!(state.tcp_phase(), Machine::Closed | Machine::TimeWait) {
                         return Err(Errno::ENOTCONN);
                     }
                     state.shut_read |= read;
@@ -201,11 +205,18 @@ impl Socket for TcpSocket {
     }
 
     fn peer_name(&self) -> Result<SockAddr> {
-        if let Phase::Wire { conn, .. } = &*self.phase.lock()
-            && matches!(conn.lock().tcp_phase(), Machine::SynSent | Machine::Closed)
-        {
-            return Err(Errno::ENOTCONN);
-        }
+        let over = match &*self.phase.lock() {
+            Phase::Wire { conn, .. } => {
+                matches!(conn.lock().tcp_phase(), Machine::SynSent | Machine::Closed | Machine::TimeWait)
+            }
+            Phase::Local { end, .. } => end.is_over(),
+            _ => false,
+        };
+        if over { Err(Errno::ENOTCONN) } else { self.accepted_from() }
+    }
+
+    /// Also of a connection that has ended meanwhile.
+    fn accepted_from(&self) -> Result<SockAddr> {
         let tuple = self.tuple().ok_or(Errno::ENOTCONN)?;
         Ok(addr::to_user(self.domain, tuple.remote, 2))
     }
@@ -271,7 +282,11 @@ impl Socket for TcpSocket {
             (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) if self.bound.lock().is_some() => return Err(Errno::EINVAL),
             _ => {}
         }
-        self.options.lock().common.set(option, value)?;
+        {
+            let mut options = self.options.lock();
+            options.common.set(option, value)?;
+            options.common.tos &= !ECN; // congestion notification is TCP's own
+        }
         self.push_options();
         Ok(())
     }

@@ -201,6 +201,11 @@ impl LocalEnd {
         self.with(|mine, _| (mine.bytes, Events::empty()))
     }
 
+    /// Whether both directions have ended, or a reset came: nothing is left of the connection but what is unread.
+    pub fn is_over(&self) -> bool {
+        self.with(|mine, _| (mine.reset || (mine.ended && mine.shut_write), Events::empty()))
+    }
+
     /// The state that `TCP_INFO` and `/proc/net/tcp` show: `TCP_ESTABLISHED` and others.
     pub fn tcp_state(&self) -> u8 {
         self.with(|mine, _| {

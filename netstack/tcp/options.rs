@@ -62,7 +62,7 @@ impl Default for TcpOptions {
             tos: 0,
             receive_ring: None,
             send_ring: None,
-            kept: [60, 6, 0, -1, 0],
+            kept: [60, 6, 0, 0, 0],
         }
     }
 }

@@ -73,6 +73,8 @@ struct State {
     addr: Option<IpAddr>,
     /// Whether `bind` chose that.
     addr_bound: bool,
+    /// Whether `bind` chose the port.
+    port_bound: bool,
     lease: Option<Lease>,
     peer: Option<SocketAddr>,
     queue: VecDeque<Datagram>,
@@ -148,6 +150,11 @@ impl UdpSocket {
         state.peer = None;
         if !state.addr_bound {
             state.addr = None;
+        }
+        let lease = if state.port_bound { None } else { state.lease.take() };
+        drop(state);
+        if let Some(lease) = lease {
+            self.stack.udp.leave(lease.port, &self.me);
         }
     }
 
@@ -273,7 +280,7 @@ impl File for UdpSocket {
 
     fn poll(&self) -> Events {
         let state = self.state.lock();
-        let mut events = Events::WRITE;
+        let mut events = Events::WRITE | Events::WRBAND;
         if !state.queue.is_empty() || state.shut_read {
             events |= Events::READ;
         }
@@ -336,6 +343,7 @@ impl Socket for UdpSocket {
         let lease = self.stack.lease(Protocol::Udp, addr.port(), self.binding(ip))?;
         let port = lease.port;
         (state.lease, state.addr, state.addr_bound) = (Some(lease), ip, ip.is_some());
+        state.port_bound = addr.port() != 0;
         self.stack.udp.enter(port, &self.me);
         Ok(())
     }
@@ -422,6 +430,7 @@ impl Socket for UdpSocket {
         let value = match (option.level, option.name) {
             (libc::SOL_SOCKET, libc::SO_ERROR) => self.state.lock().error.take().map_or(0, Errno::raw),
             (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => 0,
+            (libc::IPPROTO_TCP, _) => return Err(Errno::EOPNOTSUPP),
             (libc::IPPROTO_IPV6, _) if self.domain != libc::AF_INET6 => return Err(Errno::EOPNOTSUPP),
             (libc::IPPROTO_IP, libc::IP_MTU) | (libc::IPPROTO_IPV6, libc::IPV6_MTU) => {
                 let peer = self.state.lock().peer.ok_or(Errno::ENOTCONN)?;

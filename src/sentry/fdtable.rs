@@ -101,11 +101,12 @@ impl FdTable {
     /// What every closing of a descriptor does besides taking it off the table: lets go of the table's record locks on the
     /// file and flushes it. Returns what flushing did.
     pub fn closed(&self, file: &OpenFile) -> Result<()> {
-        if self.locked.load(Ordering::Relaxed)
-            && let Some(inode) = file.path().and_then(|path| path.inode().ok())
-            && let Some(locks) = inode.attachments().and_then(|attachments| attachments.get::<FileLocks>())
-        {
-            locks.process_closed(self.id);
+        if self.locked.load(Ordering::Relaxed) {
+            match file.path().and_then(|path| path.inode().ok()?.attachments()) {
+                Some(attachments) => attachments.get::<FileLocks>(),
+                None => file.extra().lock().locks.clone(),
+            }
+            .inspect(|locks| locks.process_closed(self.id));
         }
         if file.is_path_only() { Ok(()) } else { file.object().flush() }
     }

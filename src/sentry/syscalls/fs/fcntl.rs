@@ -107,7 +107,7 @@ fn seals(file: &OpenFile, cmd: i32, seals: i32) -> SysResult {
 }
 
 /// Who is told of readiness, and by which signal.
-fn owner(cur: &Current, file: &OpenFile, cmd: i32, arg: u64) -> SysResult {
+pub(super) fn owner(cur: &Current, file: &OpenFile, cmd: i32, arg: u64) -> SysResult {
     let owner = file.extra().lock().owner;
     match cmd {
         libc::F_GETOWN => Ok(match owner {

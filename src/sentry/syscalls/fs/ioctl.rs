@@ -5,6 +5,7 @@ use std::any::Any;
 use crate::errno::{Errno, Result};
 use crate::netstack::unix::UnixSocket;
 use crate::sentry::mm::user::{UserPtr, read_exact, write_all};
+use crate::sentry::syscalls::fs::fcntl;
 use crate::sentry::syscalls::fs::path::{attr_of, is_regular};
 use crate::sentry::syscalls::{Fd, SysResult};
 use crate::sentry::task::Current;
@@ -15,6 +16,11 @@ const FIONBIO: u32 = libc::FIONBIO as u32;
 const FIOASYNC: u32 = libc::FIOASYNC as u32;
 const FIOCLEX: u32 = libc::FIOCLEX as u32;
 const FIONCLEX: u32 = libc::FIONCLEX as u32;
+/// Who gets SIGIO and SIGURG of a socket: `asm-generic/sockios.h`.
+const FIOSETOWN: u32 = 0x8901;
+const SIOCSPGRP: u32 = 0x8902;
+const FIOGETOWN: u32 = 0x8903;
+const SIOCGPGRP: u32 = 0x8904;
 const FIONREAD: u32 = libc::FIONREAD as u32;
 /// Total size: `asm-generic/ioctls.h`.
 const FIOQSIZE: u32 = 0x5460;
@@ -57,6 +63,14 @@ pub fn ioctl(cur: &mut Current, fd: Fd, cmd: u32, arg: u64) -> SysResult {
             UserPtr::new(arg).write(cur.space(), &attr.size)?;
         }
         FIGETBSZ => UserPtr::new(arg).write(cur.space(), &(attr_of(&file)?.blksize as i32))?,
+        FIOSETOWN | SIOCSPGRP if file.object().as_socket().is_some() => {
+            let id = UserPtr::<i32>::new(arg).read(cur.space())?;
+            return fcntl::owner(cur, &file, libc::F_SETOWN, id as u64);
+        }
+        FIOGETOWN | SIOCGPGRP if file.object().as_socket().is_some() => {
+            let id = fcntl::owner(cur, &file, libc::F_GETOWN, 0)?;
+            UserPtr::new(arg).write(cur.space(), &(id as i32))?;
+        }
         _ if UNSUPPORTED.contains(&cmd) && is_regular(&file) => return Err(Errno::EOPNOTSUPP),
         _ => {
             return match file.object().ioctl(cur, cmd, arg) {

@@ -1,7 +1,5 @@
 //! Record locks of `fcntl(2)`, and `flock(2)`.
 
-use std::sync::Arc;
-
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::errno::{Errno, Result};
@@ -69,10 +67,6 @@ fn decode(file: &OpenFile, raw: &RawLock) -> Result<Request> {
     Ok(Request { first, last, kind })
 }
 
-fn locks_of(file: &OpenFile) -> Result<Arc<FileLocks>> {
-    FileLocks::of(file.path().ok_or(Errno::ENOLCK)?.inode()?)
-}
-
 /// Whose lock it is, and what `F_GETLK` of others reports as its process.
 fn owner(cur: &Current, file: &OpenFile, of_description: bool, raw: &RawLock) -> Result<(LockOwner, i32)> {
     if !of_description {
@@ -93,7 +87,7 @@ pub fn get(cur: &Current, file: &OpenFile, arg: UserPtr<RawLock>, of_description
     };
     let (owner, pid) = owner(cur, file, of_description, &raw)?;
     let wanted = RecordLock { kind, start: request.first, last: request.last, owner, pid };
-    match locks_of(file)?.conflict(&wanted) {
+    match file.locks().conflict(&wanted) {
         None => raw.kind = F_UNLCK,
         Some(held) => {
             raw.kind = if held.kind == LockKind::Shared { F_RDLCK } else { F_WRLCK };
@@ -113,7 +107,7 @@ pub fn set(cur: &Current, file: &OpenFile, arg: UserPtr<RawLock>, of_description
     let raw = arg.read(cur.space())?;
     let request = decode(file, &raw)?;
     let (owner, pid) = owner(cur, file, of_description, &raw)?;
-    let locks = locks_of(file)?;
+    let locks = file.locks();
     let Some(kind) = request.kind else {
         return locks.unlock(owner, request.first, request.last).map(|()| 0);
     };
@@ -155,14 +149,12 @@ pub fn flock(cur: &mut Current, fd: Fd, operation: i32) -> SysResult {
         libc::LOCK_SH => LockKind::Shared,
         libc::LOCK_EX => LockKind::Exclusive,
         libc::LOCK_UN => {
-            if let Ok(locks) = locks_of(&file) {
-                locks.funlock(file.id());
-            }
+            file.locks().funlock(file.id());
             return Ok(0);
         }
         _ => return Err(Errno::EINVAL),
     };
-    let locks = locks_of(&file)?;
+    let locks = file.locks();
     file.note_lock();
     match locks.flock(file.id(), kind) {
         Err(Errno::EAGAIN) if operation & libc::LOCK_NB == 0 => {}

@@ -195,7 +195,7 @@ pub fn accept4(cur: &mut Current, fd: Fd, at: u64, len: UserPtr<i32>, flags: i32
         .map_err(|error| interrupted(error, deadline))?;
     if at != 0 {
         // The other side may have gone meanwhile.
-        let peer = made.as_socket().ok_or(Errno::ENOTSOCK)?.peer_name().map_err(|_| Errno::ECONNABORTED)?;
+        let peer = made.as_socket().ok_or(Errno::ENOTSOCK)?.accepted_from().map_err(|_| Errno::ECONNABORTED)?;
         write_addr(cur, at, len, Some(&peer))?;
     }
     cur.add_file(open(made, flags), flags & libc::SOCK_CLOEXEC != 0)
