@@ -311,6 +311,7 @@ impl Globals {
             tap: self.tap.clone(),
             network: self.network_config(),
             attached,
+            console: false,
         })
     }
 

@@ -1,8 +1,10 @@
 //! `runsc do`: runs a command over the host's root file system, whose changes are discarded.
 
-use std::env;
+use std::{env, io};
 
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::unistd::isatty;
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
@@ -13,7 +15,7 @@ use crate::container::{Context, Error, Result};
 
 /// Runs it as the container `id`; returns the command's exit status.
 pub fn run(globals: &Globals, args: &DoArgs, id: &str) -> Result<i32> {
-    let options = globals.options(true)?;
+    let mut options = globals.options(true)?;
     if !options.overlay {
         return Err(Error::Usage("--overlay2=none: do never changes the host's files".into()));
     }
@@ -21,7 +23,31 @@ pub fn run(globals: &Globals, args: &DoArgs, id: &str) -> Result<i32> {
     let directory = env::current_dir().doing(|| "current directory")?;
     let bundle = Bundle::new(directory, specification(args)?, globals.leniency())
         .map_err(|problem| Error::Usage(format!("do: {}: {}", problem.field, problem.text)))?;
+    options.console = isatty(io::stdin()) == Ok(true) && isatty(io::stdout()) == Ok(true);
+    // Before anything reads from it: an end of file that was typed by then would pass for the end of the terminal.
+    let _raw = if options.console { Some(Raw::new()?) } else { None };
     Sandbox::start(id, &bundle, &options)?.wait()
+}
+
+/// The terminal on standard input passes every key on; as it was before when dropped.
+struct Raw(Termios);
+
+impl Raw {
+    fn new() -> Result<Raw> {
+        let doing = || "terminal on standard input";
+        let before = tcgetattr(io::stdin()).map_err(io::Error::from).doing(doing)?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(io::stdin(), SetArg::TCSADRAIN, &raw).map_err(io::Error::from).doing(doing)?;
+        Ok(Raw(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // A terminal that has gone needs nothing.
+        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.0);
+    }
 }
 
 /// The command with this process's working directory, environment, user, groups and limits.

@@ -51,6 +51,8 @@ pub struct BootConfig {
     pub strace_fd: RawFd,
     /// Whether the sandbox ends with the command that made it.
     pub attached: bool,
+    /// Whether the container gets a terminal of its own in place of the operator's, on standard input and output.
+    pub console: bool,
 }
 
 /// One tree of files that the gofer serves.

@@ -55,6 +55,8 @@ pub struct Options {
     pub network: NetConfig,
     /// Whether the sandbox ends with this command.
     pub attached: bool,
+    /// Whether this command's standard input and output are a terminal that the container's own is to appear on.
+    pub console: bool,
 }
 
 /// A running sandbox with one container.
@@ -271,6 +273,7 @@ fn start_sentry(
         log: log.as_ref().map(|file| log_target(file, options)),
         strace_fd: log.as_ref().map_or(2, AsRawFd::as_raw_fd),
         attached: options.attached,
+        console: options.console,
     };
     let mut donated = vec![control.as_raw_fd(), report.as_raw_fd()];
     donated.extend(config.tap_fd);

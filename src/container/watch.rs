@@ -17,8 +17,15 @@ use super::sandbox::Sandbox;
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The signals that are passed on to the container.
-const FORWARDED: [Signal; 6] =
-    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2];
+const FORWARDED: [Signal; 7] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+];
 
 /// What the reports have told so far.
 #[derive(Default)]
@@ -158,7 +165,7 @@ impl Sandbox {
             Ok(()) => Ok(()),
             Err(error) => {
                 log::warn!("forward {signal} to the container: {error}");
-                if !matches!(signal, Signal::SIGUSR1 | Signal::SIGUSR2) {
+                if !matches!(signal, Signal::SIGUSR1 | Signal::SIGUSR2 | Signal::SIGWINCH) {
                     self.sentry.kill();
                 }
                 Ok(())
@@ -167,9 +174,9 @@ impl Sandbox {
     }
 
     fn send(&self, signal: Signal) -> Result<()> {
-        // The interrupt and quit keys mean whatever runs in the foreground, the rest means the container.
+        // The interrupt and quit keys, and a new window size, mean whatever runs in the foreground, the rest means the container.
         let target = match signal {
-            Signal::SIGINT | Signal::SIGQUIT => Target::Foreground,
+            Signal::SIGINT | Signal::SIGQUIT | Signal::SIGWINCH => Target::Foreground,
             _ => Target::Init,
         };
         let mut client = Client::connect(&self.claim.dir()?.short_path(SOCKET))?;

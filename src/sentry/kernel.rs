@@ -1,13 +1,14 @@
 //! What there is one of in a sandbox.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::errno::{Errno, Result};
 use crate::netstack::stack::Stack;
 use crate::platform::Platform;
+use crate::sentry::boot::Console;
 use crate::sentry::bootlog::BootLog;
 use crate::sentry::creds::Caps;
 use crate::sentry::futex::FutexTable;
@@ -48,6 +49,8 @@ pub struct Kernel {
     /// The container's exit status.
     ended: Mutex<Option<ExitStatus>>,
     ended_changed: Condvar,
+    /// The first process's terminal, when that is a pair with the operator's terminal at its other end.
+    pub console: OnceLock<Console>,
     /// `CLOCK_BOOTTIME` of the sandbox's start, in nanoseconds.
     pub boot_ns: u64,
 }
@@ -87,6 +90,7 @@ impl Kernel {
             users: Mutex::default(),
             ended: Mutex::new(None),
             ended_changed: Condvar::new(),
+            console: OnceLock::new(),
             boot_ns: crate::sentry::task::boottime_ns(),
         })
     }
@@ -179,6 +183,11 @@ impl Kernel {
     /// Sends a signal from the runtime to the foreground process group of the first process's terminal; without a terminal
     /// to the first process's own group. `ESRCH`, `EINVAL`.
     pub fn signal_foreground(&self, signal: i32) -> Result<()> {
+        if let Some(console) = self.console.get().filter(|_| signal == libc::SIGWINCH) {
+            // A new size makes the signal.
+            console.resize();
+            return Ok(());
+        }
         let info = SigInfo::user(Signal::new(signal)?, 0, 0);
         let (sid, own) = {
             let tree = self.tree.lock();

@@ -5,10 +5,12 @@ mod common;
 mod network;
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use common::Sandbox;
+use nix::pty::{Winsize, openpty};
 
 /// Runs a script of `scripts/` on the host and in a sandbox, each time in an empty directory of the same name.
 #[track_caller]
@@ -95,6 +97,25 @@ fn the_kernel_is_not_the_hosts() {
     let printed = output.success();
     assert!(printed.starts_with("sandbox\n"), "{printed}");
     assert!(!printed.contains(host.trim()), "{printed}");
+}
+
+#[test]
+fn a_terminal_has_job_control() {
+    let window = Winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+    let pair = openpty(&window, None).expect("a pseudoterminal");
+    let stdio = || Stdio::from(pair.slave.try_clone().expect("a descriptor"));
+    let sandbox = Sandbox::new(["unused"]);
+    let mut command = sandbox.command();
+    command.args(["--network=none", "do", "timeout", "--foreground", "20", "bash", "-c"]);
+    command.arg("tty; stty size; set -m; sleep 0.1 & fg; exit 3").stdin(stdio()).stdout(stdio()).stderr(stdio());
+    let mut child = command.spawn().expect("runsc starts");
+    drop(command);
+    drop(pair.slave);
+    let mut printed = Vec::new();
+    // It ends with EIO, when nobody has the other end any more.
+    let _ = fs::File::from(pair.master).read_to_end(&mut printed);
+    assert_eq!(String::from_utf8_lossy(&printed), "/dev/pts/0\r\n30 100\r\nsleep 0.1\r\n");
+    assert_eq!(child.wait().expect("a child").code(), Some(3));
 }
 
 #[test]

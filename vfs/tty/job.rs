@@ -174,6 +174,12 @@ impl Tty {
         Ok(())
     }
 
+    /// Makes it the controlling terminal of a session that has none yet, whose leader's group is in front.
+    pub fn give_to(self: &Arc<Self>, session: i32) {
+        *self.job.lock() = Job { session: Some(session), foreground: Some(session) };
+        self.terminals.set(session, Arc::downgrade(self));
+    }
+
     /// An open without `O_NOCTTY`: a session leader without a terminal gets this one if it is free.
     pub(super) fn become_controlling(self: &Arc<Self>) {
         if self.job().session.is_none() {

@@ -117,7 +117,7 @@ impl Tty {
     }
 
     /// Makes everything that is open of the slave dead, and tells the session's leader.
-    fn hang_up(&self) {
+    pub fn hang_up(&self) {
         let mut state = self.state.lock();
         state.hang_ups += 1;
         state.slaves = 0;

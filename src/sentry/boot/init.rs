@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use oci_spec::runtime::{LinuxCapabilities, Process};
 
-use super::{Doing, Outcome};
+use super::{Console, Doing, Outcome};
 use crate::container::boot::{BootConfig, take};
 use crate::errno::{Errno, Result};
 use crate::netstack::unix::UnixNamespace;
@@ -22,6 +22,7 @@ use crate::sentry::task::{Parts, Task, ThreadGroup};
 use crate::vfs::file::OpenFile;
 use crate::vfs::host::HostFile;
 use crate::vfs::mount::MountNamespace;
+use crate::vfs::tty::DevPts;
 use crate::vfs::walk::{LookupFlags, Walk};
 
 /// Starts the first process: returns when its program is loaded and reported as started, or says why not.
@@ -30,6 +31,7 @@ pub fn start(
     config: &BootConfig,
     mounts: Arc<MountNamespace>,
     unix: Arc<UnixNamespace>,
+    ptys: &DevPts,
 ) -> Outcome<()> {
     let spec = &config.spec;
     let process = spec.process().as_ref().ok_or("process is missing")?;
@@ -48,6 +50,11 @@ pub fn start(
     let files = FdTable::new();
     for (number, fd) in config.stdio.into_iter().enumerate() {
         give(&files, number, fd).doing(|| format!("standard descriptor {number}"))?;
+    }
+    if config.console {
+        let walk = Walk { root: &root, start: &root, creds: &creds, umask, devices: &kernel.devices };
+        let console = Console::attach(ptys, &files, &walk).doing(|| "make the container's terminal".into())?;
+        let _ = kernel.console.set(console); // there is one first process
     }
     let limits = limits(process)?;
     let group = ThreadGroup::new(kernel, 1, Arc::new(SignalHandlers::new()), limits, creds.ruid);

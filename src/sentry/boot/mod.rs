@@ -6,9 +6,12 @@
 //! control thread  answers the commands of the runtime
 //! ```
 
+mod console;
 mod control;
 mod init;
 pub(in crate::sentry) mod mounts;
+
+pub use console::Console;
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -45,7 +48,13 @@ impl<T> Doing<T> for Result<T> {
 /// Runs the container until its first process ends; its exit status, or 128 plus the signal that killed it.
 pub fn run(config: BootConfig) -> i32 {
     match start(config) {
-        Ok(kernel) => kernel.wait_ended().shell_status(),
+        Ok(kernel) => {
+            let status = kernel.wait_ended().shell_status();
+            if let Some(console) = kernel.console.get() {
+                console.finish();
+            }
+            status
+        }
         Err(problem) => {
             report::failed(&problem);
             // Nothing is to be reported after a failure; the other threads end with the process.
@@ -71,7 +80,7 @@ fn start(mut config: BootConfig) -> Outcome<Arc<Kernel>> {
     processes.set_kernel(&kernel);
     let mounts = mounts::build(&kernel, &mut config, &ptys)?;
     control::serve(&kernel, take(config.control_fd), &config.id)?;
-    init::start(&kernel, &config, mounts, UnixNamespace::new())?;
+    init::start(&kernel, &config, mounts, UnixNamespace::new(), &ptys)?;
     Ok(kernel)
 }
 

@@ -136,7 +136,7 @@ impl Builder<'_> {
             "proc" => proc::new(next_dev(), self.kernel),
             "sysfs" => Arc::new(sysfs::new(next_dev(), crate::platform::placement::count() as u32, None)),
             "devpts" => {
-                // The one whose masters `/dev/ptmx` and the container's console open.
+                // The instance that /dev/ptmx belongs to.
                 self.ptys.set_options(DevPtsOptions::parse(data)?);
                 self.ptys.clone()
             }

@@ -178,10 +178,6 @@ fn shed(cur: &mut Current, new: NewCredentials) -> Result<()> {
     cur.altstack = AltStack::default();
     cur.restart_block = None;
     cur.saved_mask = None;
-    let files = cur.files()?.fork();
-    let closed = files.remove_cloexec();
-    cur.task.replace_files(files);
-    drop(closed);
     {
         let mut tree = cur.kernel.tree.lock();
         if let Some(node) = tree.node_mut(cur.pid()) {
@@ -195,11 +191,28 @@ fn shed(cur: &mut Current, new: NewCredentials) -> Result<()> {
             }
         }
     }
+    // Descriptors last: who waits for one to close finds the process as it is from now on.
+    close_on_exec(cur)?;
     if new.secure || !new.readable {
         cur.mm()?.set_dumpable(0);
     }
     if *cur.creds() != new.creds {
         cur.set_creds(new.creds);
+    }
+    Ok(())
+}
+
+/// A table that others share is left to them; its own keeps its record locks.
+fn close_on_exec(cur: &Current) -> Result<()> {
+    const OWN: usize = 2; // the task's and the one here
+    let mut files = cur.files()?;
+    if Arc::strong_count(&files) > OWN {
+        files = files.fork();
+        cur.task.replace_files(files.clone());
+    }
+    for file in files.remove_cloexec() {
+        // What flushing fails with, nobody can be told.
+        let _ = files.closed(&file);
     }
     Ok(())
 }
