@@ -83,7 +83,16 @@ impl fmt::Debug for Errno {
 
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.name(), io::Error::from_raw_os_error(self.0))
+        write!(f, "{} ({})", self.name(), describe(&io::Error::from_raw_os_error(self.0)))
+    }
+}
+
+/// The text of an I/O error without Rust's "(os error 2)", which tells an operator nothing.
+pub fn describe(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
     }
 }
 

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::errno::describe;
+
 /// The result of everything an operator asks for.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -50,15 +52,6 @@ impl Error {
     /// An [`Error::Io`] from the calling thread's `errno`.
     pub fn last_os(doing: impl Into<String>) -> Error {
         Error::Io { doing: doing.into(), source: io::Error::last_os_error() }
-    }
-}
-
-/// The text of an I/O error without Rust's "(os error 2)", which tells an operator nothing.
-fn describe(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
     }
 }
 
