@@ -195,13 +195,17 @@ fn garbage_does_no_harm() {
 fn idle_connections_cost_nothing() {
     let (one, two) = pair(true);
     let listening = listener(&two, "10.0.0.2:80", 4096);
+    // The fastest of many short runs: other tests take the CPU meanwhile.
     let echo = |client: &_, server: &_| {
-        let start = Instant::now();
-        for _ in 0..2000 {
-            write_all(client, b"ping").unwrap();
-            assert_eq!(read(server, 10).unwrap(), b"ping");
-        }
-        start.elapsed()
+        let run = |_| {
+            let start = Instant::now();
+            for _ in 0..50 {
+                write_all(client, b"ping").unwrap();
+                assert_eq!(read(server, 10).unwrap(), b"ping");
+            }
+            start.elapsed()
+        };
+        (0..60).map(run).min().unwrap()
     };
     let open = || {
         let client = tcp(&one);
@@ -215,7 +219,10 @@ fn idle_connections_cost_nothing() {
     let alone = echo(&client, &server);
     let idle: Vec<_> = (0..2000).map(|_| open()).collect();
     let among_many = echo(&client, &server);
-    assert!(among_many < alone * 3, "{alone:?} alone, {among_many:?} among {}", idle.len());
+    // Which thread of which stack reads a packet differs from time to time, and waking one costs up to 50 us: two in each
+    // round trip are allowed for. Looking through the idle ones, at 30 ns each for every packet, would cost twice that.
+    let wakes = Duration::from_micros(100) * 50;
+    assert!(among_many < alone * 3 + wakes, "{alone:?} alone, {among_many:?} among {}", idle.len());
 }
 
 /// A round trip with this thread as the poller, and how long it takes: printed with `--nocapture`.
