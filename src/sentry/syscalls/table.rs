@@ -234,7 +234,7 @@ fn memory_calls(table: &mut Table) {
         151 mlockall Full "" memory::mlockall;
         152 munlockall Full "" memory::munlockall;
         237 mbind Partial "one memory node" memory::mbind;
-        238 set_mempolicy Partial "one memory node; the policy is kept and shown" memory::set_mempolicy;
+        238 set_mempolicy Partial "one memory node; the policy is checked, not remembered" memory::set_mempolicy;
         239 get_mempolicy Partial "one memory node" memory::get_mempolicy;
         310 process_vm_readv Full "" memory::process_vm_readv;
         311 process_vm_writev Full "" memory::process_vm_writev;
