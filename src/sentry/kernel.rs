@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
 
+use oci_spec::runtime::LinuxResources;
 use parking_lot::{Condvar, Mutex};
 
 use crate::errno::{Errno, Result};
@@ -13,6 +14,7 @@ use crate::sentry::bootlog::BootLog;
 use crate::sentry::creds::Caps;
 use crate::sentry::futex::FutexTable;
 use crate::sentry::ipc::Ipc;
+use crate::sentry::seccomp::Filter;
 use crate::sentry::signal::{PendingCount, SigInfo, Signal};
 use crate::sentry::strace::Tracer;
 use crate::sentry::task::signals::Origin;
@@ -51,6 +53,10 @@ pub struct Kernel {
     ended_changed: Condvar,
     /// The first process's terminal, when that is a pair with the operator's terminal at its other end.
     pub console: OnceLock<Console>,
+    /// `linux.seccomp`: what every process that the runtime starts has.
+    pub seccomp_profile: OnceLock<Arc<Filter>>,
+    /// The limits that `/sys/fs/cgroup` shows: `linux.resources`, as last changed. Leaf lock.
+    pub resources: Mutex<LinuxResources>,
     /// `CLOCK_BOOTTIME` of the sandbox's start, in nanoseconds.
     pub boot_ns: u64,
 }
@@ -91,6 +97,8 @@ impl Kernel {
             ended: Mutex::new(None),
             ended_changed: Condvar::new(),
             console: OnceLock::new(),
+            seccomp_profile: OnceLock::new(),
+            resources: Mutex::default(),
             boot_ns: crate::sentry::task::boottime_ns(),
         })
     }

@@ -13,6 +13,8 @@ mod docker;
 mod linux;
 
 use super::error::{Context, Error, Result};
+use crate::sentry::boot::mounts::options;
+use crate::vfs::tmpfs::TmpfsOptions;
 
 /// Longest host name, `sethostname(2)`.
 const HOST_NAME_MAX: usize = 64;
@@ -197,6 +199,15 @@ fn check_mounts(bundle: &Path, spec: &mut Spec) -> Check {
             mount.set_source(Some(source));
         } else if mount.typ().is_none() {
             return Err(Problem::new(format!("mounts[{index}].type"), "is missing"));
+        }
+        let kind = if is_bind(mount) { None } else { mount.typ().as_deref() };
+        let options = mount.options().iter().flatten().map(String::as_str);
+        let parsed =
+            options::parse(kind, options).map_err(|text| Problem::new(format!("mounts[{index}].options"), text))?;
+        if kind == Some("tmpfs") {
+            TmpfsOptions::parse(&parsed.data, u64::MAX).map_err(|_| {
+                Problem::new(format!("mounts[{index}].options"), format!("{:?}: bad value", parsed.data))
+            })?;
         }
         if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
             return Err(Problem::new(format!("mounts[{index}].uidMappings"), "id-mapped mounts are not supported"));

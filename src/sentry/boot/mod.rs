@@ -9,7 +9,8 @@
 mod console;
 mod control;
 mod init;
-pub(in crate::sentry) mod mounts;
+mod linux;
+pub(crate) mod mounts;
 
 pub use console::Console;
 

@@ -411,7 +411,13 @@ pub(in crate::sentry) struct Parts {
 
 impl Task {
     /// A task that does not run yet.
+    ///
+    /// It has the specification's filter of system calls; a child has its parent's from [`Task::inherit`] on.
     pub(in crate::sentry) fn new(tid: i32, group: Arc<ThreadGroup>, parts: Parts) -> Task {
+        let seccomp = Seccomp::default();
+        if let Some(profile) = group.kernel.seccomp_profile.get() {
+            seccomp.install(profile.clone());
+        }
         Task {
             tid: AtomicI32::new(tid),
             kernel: group.kernel.clone(),
@@ -437,7 +443,7 @@ impl Task {
             affinity: Mutex::default(),
             counted_uid: AtomicU32::new(0),
             nice: AtomicI32::new(0),
-            seccomp: Seccomp::default(),
+            seccomp,
         }
     }
 }
