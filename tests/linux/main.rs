@@ -25,6 +25,7 @@ mod network;
 mod paths;
 mod pipes;
 mod processes;
+mod seccomp;
 mod signals;
 mod system;
 mod terminals;
