@@ -8,10 +8,12 @@
 
 mod console;
 mod control;
+mod exec;
 mod init;
 pub(in crate::sentry) mod mounts;
 
 pub use console::Console;
+pub use exec::FurtherProcesses;
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -76,11 +78,11 @@ fn start(mut config: BootConfig) -> Outcome<Arc<Kernel>> {
     let net = Stack::new(&config.network, config.tap_fd.map(take), timers.clone());
     let tracer = config.strace.then(|| tracer(&config)).transpose()?;
     let kernel =
-        Kernel::new(KernelParts { platform: Box::new(platform), timers, boot_log, net, devices, terminals, tracer });
+        Kernel::new(KernelParts { platform: Box::new(platform), timers, boot_log, net, devices, terminals, ptys, tracer });
     processes.set_kernel(&kernel);
-    let mounts = mounts::build(&kernel, &mut config, &ptys)?;
+    let mounts = mounts::build(&kernel, &mut config, &kernel.ptys)?;
     control::serve(&kernel, take(config.control_fd), &config.id)?;
-    init::start(&kernel, &config, mounts, UnixNamespace::new(), &ptys)?;
+    init::start(&kernel, &config, mounts, UnixNamespace::new())?;
     Ok(kernel)
 }
 
