@@ -15,6 +15,7 @@ pub mod boot;
 pub mod control;
 pub mod error;
 pub mod gofer;
+pub mod hooks;
 pub mod isolate;
 pub mod network;
 pub mod report;

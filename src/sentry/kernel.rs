@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
+use oci_spec::runtime::LinuxResources;
 use parking_lot::{Condvar, Mutex};
 
 use crate::errno::{Errno, Result};
@@ -14,6 +15,7 @@ use crate::sentry::bootlog::BootLog;
 use crate::sentry::creds::Caps;
 use crate::sentry::futex::FutexTable;
 use crate::sentry::ipc::Ipc;
+use crate::sentry::seccomp::Filter;
 use crate::sentry::signal::{PendingCount, SigInfo, Signal};
 use crate::sentry::strace::Tracer;
 use crate::sentry::task::freeze::Freezer;
@@ -84,6 +86,10 @@ pub struct Kernel {
     pub ptys: Arc<DevPts>,
     /// The first process's terminal, when that is a pair with the operator's terminal at its other end.
     pub console: OnceLock<Console>,
+    /// `linux.seccomp`: what every process that the runtime starts has.
+    pub seccomp_profile: OnceLock<Arc<Filter>>,
+    /// The limits that `/sys/fs/cgroup` shows: `linux.resources`, as last changed. Leaf lock.
+    pub resources: Mutex<LinuxResources>,
     /// `CLOCK_BOOTTIME` of the sandbox's start, in nanoseconds.
     pub boot_ns: u64,
 }
@@ -134,6 +140,8 @@ impl Kernel {
             further: FurtherProcesses::default(),
             ptys: parts.ptys,
             console: OnceLock::new(),
+            seccomp_profile: OnceLock::new(),
+            resources: Mutex::default(),
             boot_ns: crate::sentry::task::boottime_ns(),
         })
     }

@@ -11,7 +11,8 @@ mod containers;
 mod control;
 mod exec;
 mod init;
-pub(in crate::sentry) mod mounts;
+mod linux;
+pub(crate) mod mounts;
 
 pub use console::Console;
 pub use exec::FurtherProcesses;
