@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::Outcome;
 use crate::container::control::{Exit, Process, Request, Response, State, Target, read_line};
 use crate::sentry::kernel::Kernel;
+use crate::vfs::lease::Leases;
 
 /// Host memory for the stack of a thread that answers commands.
 const STACK: usize = 128 << 10;
@@ -51,7 +52,15 @@ fn answer_all(kernel: &Arc<Kernel>, id: &str, stream: UnixStream) {
     }
 }
 
+/// Whether a request only looks: whoever makes it does not expect to see, from inside, what was changed outside before.
+fn only_looks(request: &Request) -> bool {
+    matches!(request, Request::State { .. } | Request::Wait { .. } | Request::Ps { .. } | Request::Events { .. })
+}
+
 fn answer(kernel: &Arc<Kernel>, own: &str, request: Request) -> Outcome<Value> {
+    if !only_looks(&request) {
+        Leases::sandbox().new_epoch();
+    }
     let (Request::State { id }
     | Request::Wait { id, .. }
     | Request::Signal { id, .. }
