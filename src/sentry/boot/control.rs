@@ -11,6 +11,7 @@ use super::containers::{Container, Containers};
 use crate::container::control::{Channel, Exit, Process, Request, Response, State, Target};
 use crate::container::state::Status;
 use crate::sentry::kernel::Kernel;
+use crate::vfs::lease::Leases;
 
 /// Host memory for the stack of a thread that answers commands.
 const STACK: usize = 128 << 10;
@@ -53,7 +54,15 @@ fn answer_all(containers: &Arc<Containers>, stream: UnixStream) {
     }
 }
 
+/// Whether a request only looks: whoever makes it does not expect to see, from inside, what was changed outside before.
+fn only_looks(request: &Request) -> bool {
+    matches!(request, Request::State { .. } | Request::Wait { .. } | Request::Ps { .. } | Request::Events { .. })
+}
+
 fn answer(containers: &Arc<Containers>, request: Request, _fds: Vec<OwnedFd>) -> Outcome<Value> {
+    if !only_looks(&request) {
+        Leases::sandbox().new_epoch();
+    }
     let container = containers.get(request.id())?;
     let kernel = &container.kernel;
     let value = match request {
