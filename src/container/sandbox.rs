@@ -15,18 +15,17 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::pipe2;
-use oci_spec::runtime::ContainerState;
 use serde::Serialize;
 
 use super::boot::{BootConfig, GoferMount, LogTarget};
-use super::control;
+use super::control::{self, Client, Request};
 use super::error::{Context, Error, Result};
 use super::gofer::{GoferConfig, Tree};
 use super::network::{NetConfig, Tap, find_tap, open_tap};
 use super::report::Reader;
 use super::spawn::{Child, spawn};
 use super::spec::{Bundle, is_bind};
-use super::state::{HostProcess, Record, StateDir};
+use super::state::{HostProcess, Record, StateDir, Status};
 use super::watch::{self, Progress};
 use crate::logging::{self, Format};
 
@@ -104,10 +103,16 @@ impl Sandbox {
         };
         sandbox.claim.dir()?.save(&sandbox.record)?;
         sandbox.wait_started()?;
-        sandbox.record.status = ContainerState::Running;
+        sandbox.call(&Request::Start { id: id.to_owned() })?;
+        sandbox.record.status = Status::Running;
         sandbox.claim.dir()?.save(&sandbox.record)?;
         sandbox.claim.unlock();
         Ok(sandbox)
+    }
+
+    /// Asks the sentry.
+    fn call(&self, request: &Request) -> Result<()> {
+        Client::connect(&self.claim.dir()?.short_path(control::SOCKET))?.call(request)
     }
 
     /// The sentry's process number, which stands for the container's on the host.
@@ -158,14 +163,22 @@ fn new_record(id: &str, bundle: &Bundle) -> Record {
     Record {
         id: id.to_owned(),
         oci_version: bundle.spec.version().clone(),
-        status: ContainerState::Creating,
+        status: Status::Creating,
         bundle: bundle.path.clone(),
         created: logging::rfc3339(SystemTime::now()),
-        owner: nix::unistd::getuid().as_raw(),
+        rootfs: bundle.root().to_owned(),
+        owner: owner(),
         sentry: None,
         gofer: None,
-        annotations: bundle.spec.annotations().clone().unwrap_or_default(),
+        annotations: bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
     }
+}
+
+/// Who gives this command.
+fn owner() -> String {
+    let uid = nix::unistd::getuid();
+    let user = nix::unistd::User::from_uid(uid).ok().flatten();
+    user.map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 /// The TAP device that was named, or the one of the specification's network namespace.
