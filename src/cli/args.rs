@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::limit_args::{EventsArgs, InstallArgs, UninstallArgs, UpdateArgs};
 use crate::container::network::{Mac, NetConfig, Prefix};
 use crate::container::sandbox::Options;
 use crate::container::spec::Leniency;
@@ -132,6 +133,16 @@ pub enum Command {
     List(ListArgs),
     /// Remove what is left of a container
     Delete(DeleteArgs),
+    /// Change the limits of a container
+    Update(UpdateArgs),
+    /// Print what a container uses, and processes killed for want of memory
+    Events(EventsArgs),
+    /// Print what this runtime can do, as JSON
+    Features,
+    /// Make Docker know this runtime
+    Install(InstallArgs),
+    /// Make Docker forget this runtime
+    Uninstall(UninstallArgs),
     /// Describe the flags that go before the command
     Flags,
     /// The sentry's process
@@ -254,6 +265,11 @@ impl Command {
             Command::State(args) => ("state", args.id.as_str()),
             Command::List(_) => ("list", ""),
             Command::Delete(args) => ("delete", args.ids.first().map_or("", String::as_str)),
+            Command::Update(args) => ("update", args.id.as_str()),
+            Command::Events(args) => ("events", args.id.as_str()),
+            Command::Features => ("features", ""),
+            Command::Install(_) => ("install", ""),
+            Command::Uninstall(_) => ("uninstall", ""),
             Command::Flags => ("flags", ""),
             Command::Boot(args) => ("boot", args.id.as_str()),
             Command::Gofer(args) => ("gofer", args.id.as_str()),

@@ -101,6 +101,13 @@ pub enum Request {
         /// The container.
         id: String,
     },
+    /// Changes how many threads the container may have. The answer has no content.
+    Limit {
+        /// The container.
+        id: String,
+        /// The number; below 0 there is no limit.
+        pids: i64,
+    },
     /// Stops every process of the container, without its notice. The answer has no content and comes when all stand still.
     Pause {
         /// The container.
@@ -144,6 +151,7 @@ impl Request {
             | Request::Signal { id, .. }
             | Request::Ps { id }
             | Request::Events { id }
+            | Request::Limit { id, .. }
             | Request::Pause { id }
             | Request::Resume { id }
             | Request::Resize { id, .. }

@@ -10,6 +10,9 @@ use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Spec};
 
 use super::error::{Context, Error, Result};
 
+/// The newest version of the specification that is known.
+pub const MAX_VERSION: &str = "1.1.0";
+
 /// Longest host name, `sethostname(2)`.
 const HOST_NAME_MAX: usize = 64;
 

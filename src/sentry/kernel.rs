@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Condvar, Mutex};
@@ -68,6 +69,8 @@ pub struct Kernel {
     pub terminals: Arc<Terminals>,
     /// `--strace`.
     pub tracer: Option<Arc<Tracer>>,
+    /// How many threads there may be: the `pids` controller's limit. Set at any time, looked at when one is made.
+    task_limit: AtomicUsize,
     /// Pending signals of each user; leaf lock.
     users: Mutex<HashMap<u32, Weak<PendingCount>>>,
     /// Where the first process waits to be started.
@@ -117,6 +120,7 @@ impl Kernel {
             devices: parts.devices,
             terminals: parts.terminals,
             tracer: parts.tracer,
+            task_limit: AtomicUsize::new(usize::MAX),
             users: Mutex::default(),
             gate: Gate::default(),
             ended: Mutex::new(None),
@@ -138,11 +142,21 @@ impl Kernel {
         count
     }
 
-    /// An id for a task that `parent` makes. `EAGAIN`: its user has too many (`RLIMIT_NPROC`), or there is none left.
+    /// Sets how many threads there may be; below 0 there is no limit, and 0 is as good as none, as in the specification.
+    pub fn limit_tasks(&self, limit: i64) {
+        let limit = usize::try_from(limit).ok().filter(|&limit| limit > 0).unwrap_or(usize::MAX);
+        self.task_limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// An id for a task that `parent` makes. `EAGAIN`: its user has too many (`RLIMIT_NPROC`), the container has (the
+    /// `pids` controller's limit), or there is none left.
     pub fn allocate_id(&self, tree: &mut TaskTree, parent: &Task) -> Result<i32> {
         let creds = parent.creds();
         let exempt = creds.ruid == 0 || creds.has(Caps::SYS_ADMIN) || creds.has(Caps::SYS_RESOURCE);
         if !exempt && tree.tasks_of(creds.ruid) >= parent.limit(libc::RLIMIT_NPROC) {
+            return Err(Errno::EAGAIN);
+        }
+        if tree.thread_count() >= self.task_limit.load(Ordering::Relaxed) {
             return Err(Errno::EAGAIN);
         }
         tree.allocate_id()

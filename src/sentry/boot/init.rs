@@ -36,6 +36,10 @@ pub fn start(
     let spec = &config.spec;
     let process = spec.process().as_ref().ok_or("process is missing")?;
     let creds = credentials(process)?;
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    if let Some(pids) = resources.filter(|_| config.limited).and_then(|resources| resources.pids().as_ref()) {
+        kernel.limit_tasks(pids.limit());
+    }
     let uts = UtsNamespace::new(
         spec.hostname().as_deref().unwrap_or("runsc").as_bytes(),
         spec.domainname().as_deref().unwrap_or("(none)").as_bytes(),
