@@ -16,6 +16,7 @@ pub mod cgroup;
 pub mod control;
 pub mod error;
 pub mod gofer;
+pub mod hooks;
 pub mod isolate;
 pub mod network;
 pub mod report;

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::errno::{Errno, Result};
 use crate::platform::placement;
-use crate::sentry::task::{Current, Task, TaskState};
+use crate::sentry::task::{Attention, Current, Task, TaskState};
 use crate::vfs::epoll::Epoll;
 use crate::vfs::file::File;
 use crate::wait::{Events, WaitKey, WaitQueue};
@@ -55,7 +55,7 @@ impl Drop for Waits<'_> {
 impl Task {
     /// Whether a wait must end: there is a signal to handle, or the thread must stop or end.
     pub fn interrupted(&self) -> bool {
-        !self.attention().is_empty()
+        !self.attention().difference(Attention::FREEZE).is_empty()
     }
 
     /// Sleeps until something is announced, `deadline` passes or a signal comes. Only on the task's own thread.
