@@ -70,10 +70,15 @@ pub struct Globals {
     #[arg(long, value_parser = PossibleValuesParser::new(["root:memory", "none"]))]
     pub overlay2: Option<String>,
 
-    /// Run containers without the resource limits that config.json sets, which are not supported yet
+    /// Run containers without the cgroup and the resource limits that config.json sets
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", hide_default_value = true, hide_possible_values = true)]
     pub ignore_cgroups: bool,
+
+    /// Make cgroups through systemd: refused, as that is not supported yet
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub systemd_cgroup: bool,
 
     /// Refused: sandboxes are made by root
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
@@ -318,6 +323,7 @@ impl Globals {
         }
         Ok(Options {
             state_root: self.state_root(),
+            systemd_cgroup: self.systemd_cgroup,
             platform: self.platform.clone(),
             strace: self.strace,
             debug: self.debug,

@@ -35,9 +35,7 @@ fn document() -> Value {
 }
 
 /// Those of `mounts[].options` that have an effect.
-const MOUNT_OPTIONS: &[&str] = &[
-    "bind", "dev", "exec", "nodev", "noexec", "nosuid", "rbind", "ro", "rw", "suid",
-];
+const MOUNT_OPTIONS: &[&str] = &["bind", "dev", "exec", "nodev", "noexec", "nosuid", "rbind", "ro", "rw", "suid"];
 
 #[cfg(test)]
 mod tests {

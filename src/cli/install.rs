@@ -91,10 +91,8 @@ fn write(file: &Path, config: &Map<String, Value>) -> Result<()> {
         file.with_file_name(name)
     };
     let mut text = Vec::new();
-    let mut writer = serde_json::Serializer::with_formatter(
-        &mut text,
-        serde_json::ser::PrettyFormatter::with_indent(b"    "),
-    );
+    let mut writer =
+        serde_json::Serializer::with_formatter(&mut text, serde_json::ser::PrettyFormatter::with_indent(b"    "));
     serde::Serialize::serialize(config, &mut writer).map_err(io::Error::from).doing(doing)?;
     text.push(b'\n');
     if let Some(parent) = file.parent() {
@@ -145,7 +143,8 @@ mod tests {
         add(&mut config, &install, Path::new("/bin/runsc")).unwrap();
         write(&file, &config).unwrap();
         let text = fs::read_to_string(&file).unwrap();
-        let keys: Vec<usize> = ["zeta", "runtimes", "exec-opts", "alpha"].iter().map(|key| text.find(key).unwrap()).collect();
+        let keys: Vec<usize> =
+            ["zeta", "runtimes", "exec-opts", "alpha"].iter().map(|key| text.find(key).unwrap()).collect();
         assert!(keys.is_sorted(), "{text}");
         let expected = json!({
             "zeta": 1,
@@ -174,7 +173,9 @@ mod tests {
     fn documents_that_cannot_be_used_are_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("daemon.json");
-        for (text, problem) in [("{\"a\": ", "not JSON"), ("[]", "not a JSON object"), ("{\"runtimes\": 3}", "runtimes")] {
+        for (text, problem) in
+            [("{\"a\": ", "not JSON"), ("[]", "not a JSON object"), ("{\"runtimes\": 3}", "runtimes")]
+        {
             fs::write(&file, text).unwrap();
             let error = install(&args(&file)).unwrap_err().to_string();
             assert!(error.contains(problem) && error.contains("daemon.json"), "{error}");

@@ -22,10 +22,10 @@ pub fn run(globals: &Globals, args: &UpdateArgs) -> Result<i32> {
     }
     record.cgroup.update(&changes)?;
     directory.save(&record)?;
-    if let Some(limit) = changes.pids().map(|pids| pids.limit()).filter(|&limit| limit != 0) {
-        let mut client = Client::connect(&directory.short_path(control::SOCKET))?;
-        client.call::<()>(&Request::Limit { id: args.id.clone(), pids: limit })?;
-    }
+    // The container sees its limits, and the sentry keeps some itself.
+    let resources = Box::new(record.cgroup.resources().clone());
+    let mut client = Client::connect(&directory.short_path(control::SOCKET))?;
+    client.call::<()>(&Request::Limit { id: args.id.clone(), resources })?;
     Ok(0)
 }
 

@@ -24,8 +24,6 @@ pub struct BootConfig {
     pub id: String,
     /// What to run.
     pub spec: Spec,
-    /// Whether the limits of `linux.resources` hold.
-    pub limited: bool,
     /// The platform's name: `ptrace`.
     pub platform: String,
     /// Whether system calls are traced.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
-use oci_spec::runtime::{Process as ProcessSpec, Spec};
+use oci_spec::runtime::{LinuxResources, Process as ProcessSpec, Spec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -101,12 +101,12 @@ pub enum Request {
         /// The container.
         id: String,
     },
-    /// Changes how many threads the container may have. The answer has no content.
+    /// Tells the container its limits, which have been set on the host. The answer has no content.
     Limit {
         /// The container.
         id: String,
-        /// The number; below 0 there is no limit.
-        pids: i64,
+        /// All of them, `linux.resources`.
+        resources: Box<LinuxResources>,
     },
     /// Stops every process of the container, without its notice. The answer has no content and comes when all stand still.
     Pause {

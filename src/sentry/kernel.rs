@@ -1,8 +1,7 @@
 //! What there is one of in a container: a kernel of its own, whose costly parts the containers of a sandbox share.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use oci_spec::runtime::LinuxResources;
@@ -162,10 +161,12 @@ impl Kernel {
         count
     }
 
-    /// Sets how many threads there may be; below 0 there is no limit, and 0 is as good as none, as in the specification.
-    pub fn limit_tasks(&self, limit: i64) {
-        let limit = usize::try_from(limit).ok().filter(|&limit| limit > 0).unwrap_or(usize::MAX);
-        self.task_limit.store(limit, Ordering::Relaxed);
+    /// Sets the limits of the container; `pids` is the one that the sentry itself keeps. A limit of 0 is none, as in the
+    /// specification.
+    pub fn set_resources(&self, resources: LinuxResources) {
+        let limit = resources.pids().and_then(|pids| usize::try_from(pids.limit()).ok()).filter(|&limit| limit > 0);
+        self.task_limit.store(limit.unwrap_or(usize::MAX), Ordering::Relaxed);
+        *self.resources.lock() = resources;
     }
 
     /// An id for a task that `parent` makes. `EAGAIN`: its user has too many (`RLIMIT_NPROC`), the container has (the

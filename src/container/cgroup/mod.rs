@@ -37,6 +37,8 @@ mod tests;
 mod v1;
 mod v2;
 
+pub use v2::weight_of_shares;
+
 use files::{Dir, refusal};
 use hierarchy::{Hierarchies, check_path};
 
@@ -347,6 +349,47 @@ impl Cgroup {
             }
         }
         outcome
+    }
+}
+
+/// Cgroups of a container that is being made: destroyed again when dropped, unless released.
+pub struct Held(Option<Cgroup>);
+
+impl Held {
+    /// Makes them and sets the limits.
+    pub fn create(spec: &Spec, id: &str, systemd: bool) -> Result<Held> {
+        let held = Held(Some(Cgroup::create(spec, id, systemd)?));
+        held.cgroup().apply()?;
+        Ok(held)
+    }
+
+    /// For the container's record.
+    pub fn cgroup(&self) -> Cgroup {
+        self.0.clone().unwrap_or_default()
+    }
+
+    /// Puts the sandbox's processes there, before they begin; they are out of the OOM killer's way too.
+    pub fn enter(&self, processes: &[i32]) -> Result<()> {
+        for &pid in processes {
+            self.cgroup().add(pid)?;
+            oom::protect(pid)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves them to whoever deletes the container.
+    pub fn release(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(cgroup) = self.0.take()
+            && let Err(error) = cgroup.destroy()
+        {
+            log::warn!("{error}");
+        }
     }
 }
 

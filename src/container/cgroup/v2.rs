@@ -92,7 +92,7 @@ pub(super) fn cpu(dir: Dir<'_>, cpu: &LinuxCpu) -> Result<()> {
 
 /// `cpu.weight` (1 to 10000, 100 being usual) of `cpu.shares` (2 to 262144, 1024 being usual): the curve through these
 /// three points that runc and crun use, `10 ^ ((l² + 125 l) / 612 − 7 / 34)` with `l = log₂ shares`.
-pub(super) fn weight_of_shares(shares: u64) -> u64 {
+pub fn weight_of_shares(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,
         262_144.. => 10_000,

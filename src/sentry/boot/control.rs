@@ -78,8 +78,8 @@ fn answer(containers: &Arc<Containers>, request: Request, _fds: Vec<OwnedFd>) ->
             let cpu: u64 = processes.iter().map(|process| process.cpu_time).sum();
             Ok(json!({"cpu": {"usage_us": cpu}, "pids": {"current": kernel.tree.lock().thread_count()}}))
         }
-        Request::Limit { pids, .. } => {
-            kernel.limit_tasks(pids);
+        Request::Limit { resources, .. } => {
+            kernel.set_resources(*resources);
             Ok(Value::Null)
         }
         Request::Network { .. } => return Err("interfaces cannot be added to a sandbox".into()),

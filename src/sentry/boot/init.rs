@@ -37,10 +37,6 @@ pub fn start(
     let spec = &config.spec;
     let process = spec.process().as_ref().ok_or("process is missing")?;
     let creds = credentials(process)?;
-    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    if let Some(pids) = resources.filter(|_| config.limited).and_then(|resources| resources.pids().as_ref()) {
-        kernel.limit_tasks(pids.limit());
-    }
     let uts = UtsNamespace::new(
         spec.hostname().as_deref().unwrap_or("runsc").as_bytes(),
         spec.domainname().as_deref().unwrap_or("(none)").as_bytes(),
@@ -83,12 +79,7 @@ pub fn start(
 }
 
 /// The process's terminal: in place of the standard descriptors that are one of the host's, or of all if it asks for one.
-pub(super) fn terminal(
-    kernel: &Kernel,
-    process: &Process,
-    files: &Arc<FdTable>,
-    walk: &Walk<'_>,
-) -> Outcome<Console> {
+pub(super) fn terminal(kernel: &Kernel, process: &Process, files: &Arc<FdTable>, walk: &Walk<'_>) -> Outcome<Console> {
     let replace = if process.terminal() == Some(true) { Replace::All } else { Replace::Terminals };
     Console::attach(&kernel.ptys, files, walk, replace).doing(|| "make the container's terminal".into())
 }
