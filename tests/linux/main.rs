@@ -15,6 +15,7 @@
 mod common;
 mod programs;
 
+mod epoll_threads;
 mod exec;
 mod faults;
 mod files;
@@ -27,6 +28,7 @@ mod pipes;
 mod processes;
 mod seccomp;
 mod signals;
+mod socket_options;
 mod system;
 mod terminals;
 mod timers;

@@ -184,6 +184,7 @@ fn make_task(
     } else {
         enter_process(cur, args, &mut tree, &task)
     }
+    task.freeze_if_paused();
     Ok((task, vfork))
 }
 

@@ -19,6 +19,7 @@ pub mod clone;
 pub mod cpu_limit;
 pub mod exec;
 pub mod exit;
+pub mod freeze;
 pub mod jobctl;
 pub mod pidfd;
 pub mod run;
@@ -67,6 +68,8 @@ bitflags! {
         const KILL = 2;
         /// The thread group is stopped.
         const STOP = 4;
+        /// The container is paused: no user code runs, and nobody can tell that it did not. No reason to end a wait.
+        const FREEZE = 8;
     }
 }
 
@@ -214,6 +217,8 @@ pub struct Task {
     state: AtomicU8,
     /// Set when the thread has begun to end: it takes no more locks.
     exiting: AtomicBool,
+    /// Whether it rests because the container is paused.
+    rests: AtomicBool,
     /// Where its sentry thread sleeps.
     pub parker: Arc<Parker>,
     /// What stops its user code. `None` before it has started.
@@ -431,6 +436,7 @@ impl Task {
             attention: AtomicU32::new(0),
             state: AtomicU8::new(TaskState::Running as u8),
             exiting: AtomicBool::new(false),
+            rests: AtomicBool::new(false),
             parker: Arc::default(),
             interrupter: Mutex::new(None),
             signals: Mutex::default(),
