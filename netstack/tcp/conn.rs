@@ -155,7 +155,8 @@ pub struct Conn {
     pub tuple: Tuple,
     /// Who waits for it.
     pub queue: Arc<WaitQueue>,
-    next_hop: IpAddr,
+    /// The interface's index, and who is next on the way.
+    way: (u32, IpAddr),
     /// The longest segment that its way takes.
     mss: u16,
     state: Mutex<State>,
@@ -208,7 +209,7 @@ impl Conn {
             stack: stack.me.clone(),
             tuple,
             queue,
-            next_hop: route.next_hop,
+            way: (route.interface, route.next_hop),
             mss,
             state: Mutex::new(state),
         }))
@@ -342,9 +343,9 @@ impl Conn {
                 size: size as u16,
                 headers: (start + segment.header_len) as u16,
             }),
-            valid: false,
+            ..Offload::default()
         };
-        stack.transmit(&mut engine.frame, self.next_hop, offload);
+        stack.transmit(&mut engine.frame, self.way.0, self.way.1, offload);
     }
 
     /// Draws the conclusions from what has changed. `error` is what a reset meant.

@@ -10,6 +10,7 @@ mod console;
 mod control;
 mod init;
 pub(in crate::sentry) mod mounts;
+pub(in crate::sentry) mod network;
 
 pub use console::Console;
 
@@ -74,6 +75,8 @@ fn start(mut config: BootConfig) -> Outcome<Arc<Kernel>> {
     let devices = Arc::new(DeviceTable::new());
     dev::register(&devices, &boot_log, &ptys, dev::controlling_terminal(&terminals), None);
     let net = Stack::new(&config.network, config.tap_fd.map(take), timers.clone());
+    let links = std::mem::take(&mut config.links).into_iter().map(|(link, fd)| (link, take(fd))).collect();
+    network::attach(&net, links, config.dns_fd.map(take))?;
     let tracer = config.strace.then(|| tracer(&config)).transpose()?;
     let kernel =
         Kernel::new(KernelParts { platform: Box::new(platform), timers, boot_log, net, devices, terminals, tracer });
@@ -90,8 +93,10 @@ fn boot_log(config: &BootConfig) -> Arc<BootLog> {
     log.push(&format!("Starting runsc {}...", env!("CARGO_PKG_VERSION")));
     log.push(&format!("Platform: {}, {} CPUs", config.platform, crate::platform::placement::count()));
     log.push(&format!("Root file system: {}", if config.overlay { "overlay in memory" } else { "gofer" }));
-    let interface = if config.tap_fd.is_some() { "eth0" } else { "none but lo" };
-    log.push(&format!("Network: smoltcp, interface {interface}"));
+    let names: Vec<&str> =
+        config.tap_fd.map(|_| "eth0").into_iter().chain(config.links.iter().map(|(link, _)| &*link.name)).collect();
+    let interfaces = if names.is_empty() { "none but lo".into() } else { names.join(", ") };
+    log.push(&format!("Network: smoltcp, interfaces: {interfaces}"));
     log.push(&format!("Container {} is being created", config.id));
     log
 }
