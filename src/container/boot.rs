@@ -12,7 +12,7 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Context, Result};
-use super::network::NetConfig;
+use super::network::{Link, NetConfig};
 use super::{isolate, report};
 use crate::logging::{self, Format, Sink};
 use crate::seccomp;
@@ -43,6 +43,10 @@ pub struct BootConfig {
     pub tap_fd: Option<RawFd>,
     /// How the interface on it is set up.
     pub network: NetConfig,
+    /// Interfaces that were taken over from a network namespace, each with its device, non-blocking.
+    pub links: Vec<(Link, RawFd)>,
+    /// Docker's name server in that namespace: a UDP socket connected to it, non-blocking.
+    pub dns_fd: Option<RawFd>,
     /// Whether the root gets a writable layer in memory. Otherwise writes go to the host, or fail if it is read-only.
     pub overlay: bool,
     /// Where the `log` crate's records go, if anywhere.
