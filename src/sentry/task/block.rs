@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::errno::{Errno, Result};
 use crate::platform::placement;
-use crate::sentry::task::{Current, Task, TaskState};
+use crate::sentry::task::{Attention, Current, Task, TaskState};
 use crate::vfs::epoll::Epoll;
 use crate::vfs::file::File;
 use crate::wait::{Events, WaitKey, WaitQueue};
@@ -64,7 +64,7 @@ impl Drop for Waits<'_> {
 impl Task {
     /// Whether a wait must end: there is a signal to handle, or the thread must stop or end.
     pub fn interrupted(&self) -> bool {
-        !self.attention().is_empty()
+        !self.attention().difference(Attention::FREEZE).is_empty()
     }
 
     /// Sleeps until something is announced, `deadline` passes or a signal comes. Only on the task's own thread.
@@ -192,8 +192,11 @@ impl Current {
             Err(Errno::EAGAIN) if !nonblocking => {}
             done => return done,
         }
+        // A ready item of an epoll is for one of the threads that wait.
+        let is_epoll = file.as_any().is::<Epoll>();
+        let exclusive = exclusive || is_epoll;
         match file.wait_queue() {
-            Some(queue) if file.as_socket().is_some() || file.as_any().is::<Epoll>() => {
+            Some(queue) if file.as_socket().is_some() || is_epoll => {
                 self.task.wait_in(queue, events, deadline, &mut attempt, Task::sleep_for_packets, exclusive)
             }
             Some(queue) => self.task.wait_in(queue, events, deadline, &mut attempt, Task::sleep, exclusive),
