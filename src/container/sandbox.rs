@@ -15,18 +15,18 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::pipe2;
-use oci_spec::runtime::ContainerState;
 use serde::Serialize;
 
 use super::boot::{BootConfig, GoferMount, LogTarget};
-use super::control;
+use super::cgroup;
+use super::control::{self, Client, Request};
 use super::error::{Context, Error, Result};
 use super::gofer::{GoferConfig, Tree};
 use super::network::{NetConfig, Tap, find_tap, open_tap};
 use super::report::Reader;
 use super::spawn::{Child, spawn};
 use super::spec::{Bundle, is_bind};
-use super::state::{HostProcess, Record, StateDir};
+use super::state::{HostProcess, Record, StateDir, Status};
 use super::watch::{self, Progress};
 use crate::logging::{self, Format};
 
@@ -35,6 +35,8 @@ use crate::logging::{self, Format};
 pub struct Options {
     /// Where state is kept.
     pub state_root: PathBuf,
+    /// Whether cgroups are asked of systemd.
+    pub systemd_cgroup: bool,
     /// The platform's name.
     pub platform: String,
     /// Trace system calls.
@@ -64,6 +66,7 @@ pub struct Sandbox {
     // In the order of dropping: the processes go before the state that they can be found by.
     pub(super) sentry: Child,
     pub(super) gofer: Child,
+    cgroup: cgroup::Held,
     pub(super) claim: Claim,
     pub(super) sentry_reports: Option<Reader>,
     pub(super) gofer_reports: Option<Reader>,
@@ -83,6 +86,7 @@ impl Sandbox {
         let signals = watch::take_signals()?;
         let tap = open_interface(bundle, options)?;
         let claim = Claim(Some(StateDir::create(&options.state_root, id)?));
+        let cgroup = cgroup::Held::create(&bundle.spec, id, options.systemd_cgroup)?;
         let (to_gofer, trees) = connections(bundle, options)?;
         // Both processes set themselves up at the same time.
         let (gofer, gofer_reports) = start_gofer(id, bundle, options, trees)?;
@@ -90,11 +94,13 @@ impl Sandbox {
         let record = Record {
             sentry: HostProcess::of(sentry.pid()),
             gofer: HostProcess::of(gofer.pid()),
+            cgroup: cgroup.cgroup(),
             ..new_record(id, bundle)
         };
         let mut sandbox = Sandbox {
             sentry,
             gofer,
+            cgroup,
             claim,
             sentry_reports: Some(Reader::new(sentry_reports)),
             gofer_reports: Some(Reader::new(gofer_reports)),
@@ -103,11 +109,20 @@ impl Sandbox {
             record,
         };
         sandbox.claim.dir()?.save(&sandbox.record)?;
+        sandbox.cgroup.enter(&[sandbox.sentry.pid(), sandbox.gofer.pid()])?;
         sandbox.wait_started()?;
-        sandbox.record.status = ContainerState::Running;
+        let process = bundle.spec.process().as_ref();
+        cgroup::oom::expose_stubs(sandbox.sentry.pid(), process.and_then(|process| process.oom_score_adj()))?;
+        sandbox.call(&Request::Start { id: id.to_owned() })?;
+        sandbox.record.status = Status::Running;
         sandbox.claim.dir()?.save(&sandbox.record)?;
         sandbox.claim.unlock();
         Ok(sandbox)
+    }
+
+    /// Asks the sentry.
+    fn call(&self, request: &Request) -> Result<()> {
+        Client::connect(&self.claim.dir()?.short_path(control::SOCKET))?.call(request)
     }
 
     /// The sentry's process number, which stands for the container's on the host.
@@ -122,9 +137,10 @@ impl Sandbox {
 
     /// Lets the sandbox run on without this command.
     pub fn detach(self) {
-        let Sandbox { sentry, gofer, mut claim, .. } = self;
+        let Sandbox { sentry, gofer, cgroup, mut claim, .. } = self;
         sentry.release();
         gofer.release();
+        cgroup.release();
         claim.0 = None;
     }
 }
@@ -158,14 +174,23 @@ fn new_record(id: &str, bundle: &Bundle) -> Record {
     Record {
         id: id.to_owned(),
         oci_version: bundle.spec.version().clone(),
-        status: ContainerState::Creating,
+        status: Status::Creating,
         bundle: bundle.path.clone(),
         created: logging::rfc3339(SystemTime::now()),
-        owner: nix::unistd::getuid().as_raw(),
+        rootfs: bundle.root().to_owned(),
+        owner: owner(),
         sentry: None,
         gofer: None,
-        annotations: bundle.spec.annotations().clone().unwrap_or_default(),
+        annotations: bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+        cgroup: Default::default(),
     }
+}
+
+/// Who gives this command.
+fn owner() -> String {
+    let uid = nix::unistd::getuid();
+    let user = nix::unistd::User::from_uid(uid).ok().flatten();
+    user.map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 /// The TAP device that was named, or the one of the specification's network namespace.

@@ -1,31 +1,58 @@
-//! What there is one of in a sandbox.
+//! What there is one of in a container: a kernel of its own, whose costly parts the containers of a sandbox share.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
+use oci_spec::runtime::LinuxResources;
 use parking_lot::{Condvar, Mutex};
 
 use crate::errno::{Errno, Result};
 use crate::netstack::stack::Stack;
 use crate::platform::Platform;
-use crate::sentry::boot::Console;
+use crate::sentry::boot::{Console, FurtherProcesses};
 use crate::sentry::bootlog::BootLog;
 use crate::sentry::creds::Caps;
 use crate::sentry::futex::FutexTable;
 use crate::sentry::ipc::Ipc;
+use crate::sentry::seccomp::Filter;
 use crate::sentry::signal::{PendingCount, SigInfo, Signal};
 use crate::sentry::strace::Tracer;
+use crate::sentry::task::freeze::Freezer;
 use crate::sentry::task::signals::Origin;
 use crate::sentry::task::tree::{ExitStatus, TaskTree};
 use crate::sentry::task::{Task, ThreadGroup};
 use crate::timer::TimerQueue;
 use crate::vfs::DeviceTable;
-use crate::vfs::tty::Terminals;
+use crate::vfs::tty::{DevPts, Terminals};
+use crate::wait::{Events, WaitQueue};
 
-/// The kernel of a sandbox.
+/// What the first process of a container that has been created waits at until the container is started.
+#[derive(Default)]
+pub struct Gate {
+    open: AtomicBool,
+    /// Woken when it opens.
+    pub queue: WaitQueue,
+}
+
+impl Gate {
+    /// Whether it has been opened.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    /// Opens it for good. False when it was open.
+    pub fn open(&self) -> bool {
+        let first = !self.open.swap(true, Ordering::SeqCst);
+        self.queue.wake(Events::READ);
+        first
+    }
+}
+
+/// The kernel of a container.
 pub struct Kernel {
     /// How container code is run.
-    pub platform: Box<dyn Platform>,
+    pub platform: Arc<dyn Platform>,
     /// Processes; see [`task`](crate::sentry::task) for the lock order.
     pub tree: Mutex<TaskTree>,
     /// Deadlines.
@@ -37,20 +64,34 @@ pub struct Kernel {
     /// TCP/IP.
     pub net: Arc<Stack>,
     /// System V IPC.
-    pub ipc: Ipc,
+    pub ipc: Arc<Ipc>,
     /// What device nodes open.
     pub devices: Arc<DeviceTable>,
     /// Terminals and the sessions they control.
     pub terminals: Arc<Terminals>,
     /// `--strace`.
-    pub tracer: Option<Tracer>,
+    pub tracer: Option<Arc<Tracer>>,
+    /// How many threads there may be: the `pids` controller's limit. Set at any time, looked at when one is made.
+    task_limit: AtomicUsize,
     /// Pending signals of each user; leaf lock.
     users: Mutex<HashMap<u32, Weak<PendingCount>>>,
+    /// Where the first process waits to be started.
+    pub gate: Gate,
     /// The container's exit status.
     ended: Mutex<Option<ExitStatus>>,
     ended_changed: Condvar,
+    /// Whether the container is paused.
+    pub(super) freezer: Freezer,
+    /// Processes that `exec` has started.
+    pub further: FurtherProcesses,
+    /// The pseudoterminals of the container's `/dev/pts`.
+    pub ptys: Arc<DevPts>,
     /// The first process's terminal, when that is a pair with the operator's terminal at its other end.
     pub console: OnceLock<Console>,
+    /// `linux.seccomp`: what every process that the runtime starts has.
+    pub seccomp_profile: OnceLock<Arc<Filter>>,
+    /// The limits that `/sys/fs/cgroup` shows: `linux.resources`, as last changed. Leaf lock.
+    pub resources: Mutex<LinuxResources>,
     /// `CLOCK_BOOTTIME` of the sandbox's start, in nanoseconds.
     pub boot_ns: u64,
 }
@@ -58,9 +99,11 @@ pub struct Kernel {
 /// The parts that are made before the kernel.
 pub struct KernelParts {
     /// See [`Kernel`].
-    pub platform: Box<dyn Platform>,
+    pub platform: Arc<dyn Platform>,
     /// See [`Kernel`].
     pub timers: Arc<TimerQueue>,
+    /// See [`Kernel`].
+    pub futexes: Arc<FutexTable>,
     /// See [`Kernel`].
     pub boot_log: Arc<BootLog>,
     /// See [`Kernel`].
@@ -70,7 +113,11 @@ pub struct KernelParts {
     /// See [`Kernel`].
     pub terminals: Arc<Terminals>,
     /// See [`Kernel`].
-    pub tracer: Option<Tracer>,
+    pub ptys: Arc<DevPts>,
+    /// See [`Kernel`].
+    pub ipc: Arc<Ipc>,
+    /// See [`Kernel`].
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 impl Kernel {
@@ -80,17 +127,24 @@ impl Kernel {
             platform: parts.platform,
             tree: Mutex::default(),
             timers: parts.timers,
-            futexes: FutexTable::new(),
+            futexes: parts.futexes,
             boot_log: parts.boot_log,
             net: parts.net,
-            ipc: Ipc::default(),
+            ipc: parts.ipc,
             devices: parts.devices,
             terminals: parts.terminals,
             tracer: parts.tracer,
+            task_limit: AtomicUsize::new(usize::MAX),
             users: Mutex::default(),
+            gate: Gate::default(),
             ended: Mutex::new(None),
             ended_changed: Condvar::new(),
+            freezer: Freezer::default(),
+            further: FurtherProcesses::default(),
+            ptys: parts.ptys,
             console: OnceLock::new(),
+            seccomp_profile: OnceLock::new(),
+            resources: Mutex::default(),
             boot_ns: crate::sentry::task::boottime_ns(),
         })
     }
@@ -107,11 +161,23 @@ impl Kernel {
         count
     }
 
-    /// An id for a task that `parent` makes. `EAGAIN`: its user has too many (`RLIMIT_NPROC`), or there is none left.
+    /// Sets the limits of the container; `pids` is the one that the sentry itself keeps. A limit of 0 is none, as in the
+    /// specification.
+    pub fn set_resources(&self, resources: LinuxResources) {
+        let limit = resources.pids().and_then(|pids| usize::try_from(pids.limit()).ok()).filter(|&limit| limit > 0);
+        self.task_limit.store(limit.unwrap_or(usize::MAX), Ordering::Relaxed);
+        *self.resources.lock() = resources;
+    }
+
+    /// An id for a task that `parent` makes. `EAGAIN`: its user has too many (`RLIMIT_NPROC`), the container has (the
+    /// `pids` controller's limit), or there is none left.
     pub fn allocate_id(&self, tree: &mut TaskTree, parent: &Task) -> Result<i32> {
         let creds = parent.creds();
         let exempt = creds.ruid == 0 || creds.has(Caps::SYS_ADMIN) || creds.has(Caps::SYS_RESOURCE);
         if !exempt && tree.tasks_of(creds.ruid) >= parent.limit(libc::RLIMIT_NPROC) {
+            return Err(Errno::EAGAIN);
+        }
+        if tree.thread_count() >= self.task_limit.load(Ordering::Relaxed) {
             return Err(Errno::EAGAIN);
         }
         tree.allocate_id()
@@ -185,7 +251,7 @@ impl Kernel {
     pub fn signal_foreground(&self, signal: i32) -> Result<()> {
         if let Some(console) = self.console.get().filter(|_| signal == libc::SIGWINCH) {
             // A new size makes the signal.
-            console.resize();
+            console.take_size();
             return Ok(());
         }
         let info = SigInfo::user(Signal::new(signal)?, 0, 0);

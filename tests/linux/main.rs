@@ -15,6 +15,7 @@
 mod common;
 mod programs;
 
+mod epoll_threads;
 mod exec;
 mod faults;
 mod files;
@@ -26,6 +27,7 @@ mod paths;
 mod pipes;
 mod processes;
 mod signals;
+mod socket_options;
 mod system;
 mod terminals;
 mod timers;

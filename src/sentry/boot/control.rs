@@ -1,29 +1,30 @@
 //! The sentry's side of the control socket.
 
-use std::io::{BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
-use oci_spec::runtime::ContainerState;
 use serde_json::{Value, json};
 
 use super::Outcome;
-use crate::container::control::{Exit, Process, Request, Response, State, Target, read_line};
+use super::containers::{Container, Containers};
+use crate::container::control::{Channel, Exit, Process, Request, Response, State, Target};
+use crate::container::state::Status;
 use crate::sentry::kernel::Kernel;
+use crate::vfs::lease::Leases;
 
 /// Host memory for the stack of a thread that answers commands.
 const STACK: usize = 128 << 10;
 
 /// Starts answering. One thread a connection: commands are few, and a wait may take long.
-pub fn serve(kernel: &Arc<Kernel>, socket: OwnedFd, id: &str) -> Outcome<()> {
+pub fn serve(containers: &Arc<Containers>, socket: OwnedFd) -> Outcome<()> {
     let listener = UnixListener::from(socket);
-    let (kernel, id) = (kernel.clone(), id.to_owned());
+    let containers = containers.clone();
     let main = move || {
         for stream in listener.incoming() {
             let Ok(stream) = stream else { continue };
-            let (kernel, id) = (kernel.clone(), id.clone());
-            let serving = move || answer_all(&kernel, &id, stream);
+            let containers = containers.clone();
+            let serving = move || answer_all(&containers, stream);
             if let Err(error) = std::thread::Builder::new().name("command".into()).stack_size(STACK).spawn(serving) {
                 log::warn!("no thread for a command: {error}");
             }
@@ -33,37 +34,44 @@ pub fn serve(kernel: &Arc<Kernel>, socket: OwnedFd, id: &str) -> Outcome<()> {
     started.map(drop).map_err(|error| format!("start answering commands: {error}"))
 }
 
-fn answer_all(kernel: &Arc<Kernel>, id: &str, stream: UnixStream) {
-    let mut stream = BufReader::new(stream);
-    while let Ok(Some(line)) = read_line(&mut stream) {
-        let response = match serde_json::from_slice(&line) {
-            Ok(request) => match answer(kernel, id, request) {
-                Ok(value) => Response::Ok(value),
-                Err(problem) => Response::Error(problem),
-            },
-            Err(error) => Response::Error(format!("request: {error}")),
-        };
-        let Ok(mut line) = serde_json::to_vec(&response) else { return };
-        line.push(b'\n');
-        if stream.get_mut().write_all(&line).is_err() {
+/// One connection.
+fn answer_all(containers: &Arc<Containers>, stream: UnixStream) {
+    let mut channel = Channel::new(stream);
+    while let Ok(Some((line, fds))) = channel.receive() {
+        let answered = containers.tell(|| {
+            let response = match serde_json::from_slice(&line) {
+                Ok(request) => match answer(containers, request, fds) {
+                    Ok(value) => Response::Ok(value),
+                    Err(problem) => Response::Error(problem),
+                },
+                Err(error) => Response::Error(format!("request: {error}")),
+            };
+            channel.send(serde_json::to_vec(&response)?, &[])
+        });
+        if answered.is_err() {
             return;
         }
     }
 }
 
-fn answer(kernel: &Arc<Kernel>, own: &str, request: Request) -> Outcome<Value> {
-    let (Request::State { id }
-    | Request::Wait { id, .. }
-    | Request::Signal { id, .. }
-    | Request::Ps { id }
-    | Request::Events { id }) = &request;
-    if id != own {
-        return Err(format!("there is no container {id} here"));
+/// Whether a request only looks: whoever makes it does not expect to see, from inside, what was changed outside before.
+fn only_looks(request: &Request) -> bool {
+    matches!(request, Request::State { .. } | Request::Wait { .. } | Request::Ps { .. } | Request::Events { .. })
+}
+
+fn answer(containers: &Arc<Containers>, request: Request, _fds: Vec<OwnedFd>) -> Outcome<Value> {
+    if !only_looks(&request) {
+        Leases::sandbox().new_epoch();
     }
+    let container = containers.get(request.id())?;
+    let kernel = &container.kernel;
     let value = match request {
         Request::State { .. } => {
-            let status = if kernel.ended().is_some() { ContainerState::Stopped } else { ContainerState::Running };
-            serde_json::to_value(State { status, processes: kernel.processes().len() as u32 })
+            serde_json::to_value(State { status: container.status(), processes: kernel.processes().len() as u32 })
+        }
+        Request::Start { .. } => {
+            start(&container)?;
+            Ok(Value::Null)
         }
         Request::Wait { pid: None | Some(1), .. } => {
             serde_json::to_value(Exit { status: kernel.wait_ended().shell_status() })
@@ -77,10 +85,31 @@ fn answer(kernel: &Arc<Kernel>, own: &str, request: Request) -> Outcome<Value> {
         Request::Events { .. } => {
             let processes = list(kernel);
             let cpu: u64 = processes.iter().map(|process| process.cpu_time).sum();
-            Ok(json!({"cpu": {"usage_us": cpu}, "pids": {"current": processes.len()}}))
+            Ok(json!({"cpu": {"usage_us": cpu}, "pids": {"current": kernel.tree.lock().thread_count()}}))
         }
+        Request::Limit { resources, .. } => {
+            kernel.set_resources(*resources);
+            Ok(Value::Null)
+        }
+        Request::Network { .. } => return Err("interfaces cannot be added to a sandbox".into()),
+        Request::Create { .. } => return Err("a sandbox has one container".into()),
+        Request::Exec { .. } => return Err("further processes cannot be started".into()),
+        Request::Pause { .. } | Request::Resume { .. } => return Err("a container cannot be paused".into()),
+        Request::Resize { .. } => return Err("terminals cannot be resized".into()),
+        Request::Destroy { .. } => return Err("the root container ends with its sandbox".into()),
     };
     value.map_err(|error| error.to_string())
+}
+
+/// Lets a created container go.
+fn start(container: &Container) -> Outcome<()> {
+    match container.status() {
+        Status::Created => {
+            container.kernel.gate.open();
+            Ok(())
+        }
+        status => Err(format!("container {:?} is {status}, not created", container.id)),
+    }
 }
 
 fn deliver(kernel: &Arc<Kernel>, signal: i32, target: Target) -> Outcome<()> {

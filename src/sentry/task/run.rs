@@ -3,7 +3,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::container::report;
 use crate::errno::{Errno, Result};
 use crate::platform::{Event, Seed};
 use crate::sentry::mm::user::UserPtr;
@@ -14,6 +13,7 @@ use crate::sentry::syscalls;
 use crate::sentry::task::exec::{self, Exec};
 use crate::sentry::task::tree::ExitStatus;
 use crate::sentry::task::{CURRENT, Current, Task, exit};
+use crate::wait::Events;
 
 /// Host memory for a sentry thread's stack. Only what is touched is used.
 const STACK: usize = 512 << 10;
@@ -49,33 +49,45 @@ pub fn start(task: Arc<Task>, seed: Seed, birth: Birth) -> Result<()> {
     std::thread::Builder::new().name("task".into()).stack_size(STACK).spawn(main).map(drop).map_err(|_| Errno::EAGAIN)
 }
 
-/// Starts the first task of the container with its program. Returns once that is loaded and the runtime has been told; an
-/// error otherwise, with nothing run.
+/// Starts the first task of a container with its program. Returns once that is loaded, to run when the kernel's gate is
+/// opened; an error otherwise, with nothing run.
 pub fn start_first(task: Arc<Task>, seed: Seed, exec: Exec) -> Result<()> {
+    start_program(task, seed, exec, || {})
+}
+
+/// Starts a task with a program. Returns once that is loaded, after `on_loaded` and before the program runs; an error
+/// otherwise, with nothing run and the task ended.
+pub fn start_program(task: Arc<Task>, seed: Seed, exec: Exec, on_loaded: impl FnOnce() + Send + 'static) -> Result<()> {
     let (loaded, outcome) = std::sync::mpsc::channel();
+    let threadless = task.clone();
     let main = move || {
         CURRENT.set(Some(task.clone()));
-        let first = || {
-            let user = seed.attach()?;
-            // `execve` goes out from a memory, which is empty here.
-            *task.mm.write() = Some(MemoryManager::new(user.space().clone()));
-            let mut cur = Current::new(task.clone(), user, AltStack::default());
-            exec::exec(&mut cur, exec)?;
-            cur.registers_set = false;
-            Ok(cur)
-        };
-        match first() {
+        match load(&task, seed, exec) {
             Ok(cur) => {
-                report::started();
+                on_loaded();
                 let _ = loaded.send(Ok(()));
                 run_guarded(cur);
             }
-            Err(error) => drop(loaded.send(Err(error))),
+            Err(error) => {
+                exit::abandon(&task);
+                let _ = loaded.send(Err(error));
+            }
         }
         CURRENT.set(None);
     };
-    std::thread::Builder::new().name("task".into()).stack_size(STACK).spawn(main)?;
+    let started = std::thread::Builder::new().name("task".into()).stack_size(STACK).spawn(main);
+    started.inspect_err(|_| exit::abandon(&threadless))?;
     outcome.recv().map_err(|_| Errno::EAGAIN)?
+}
+
+fn load(task: &Arc<Task>, seed: Seed, exec: Exec) -> Result<Current> {
+    let user = seed.attach()?;
+    // `execve` goes out from a memory, which is empty here.
+    *task.mm.write() = Some(MemoryManager::new(user.space().clone()));
+    let mut cur = Current::new(task.clone(), user, AltStack::default());
+    exec::exec(&mut cur, exec)?;
+    cur.registers_set = false;
+    Ok(cur)
 }
 
 fn begin(task: Arc<Task>, seed: Seed, birth: Birth) -> Result<Current> {
@@ -110,20 +122,37 @@ fn run_guarded(cur: Current) {
     }
 }
 
+/// Waits until the container is started. False when it is ended before.
+fn wait_for_start(cur: &mut Current) -> bool {
+    let kernel = cur.task.kernel.clone();
+    let is_open = || if kernel.gate.is_open() { Ok(()) } else { Err(Errno::EAGAIN) };
+    loop {
+        match cur.task.wait_on(&kernel.gate.queue, Events::READ, None, &mut &is_open) {
+            Ok(()) => return true,
+            Err(_) if cur.look_up() => {}
+            Err(_) => return false,
+        }
+    }
+}
+
 /// Runs a task to its end.
 fn run(mut cur: Current) {
+    let killed = ExitStatus::Killed { signal: libc::SIGKILL, core: false };
+    if !cur.task.kernel.gate.is_open() && !wait_for_start(&mut cur) {
+        return exit::end_thread(cur, killed);
+    }
     let status = loop {
         let due = !cur.attention().is_empty() || cur.restart.is_some() || cur.saved_mask.is_some();
         if due && !cur.look_up() {
-            break ExitStatus::Killed { signal: libc::SIGKILL, core: false };
+            break killed;
         }
         cur.clocks.runs();
         let event = cur.user.run();
         cur.clocks.stops();
         match event {
             Event::Syscall => {
-                if let Some(code) = syscalls::dispatch(&mut cur) {
-                    break ExitStatus::Exited(code);
+                if let Some(status) = syscalls::dispatch(&mut cur) {
+                    break status;
                 }
             }
             Event::Fault(info) => fault(&mut cur, &info),
