@@ -80,8 +80,8 @@ fi
 ip link set lo up
 unshare --fork --pid --mount-proc bash -c "$INNER" || true
 # The processes are gone; what they were counted in may take a moment to notice.
-for _ in 1 2 3 4 5 6 7 8 9 10; do
-    find /sys/fs/cgroup -depth -type d -path "*/$GROUP*" -exec rmdir {} + 2>/dev/null
+for _ in $(seq 100); do
+    find /sys/fs/cgroup -depth -type d -path "*/$GROUP*" -exec rmdir {} + 2>/dev/null || true
     [ -n "$(find /sys/fs/cgroup -type d -name "$GROUP" 2>/dev/null)" ] || break
     sleep 0.1
 done
