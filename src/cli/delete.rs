@@ -1,9 +1,7 @@
 //! `runsc delete`: removes what is left of a container that has ended, or with `--force` ends it.
 
-use oci_spec::runtime::ContainerState;
-
 use super::args::{DeleteArgs, Globals};
-use crate::container::state::StateDir;
+use crate::container::state::{StateDir, Status};
 use crate::container::{Error, Result, spawn};
 
 /// Deletes each of the containers; goes on after a failure, which is returned.
@@ -20,7 +18,7 @@ fn delete(globals: &Globals, id: &str, force: bool) -> Result<()> {
     match directory.load() {
         Ok(record) => {
             // With the lock held, one that is being created without a sentry was left by a command that was killed.
-            let stopped = record.status() == ContainerState::Stopped || record.sentry.is_none();
+            let stopped = record.status() == Status::Stopped || record.sentry.is_none();
             if !stopped && !force {
                 let status = record.status();
                 return Err(Error::Usage(format!("container {id:?} is {status}: stop it first, or use --force")));

@@ -1,7 +1,5 @@
 //! `runsc list`: the containers under `--root`.
 
-use serde_json::json;
-
 use super::args::{Globals, ListArgs};
 use crate::container::state::{self, Record};
 use crate::container::{Context, Result};
@@ -22,35 +20,26 @@ pub fn run(globals: &Globals, args: &ListArgs) -> Result<i32> {
 }
 
 fn json(records: &[Record]) -> Result<String> {
-    let mut all = Vec::with_capacity(records.len());
-    for record in records {
-        let mut one = serde_json::to_value(record.oci()?).map_err(std::io::Error::from).doing(|| "list")?;
-        one["created"] = json!(record.created);
-        all.push(one);
-    }
-    Ok(format!("{}\n", json!(all)))
+    let all: Vec<_> = records.iter().map(Record::document).collect();
+    let text = serde_json::to_string(&all).map_err(std::io::Error::from).doing(|| "list")?;
+    Ok(text + "\n")
 }
 
 fn row(record: &Record) -> [String; 6] {
-    let running = record.sentry.filter(|sentry| sentry.is_alive());
+    let document = record.document();
     [
-        record.id.clone(),
-        running.map_or(0, |sentry| sentry.pid).to_string(),
-        record.status().to_string(),
-        record.bundle.display().to_string(),
-        record.created.clone(),
-        owner(record.owner),
+        document.id,
+        document.pid.to_string(),
+        document.status.to_string(),
+        document.bundle.display().to_string(),
+        document.created,
+        document.owner,
     ]
 }
 
-fn owner(uid: u32) -> String {
-    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
-    user.map_or_else(|| uid.to_string(), |user| user.name)
-}
-
 /// Columns as wide as their widest cell.
-fn table(rows: Vec<[String; 6]>) -> String {
-    let widths: [usize; 6] =
+pub fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
+    let widths: [usize; N] =
         std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
     let mut text = String::new();
     for row in rows {

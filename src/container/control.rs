@@ -1,33 +1,80 @@
 //! The control socket: how commands talk to a running sentry.
 //!
-//! A UNIX stream socket in the container's state directory. The client sends one JSON [`Request`] a line and gets one
-//! JSON [`Response`] a line, in order, on the same connection. Descriptors travel as `SCM_RIGHTS` with the line's first
-//! byte. The server's side is the sentry's.
+//! A UNIX stream socket in the state directory of the sandbox's first container. The client sends one JSON [`Request`] a
+//! line and gets one JSON [`Response`] a line, and sends nothing more until it has it. Descriptors travel as `SCM_RIGHTS`
+//! with the line's first byte. The server's side is the sentry's.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use oci_spec::runtime::{Process as ProcessSpec, Spec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::error::{Context, Error, Result};
+use super::network::NetConfig;
 
 /// The socket's name in the state directory.
 pub const SOCKET: &str = "control.sock";
 
 /// Longest line either side accepts, in bytes.
-pub const MAX_LINE: u64 = 16 * 1024 * 1024;
+pub const MAX_LINE: usize = 16 * 1024 * 1024;
 
-/// What a command asks of the sentry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Most descriptors with one line: `SCM_MAX_FD`, `unix(7)`.
+pub const MAX_FDS: usize = 253;
+
+/// What a command asks of the sentry. Each names the container.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Request {
     /// How the container is: [`State`].
     State {
         /// The container.
         id: String,
+    },
+    /// Lets the program of a created container go. The answer has no content.
+    Start {
+        /// The container.
+        id: String,
+    },
+    /// Gives the sandbox its interfaces, before it is started. Descriptors: one device for each, in order. The answer has
+    /// no content.
+    Network {
+        /// The sandbox's first container.
+        id: String,
+        /// The interfaces.
+        interfaces: Vec<Interface>,
+    },
+    /// Makes a further container in the sandbox, whose program is loaded and not let go. Descriptors: standard input,
+    /// output and error (with `process.terminal` the one host terminal three times), then one connection to the gofer for
+    /// each of `mounts`. The answer has no content.
+    Create {
+        /// The new container.
+        id: String,
+        /// What to run, checked.
+        spec: Box<Spec>,
+        /// What its gofer serves; the first is the root.
+        mounts: Vec<Served>,
+        /// Whether the root gets a writable layer in memory.
+        overlay: bool,
+        /// What it shares with another container of the sandbox.
+        #[serde(default)]
+        shares: Shares,
+    },
+    /// Starts a further process: [`Started`]. Descriptors: standard input, output and error, then those that become 3, 4
+    /// and so on. When the connection is closed before the process has ended, the process is killed.
+    Exec {
+        /// The container.
+        id: String,
+        /// What to run.
+        process: Box<ProcessSpec>,
+        /// Start it in a paused container too, to run when that is resumed.
+        #[serde(default)]
+        ignore_paused: bool,
     },
     /// Waits for a process of the container to end: [`Exit`]. The answer comes when it has.
     Wait {
@@ -57,6 +104,89 @@ pub enum Request {
         /// The container.
         id: String,
     },
+    /// Stops every process of the container, without its notice. The answer has no content and comes when all stand still.
+    Pause {
+        /// The container.
+        id: String,
+    },
+    /// Undoes [`Request::Pause`]. The answer has no content.
+    Resume {
+        /// The container.
+        id: String,
+    },
+    /// Sets the size of a process's terminal. The answer has no content.
+    Resize {
+        /// The container.
+        id: String,
+        /// The process that was started on the terminal; the first process when not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid: Option<i32>,
+        /// Lines; with `columns` 0, the size that the host's terminal has now.
+        rows: u16,
+        /// Characters a line.
+        columns: u16,
+    },
+    /// Kills what is left of a container and forgets it. The answer has no content. The first container's goes with the
+    /// sandbox.
+    Destroy {
+        /// The container.
+        id: String,
+    },
+}
+
+impl Request {
+    /// The container that it concerns.
+    pub fn id(&self) -> &str {
+        match self {
+            Request::State { id }
+            | Request::Start { id }
+            | Request::Network { id, .. }
+            | Request::Create { id, .. }
+            | Request::Exec { id, .. }
+            | Request::Wait { id, .. }
+            | Request::Signal { id, .. }
+            | Request::Ps { id }
+            | Request::Events { id }
+            | Request::Pause { id }
+            | Request::Resume { id }
+            | Request::Resize { id, .. }
+            | Request::Destroy { id } => id,
+        }
+    }
+}
+
+/// A network interface of [`Request::Network`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name in the sandbox.
+    pub name: String,
+    /// How it is set up.
+    pub config: NetConfig,
+}
+
+/// A tree of files of [`Request::Create`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// Where it is mounted in the container; `/` for the root.
+    pub destination: PathBuf,
+    /// The mount's options from the specification.
+    pub options: Vec<String>,
+    /// Whether the gofer refuses every change.
+    pub read_only: bool,
+}
+
+/// Of which container a further one of a sandbox shares what, beyond the network that all share.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shares {
+    /// The container whose process numbers it joins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<String>,
+    /// The container whose System V IPC it joins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipc: Option<String>,
+    /// The container whose host name it joins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uts: Option<String>,
 }
 
 /// Who gets a signal.
@@ -88,10 +218,17 @@ pub enum Response {
 /// The answer to [`Request::State`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// `created`, `running` or `stopped`.
-    pub status: oci_spec::runtime::ContainerState,
+    /// `created`, `running`, `paused` or `stopped`.
+    pub status: super::state::Status,
     /// How many processes it has.
     pub processes: u32,
+}
+
+/// The answer to [`Request::Exec`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// The process's number inside the container.
+    pub pid: i32,
 }
 
 /// The answer to [`Request::Wait`].
@@ -114,35 +251,69 @@ pub struct Process {
     pub threads: u32,
     /// CPU time used, in microseconds.
     pub cpu_time: u64,
-    /// The name of its program.
+    /// How long it has run, in microseconds.
+    pub running_time: u64,
+    /// The number of its controlling terminal in `/dev/pts`.
+    pub terminal: Option<u32>,
+    /// The number of the host process that holds its memory, in the sentry's PID namespace; 0 when it has none any more.
+    pub stub: i32,
+    /// Its arguments, or its name in brackets when they cannot be read.
     pub command: String,
 }
 
 /// A connection to a sentry.
 pub struct Client {
-    stream: BufReader<UnixStream>,
+    channel: Channel,
 }
 
 impl Client {
     /// Connects to the socket at `path` (see [`StateDir::short_path`](super::state::StateDir::short_path)).
     pub fn connect(path: &Path) -> Result<Client> {
         let stream = UnixStream::connect(path).doing(|| "connect to the sentry")?;
-        Ok(Client { stream: BufReader::new(stream) })
+        Ok(Client { channel: Channel::new(stream) })
+    }
+
+    /// Over a connection that another process has made.
+    pub fn from_stream(stream: UnixStream) -> Client {
+        Client { channel: Channel::new(stream) }
+    }
+
+    /// The connection, for another process. No answer may be on its way.
+    pub fn into_stream(self) -> UnixStream {
+        self.channel.stream
     }
 
     /// How long an answer may take; for ever when `None`, which is the default.
     pub fn set_timeout(&self, timeout: Option<Duration>) -> Result<()> {
-        self.stream.get_ref().set_read_timeout(timeout).doing(|| "set a timeout")
+        self.channel.stream.set_read_timeout(timeout).doing(|| "set a timeout")
     }
 
     /// Asks and waits for the answer.
     pub fn call<T: for<'de> Deserialize<'de>>(&mut self, request: &Request) -> Result<T> {
+        self.call_with_fds(request, &[])
+    }
+
+    /// As [`Client::call`], with descriptors, which the sentry gets copies of.
+    pub fn call_with_fds<T>(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<T>
+    where
+        T: for<'de> Deserialize<'de>,
+    {
+        self.send(request, fds)?;
+        self.answer()
+    }
+
+    /// Asks without waiting for the answer.
+    pub fn send(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<()> {
         let doing = || "talk to the sentry";
-        let mut line = serde_json::to_vec(request).map_err(io::Error::from).doing(doing)?;
-        line.push(b'\n');
-        self.stream.get_mut().write_all(&line).doing(doing)?;
-        let answer = read_line(&mut self.stream).doing(doing)?;
-        let answer = answer.ok_or(io::ErrorKind::UnexpectedEof).doing(doing)?;
+        let line = serde_json::to_vec(request).map_err(io::Error::from).doing(doing)?;
+        self.channel.send(line, fds).doing(doing)
+    }
+
+    /// Waits for the answer to [`Client::send`]. [`Error::Io`] when the sentry has gone.
+    pub fn answer<T: for<'de> Deserialize<'de>>(&mut self) -> Result<T> {
+        let doing = || "talk to the sentry";
+        let answer = self.channel.receive().doing(doing)?;
+        let (answer, _) = answer.ok_or(io::ErrorKind::UnexpectedEof).doing(doing)?;
         match serde_json::from_slice(&answer).map_err(io::Error::from).doing(doing)? {
             Response::Ok(value) => serde_json::from_value(value).map_err(io::Error::from).doing(doing),
             Response::Error(problem) => Err(Error::Process { process: "sentry", problem }),
@@ -150,14 +321,99 @@ impl Client {
     }
 }
 
-/// Reads a line of at most [`MAX_LINE`] bytes; `None` at the end of the stream.
-pub fn read_line(stream: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
-    let mut line = Vec::new();
-    io::Read::take(&mut *stream, MAX_LINE).read_until(b'\n', &mut line)?;
-    match line.pop() {
-        None => Ok(None),
-        Some(b'\n') => Ok(Some(line)),
-        Some(_) => Err(io::ErrorKind::InvalidData.into()),
+impl AsFd for Client {
+    /// What to poll: readable when an answer, or the connection's end, has come.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.stream.as_fd()
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// One side of a connection: whole lines and the descriptors that come with them.
+pub struct Channel {
+    stream: UnixStream,
+    /// What has been read beyond the last line.
+    pending: Vec<u8>,
+}
+
+impl Channel {
+    /// Over a connected socket.
+    pub fn new(stream: UnixStream) -> Channel {
+        Channel { stream, pending: Vec::new() }
+    }
+
+    /// Sends a line (without its end) and copies of descriptors, at most [`MAX_FDS`].
+    pub fn send(&self, mut line: Vec<u8>, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        line.push(b'\n');
+        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let mut rights = vec![ControlMessage::ScmRights(&raw)];
+        if raw.is_empty() {
+            rights.clear();
+        }
+        let mut rest = &line[..];
+        while !rest.is_empty() {
+            let data = [IoSlice::new(rest)];
+            match sendmsg::<()>(self.stream.as_raw_fd(), &data, &rights, MsgFlags::MSG_NOSIGNAL, None) {
+                Err(nix::errno::Errno::EINTR) => {}
+                sent => {
+                    rest = &rest[sent?..];
+                    rights.clear();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The next line and the descriptors that came with it; `None` at the end of the stream. `InvalidData` for a line
+    /// above [`MAX_LINE`], for one that the end cuts off and for more than [`MAX_FDS`] descriptors.
+    pub fn receive(&mut self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+        let mut fds = Vec::new();
+        let mut looked_at = 0;
+        loop {
+            if let Some(at) = self.pending[looked_at..].iter().position(|&byte| byte == b'\n') {
+                let rest = self.pending.split_off(looked_at + at + 1);
+                let mut line = std::mem::replace(&mut self.pending, rest);
+                line.pop();
+                return Ok(Some((line, fds)));
+            }
+            looked_at = self.pending.len();
+            if looked_at > MAX_LINE || fds.len() > MAX_FDS {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            if self.receive_some(&mut fds)? == 0 {
+                return if looked_at == 0 { Ok(None) } else { Err(io::ErrorKind::InvalidData.into()) };
+            }
+        }
+    }
+
+    /// One `recvmsg(2)`.
+    fn receive_some(&mut self, fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
+        let mut buffer = [0; 16 * 1024];
+        let mut space = nix::cmsg_space!([RawFd; MAX_FDS]);
+        let mut data = [IoSliceMut::new(&mut buffer)];
+        let socket = self.stream.as_raw_fd();
+        let len = loop {
+            match recvmsg::<()>(socket, &mut data, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+                Err(nix::errno::Errno::EINTR) => {}
+                received => {
+                    let message = received?;
+                    for control in message.cmsgs()? {
+                        if let ControlMessageOwned::ScmRights(received) = control {
+                            // SAFETY: the kernel has just made these descriptors for this process.
+                            fds.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+                        }
+                    }
+                    break message.bytes;
+                }
+            }
+        };
+        self.pending.extend_from_slice(&buffer[..len]);
+        Ok(len)
     }
 }
 
@@ -165,6 +421,7 @@ pub fn read_line(stream: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::io::{Read, Write};
 
     #[test]
     fn requests_on_the_wire() {
@@ -179,12 +436,12 @@ mod tests {
     #[test]
     fn a_client_gets_answers_and_errors() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut client = Client { stream: BufReader::new(ours) };
+        let mut client = Client { channel: Channel::new(ours) };
         let server = std::thread::spawn(move || {
-            let mut stream = BufReader::new(theirs);
+            let mut channel = Channel::new(theirs);
             for answer in [json!({"ok": {"status": 3}}), json!({"error": "no such process"})] {
-                read_line(&mut stream).unwrap().unwrap();
-                writeln!(stream.get_mut(), "{answer}").unwrap();
+                channel.receive().unwrap().unwrap();
+                channel.send(answer.to_string().into_bytes(), &[]).unwrap();
             }
         });
         let wait = Request::Wait { id: "a".into(), pid: None };
@@ -195,9 +452,36 @@ mod tests {
     }
 
     #[test]
+    fn descriptors_come_with_their_line() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (ours, mut theirs) = (Channel::new(ours), Channel::new(theirs));
+        let (read, write) = nix::unistd::pipe().unwrap();
+        let long = vec![b'x'; 100_000];
+        let sent = long.clone();
+        let sender = std::thread::spawn(move || {
+            ours.send(b"none".to_vec(), &[]).unwrap();
+            ours.send(sent, &[write.as_fd()]).unwrap();
+        });
+        assert_eq!(theirs.receive().unwrap().map(|(line, fds)| (line, fds.len())), Some((b"none".to_vec(), 0)));
+        let (line, mut fds) = theirs.receive().unwrap().unwrap();
+        sender.join().unwrap();
+        assert_eq!(line, long);
+        std::fs::File::from(fds.pop().unwrap()).write_all(b"through").unwrap();
+        let mut text = String::new();
+        std::fs::File::from(read).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "through", "the copy is the only one left");
+    }
+
+    #[test]
     fn lines_end_with_a_newline() {
-        assert_eq!(read_line(&mut &b"ab\ncd"[..]).unwrap(), Some(b"ab".to_vec()));
-        assert_eq!(read_line(&mut &b""[..]).unwrap(), None);
-        assert!(read_line(&mut &b"cd"[..]).is_err());
+        let received = |bytes: &[u8]| {
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            ours.write_all(bytes).unwrap();
+            drop(ours);
+            Channel::new(theirs).receive().map(|line| line.map(|(line, _)| line))
+        };
+        assert_eq!(received(b"ab\ncd").unwrap(), Some(b"ab".to_vec()));
+        assert_eq!(received(b"").unwrap(), None);
+        assert!(received(b"cd").is_err());
     }
 }

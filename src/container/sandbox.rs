@@ -15,18 +15,18 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::pipe2;
-use oci_spec::runtime::ContainerState;
 use serde::Serialize;
 
 use super::boot::{BootConfig, GoferMount, LogTarget};
-use super::control;
+use super::control::{self, Client, Request};
 use super::error::{Context, Error, Result};
 use super::gofer::{GoferConfig, Tree};
 use super::network::{NetConfig, Tap, find_tap, open_tap};
 use super::report::Reader;
 use super::spawn::{Child, spawn};
 use super::spec::{Bundle, is_bind};
-use super::state::{HostProcess, Record, StateDir};
+use super::state::{HostProcess, Record, StateDir, Status};
+use super::terminal;
 use super::watch::{self, Progress};
 use crate::logging::{self, Format};
 
@@ -57,6 +57,8 @@ pub struct Options {
     pub attached: bool,
     /// Whether this command's standard input and output are a terminal that the container's own is to appear on.
     pub console: bool,
+    /// Who gets the master of the container's terminal, if that is to be a new one.
+    pub console_socket: Option<PathBuf>,
 }
 
 /// A running sandbox with one container.
@@ -104,10 +106,16 @@ impl Sandbox {
         };
         sandbox.claim.dir()?.save(&sandbox.record)?;
         sandbox.wait_started()?;
-        sandbox.record.status = ContainerState::Running;
+        sandbox.call(&Request::Start { id: id.to_owned() })?;
+        sandbox.record.status = Status::Running;
         sandbox.claim.dir()?.save(&sandbox.record)?;
         sandbox.claim.unlock();
         Ok(sandbox)
+    }
+
+    /// Asks the sentry.
+    fn call(&self, request: &Request) -> Result<()> {
+        Client::connect(&self.claim.dir()?.short_path(control::SOCKET))?.call(request)
     }
 
     /// The sentry's process number, which stands for the container's on the host.
@@ -158,14 +166,22 @@ fn new_record(id: &str, bundle: &Bundle) -> Record {
     Record {
         id: id.to_owned(),
         oci_version: bundle.spec.version().clone(),
-        status: ContainerState::Creating,
+        status: Status::Creating,
         bundle: bundle.path.clone(),
         created: logging::rfc3339(SystemTime::now()),
-        owner: nix::unistd::getuid().as_raw(),
+        rootfs: bundle.root().to_owned(),
+        owner: owner(),
         sentry: None,
         gofer: None,
-        annotations: bundle.spec.annotations().clone().unwrap_or_default(),
+        annotations: bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
     }
+}
+
+/// Who gives this command.
+fn owner() -> String {
+    let uid = nix::unistd::getuid();
+    let user = nix::unistd::User::from_uid(uid).ok().flatten();
+    user.map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 /// The TAP device that was named, or the one of the specification's network namespace.
@@ -247,6 +263,11 @@ fn start_sentry(
     tap: Option<Tap>,
 ) -> Result<(Child, OwnedFd)> {
     let control = claim.dir()?.short_path(control::SOCKET);
+    let process = bundle.spec.process().as_ref().filter(|process| process.terminal() == Some(true));
+    let terminal = match (process, &options.console_socket) {
+        (Some(process), Some(socket)) => Some(terminal::make(process, socket)?),
+        _ => None,
+    };
     let control = UnixListener::bind(&control).doing(|| "make the control socket")?;
     let (reports, report) = pipe()?;
     let log = open_log(options, "boot", id)?;
@@ -264,7 +285,7 @@ fn start_sentry(
         strace: options.strace,
         debug: options.debug,
         gofer_fds,
-        stdio: [0, 1, 2],
+        stdio: terminal.as_ref().map_or([0, 1, 2], |terminal| [terminal.as_raw_fd(); 3]),
         control_fd: control.as_raw_fd(),
         report_fd: report.as_raw_fd(),
         tap_fd: tap.as_ref().map(|tap| tap.fd.as_raw_fd()),
@@ -273,10 +294,12 @@ fn start_sentry(
         log: log.as_ref().map(|file| log_target(file, options)),
         strace_fd: log.as_ref().map_or(2, AsRawFd::as_raw_fd),
         attached: options.attached,
-        console: options.console,
+        console: options.console || terminal.is_some(),
+        controls_terminal: terminal.is_some(),
     };
     let mut donated = vec![control.as_raw_fd(), report.as_raw_fd()];
     donated.extend(config.tap_fd);
+    donated.extend(terminal.as_ref().map(AsRawFd::as_raw_fd));
     donated.extend(log.as_ref().map(AsRawFd::as_raw_fd));
     donated.extend(sockets.iter().map(AsRawFd::as_raw_fd));
     Ok((start_process("boot", id, &config, donated)?, reports))

@@ -7,14 +7,14 @@
 //! ROOT/ID/control.sock  the sentry's control socket
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
-use oci_spec::runtime::{ContainerState, StateBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Context, Error, Result};
@@ -45,6 +45,34 @@ impl HostProcess {
     }
 }
 
+/// How far a container has come: the OCI specification's statuses, and `paused` as all runtimes have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// A command is making it, or was killed while it did.
+    Creating,
+    /// Its program is loaded and has not begun.
+    Created,
+    /// It runs.
+    Running,
+    /// It is stopped by the runtime.
+    Paused,
+    /// Its first process has ended.
+    Stopped,
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.pad(match self {
+            Status::Creating => "creating",
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+        })
+    }
+}
+
 /// The content of `state.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -53,48 +81,75 @@ pub struct Record {
     /// `ociVersion` of its specification.
     pub oci_version: String,
     /// How far it has come, as of the last command that changed it. See [`Record::status`].
-    pub status: ContainerState,
+    pub status: Status,
     /// Its bundle's directory.
     pub bundle: PathBuf,
     /// When it was made, RFC 3339.
     pub created: String,
-    /// Who made it: a user number.
-    pub owner: u32,
+    /// Its root file system.
+    pub rootfs: PathBuf,
+    /// The name of the user who made it, or the number when there is none.
+    pub owner: String,
     /// The sentry.
     pub sentry: Option<HostProcess>,
     /// The gofer.
     pub gofer: Option<HostProcess>,
     /// Annotations of its specification.
-    pub annotations: std::collections::HashMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Record {
     /// The status as it is now: a container whose sentry is gone is stopped, whatever the file says.
-    pub fn status(&self) -> ContainerState {
+    pub fn status(&self) -> Status {
         match (self.status, self.sentry) {
-            (ContainerState::Stopped, _) => ContainerState::Stopped,
-            (_, Some(sentry)) if !sentry.is_alive() => ContainerState::Stopped,
+            (Status::Stopped, _) => Status::Stopped,
+            (_, Some(sentry)) if !sentry.is_alive() => Status::Stopped,
             (status, _) => status,
         }
     }
 
-    /// The OCI state document, <https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#state>. The process
-    /// number is the sentry's, as no process of the container exists on the host.
-    pub fn oci(&self) -> Result<oci_spec::runtime::State> {
+    /// The state document that `state` prints and hooks get. The process number is the sentry's, as no process of the
+    /// container exists on the host.
+    pub fn document(&self) -> Document {
         let status = self.status();
-        let mut state = StateBuilder::default()
-            .version(self.oci_version.clone())
-            .id(self.id.clone())
-            .status(status)
-            .bundle(self.bundle.clone());
-        if let Some(sentry) = self.sentry.filter(|_| status != ContainerState::Stopped) {
-            state = state.pid(sentry.pid);
+        Document {
+            oci_version: self.oci_version.clone(),
+            id: self.id.clone(),
+            pid: self.sentry.filter(|_| status != Status::Stopped).map_or(0, |sentry| sentry.pid),
+            status,
+            bundle: self.bundle.clone(),
+            rootfs: self.rootfs.clone(),
+            created: self.created.clone(),
+            annotations: self.annotations.clone(),
+            owner: self.owner.clone(),
         }
-        if !self.annotations.is_empty() {
-            state = state.annotations(self.annotations.clone());
-        }
-        state.build().map_err(|error| Error::Usage(error.to_string()))
     }
+}
+
+/// The OCI state document, <https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#state>, with what runc adds:
+/// `rootfs`, `created` and `owner`; `pid` is 0 when there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Document {
+    /// `ociVersion` of the specification.
+    #[serde(rename = "ociVersion")]
+    pub oci_version: String,
+    /// The container's name.
+    pub id: String,
+    /// The process on the host that stands for the first one.
+    pub pid: i32,
+    /// How far it has come.
+    pub status: Status,
+    /// Its bundle's directory.
+    pub bundle: PathBuf,
+    /// Its root file system.
+    pub rootfs: PathBuf,
+    /// When it was made, RFC 3339.
+    pub created: String,
+    /// Those of the specification.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// The name of the user who made it, or the number when there is none.
+    pub owner: String,
 }
 
 /// The state directory of one container, locked at first: nobody else changes it until [`StateDir::unlock`].
@@ -185,6 +240,12 @@ impl StateDir {
     }
 }
 
+impl AsFd for StateDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
 /// Reads a container's record without its lock: the file is always whole.
 pub fn load(root: &Path, id: &str) -> Result<Record> {
     check_id(id)?;
@@ -231,10 +292,11 @@ mod tests {
         Record {
             id: id.into(),
             oci_version: "1.0.2".into(),
-            status: ContainerState::Running,
+            status: Status::Running,
             bundle: "/b".into(),
             created: "2024-02-29T23:59:59.000001Z".into(),
-            owner: 0,
+            rootfs: "/b/rootfs".into(),
+            owner: "root".into(),
             sentry,
             gofer: None,
             annotations: Default::default(),
@@ -299,14 +361,14 @@ mod tests {
     #[test]
     fn a_dead_sentry_means_stopped() {
         let me = HostProcess::of(std::process::id() as i32).unwrap();
-        assert_eq!(record("a", Some(me)).status(), ContainerState::Running);
+        assert_eq!(record("a", Some(me)).status(), Status::Running);
         let earlier = HostProcess { start_time: me.start_time - 1, ..me };
-        assert_eq!(record("a", Some(earlier)).status(), ContainerState::Stopped);
+        assert_eq!(record("a", Some(earlier)).status(), Status::Stopped);
         let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
         let gone = HostProcess { pid: child.id() as i32, start_time: 1 };
         child.wait().unwrap();
-        assert_eq!(record("a", Some(gone)).status(), ContainerState::Stopped);
-        assert_eq!(record("a", Some(gone)).oci().unwrap().pid(), &None);
+        assert_eq!(record("a", Some(gone)).status(), Status::Stopped);
+        assert_eq!(record("a", Some(gone)).document().pid, 0);
     }
 
     #[test]

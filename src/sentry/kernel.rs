@@ -1,6 +1,7 @@
-//! What there is one of in a sandbox.
+//! What there is one of in a container: a kernel of its own, whose costly parts the containers of a sandbox share.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Condvar, Mutex};
@@ -22,11 +23,34 @@ use crate::sentry::task::{Task, ThreadGroup};
 use crate::timer::TimerQueue;
 use crate::vfs::DeviceTable;
 use crate::vfs::tty::{DevPts, Terminals};
+use crate::wait::{Events, WaitQueue};
 
-/// The kernel of a sandbox.
+/// What the first process of a container that has been created waits at until the container is started.
+#[derive(Default)]
+pub struct Gate {
+    open: AtomicBool,
+    /// Woken when it opens.
+    pub queue: WaitQueue,
+}
+
+impl Gate {
+    /// Whether it has been opened.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    /// Opens it for good. False when it was open.
+    pub fn open(&self) -> bool {
+        let first = !self.open.swap(true, Ordering::SeqCst);
+        self.queue.wake(Events::READ);
+        first
+    }
+}
+
+/// The kernel of a container.
 pub struct Kernel {
     /// How container code is run.
-    pub platform: Box<dyn Platform>,
+    pub platform: Arc<dyn Platform>,
     /// Processes; see [`task`](crate::sentry::task) for the lock order.
     pub tree: Mutex<TaskTree>,
     /// Deadlines.
@@ -38,15 +62,17 @@ pub struct Kernel {
     /// TCP/IP.
     pub net: Arc<Stack>,
     /// System V IPC.
-    pub ipc: Ipc,
+    pub ipc: Arc<Ipc>,
     /// What device nodes open.
     pub devices: Arc<DeviceTable>,
     /// Terminals and the sessions they control.
     pub terminals: Arc<Terminals>,
     /// `--strace`.
-    pub tracer: Option<Tracer>,
+    pub tracer: Option<Arc<Tracer>>,
     /// Pending signals of each user; leaf lock.
     users: Mutex<HashMap<u32, Weak<PendingCount>>>,
+    /// Where the first process waits to be started.
+    pub gate: Gate,
     /// The container's exit status.
     ended: Mutex<Option<ExitStatus>>,
     ended_changed: Condvar,
@@ -65,9 +91,11 @@ pub struct Kernel {
 /// The parts that are made before the kernel.
 pub struct KernelParts {
     /// See [`Kernel`].
-    pub platform: Box<dyn Platform>,
+    pub platform: Arc<dyn Platform>,
     /// See [`Kernel`].
     pub timers: Arc<TimerQueue>,
+    /// See [`Kernel`].
+    pub futexes: Arc<FutexTable>,
     /// See [`Kernel`].
     pub boot_log: Arc<BootLog>,
     /// See [`Kernel`].
@@ -79,7 +107,9 @@ pub struct KernelParts {
     /// See [`Kernel`].
     pub ptys: Arc<DevPts>,
     /// See [`Kernel`].
-    pub tracer: Option<Tracer>,
+    pub ipc: Arc<Ipc>,
+    /// See [`Kernel`].
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 impl Kernel {
@@ -89,14 +119,15 @@ impl Kernel {
             platform: parts.platform,
             tree: Mutex::default(),
             timers: parts.timers,
-            futexes: FutexTable::new(),
+            futexes: parts.futexes,
             boot_log: parts.boot_log,
             net: parts.net,
-            ipc: Ipc::default(),
+            ipc: parts.ipc,
             devices: parts.devices,
             terminals: parts.terminals,
             tracer: parts.tracer,
             users: Mutex::default(),
+            gate: Gate::default(),
             ended: Mutex::new(None),
             ended_changed: Condvar::new(),
             freezer: Freezer::default(),

@@ -16,11 +16,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal};
 use parking_lot::Mutex;
 
 use crate::errno::{Errno, Result};
 use crate::io::SliceSink;
 use crate::sentry::fdtable::FdTable;
+use crate::sentry::kernel::Kernel;
 use crate::vfs::file::{File, IoctlMemory, OpenFile};
 use crate::vfs::host::HostFile;
 use crate::vfs::inode::SetAttr;
@@ -166,6 +168,26 @@ impl Console {
     }
 }
 
+/// Keeps the signal of a new size for [`watch_size`]. Before any other thread exists.
+pub fn hold_back_new_sizes() -> crate::container::Result<()> {
+    use crate::container::Context;
+    let held = SigSet::from(Signal::SIGWINCH);
+    held.thread_block().map_err(std::io::Error::from).doing(|| "hold back SIGWINCH")
+}
+
+/// Starts a thread that has the first process's terminal follow the size of the host's, which is this process's own
+/// controlling terminal.
+pub fn watch_size(kernel: &Arc<Kernel>) -> Result<()> {
+    let kernel = kernel.clone();
+    spawn("console-size", move || {
+        let sizes = SigSet::from(Signal::SIGWINCH);
+        while sizes.wait().is_ok() {
+            let Some(console) = kernel.console.get() else { return };
+            console.take_size();
+        }
+    })
+}
+
 fn pts_name(tty: &Tty) -> String {
     format!("/dev/pts/{}", tty.index())
 }
@@ -185,9 +207,8 @@ impl Relay {
         let keyboard = &**ends.keyboard.object();
         let mut buf = [0; CHUNK];
         loop {
-            let typed = self.when_ready(keyboard, Events::READ, &self.typing, || {
-                keyboard.read(0, &mut SliceSink::new(&mut buf))
-            });
+            let typed = self
+                .when_ready(keyboard, Events::READ, &self.typing, || keyboard.read(0, &mut SliceSink::new(&mut buf)));
             match typed {
                 Ok(typed @ 1..) if self.put(&*ends.master, &buf[..typed], &self.typing).is_ok() => {}
                 _ => return,

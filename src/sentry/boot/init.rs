@@ -6,7 +6,7 @@ use std::sync::Arc;
 use oci_spec::runtime::{LinuxCapabilities, Process};
 
 use super::console::{Console, Replace};
-use super::{Doing, Outcome};
+use super::{Doing, Outcome, console};
 use crate::container::boot::{BootConfig, take};
 use crate::errno::{Errno, Result};
 use crate::netstack::unix::UnixNamespace;
@@ -18,7 +18,7 @@ use crate::sentry::limits::{Limit, Limits};
 use crate::sentry::namespaces::{Namespaces, UtsNamespace};
 use crate::sentry::signal::SignalHandlers;
 use crate::sentry::task::exec::{Exec, open_exec};
-use crate::sentry::task::run::start_first;
+use crate::sentry::task::run::start_program;
 use crate::sentry::task::{Parts, Task, ThreadGroup};
 use crate::vfs::file::OpenFile;
 use crate::vfs::host::HostFile;
@@ -55,6 +55,9 @@ pub fn start(
             name_console(&mounts, &console, kernel).doing(|| "name the terminal /dev/console".into())?;
         }
         let _ = kernel.console.set(console); // there is one first process
+        if config.controls_terminal {
+            console::watch_size(kernel).doing(|| "watch the terminal's size".into())?;
+        }
     }
     let limits = limits(process)?;
     let group = ThreadGroup::new(kernel, 1, Arc::new(SignalHandlers::new()), limits, creds.ruid);
@@ -72,16 +75,11 @@ pub fn start(
     }
     let seed = kernel.platform.spawn().doing(|| "make a stub process".into())?;
     let name = process.args().iter().flatten().next().cloned().unwrap_or_default();
-    start_first(task, seed, exec).map_err(|error| exec_problem(&name, error))
+    start_program(task, seed, exec).map_err(|error| exec_problem(&name, error))
 }
 
 /// The process's terminal: in place of the standard descriptors that are one of the host's, or of all if it asks for one.
-pub(super) fn terminal(
-    kernel: &Kernel,
-    process: &Process,
-    files: &Arc<FdTable>,
-    walk: &Walk<'_>,
-) -> Outcome<Console> {
+pub(super) fn terminal(kernel: &Kernel, process: &Process, files: &Arc<FdTable>, walk: &Walk<'_>) -> Outcome<Console> {
     let replace = if process.terminal() == Some(true) { Replace::All } else { Replace::Terminals };
     Console::attach(&kernel.ptys, files, walk, replace).doing(|| "make the container's terminal".into())
 }

@@ -7,24 +7,29 @@
 //! ```
 
 mod console;
+mod containers;
 mod control;
 mod exec;
 mod init;
 pub(in crate::sentry) mod mounts;
 
-pub use console::Console;
+pub use console::{Console, hold_back_new_sizes};
 pub use exec::FurtherProcesses;
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use self::containers::{Container, Containers};
 use crate::container::boot::{BootConfig, take};
 use crate::container::report;
 use crate::errno::{Errno, Result};
 use crate::netstack::stack::Stack;
 use crate::netstack::unix::UnixNamespace;
+use crate::platform::Platform;
 use crate::platform::ptrace::PtracePlatform;
 use crate::sentry::bootlog::BootLog;
+use crate::sentry::futex::FutexTable;
+use crate::sentry::ipc::Ipc;
 use crate::sentry::kernel::{Kernel, KernelParts};
 use crate::sentry::strace::Tracer;
 use crate::sentry::task::jobctl::Processes;
@@ -47,14 +52,28 @@ impl<T> Doing<T> for Result<T> {
     }
 }
 
-/// Runs the container until its first process ends; its exit status, or 128 plus the signal that killed it.
+/// What the containers of a sandbox share.
+#[derive(Clone)]
+struct Shared {
+    platform: Arc<dyn Platform>,
+    timers: Arc<TimerQueue>,
+    futexes: Arc<FutexTable>,
+    boot_log: Arc<BootLog>,
+    net: Arc<Stack>,
+    unix: Arc<UnixNamespace>,
+    tracer: Option<Arc<Tracer>>,
+}
+
+/// Runs the sandbox until the first process of its root container ends; its exit status, or 128 plus the signal that
+/// killed it.
 pub fn run(config: BootConfig) -> i32 {
     match start(config) {
-        Ok(kernel) => {
-            let status = kernel.wait_ended().shell_status();
-            if let Some(console) = kernel.console.get() {
+        Ok((root, containers)) => {
+            let status = root.kernel.wait_ended().shell_status();
+            if let Some(console) = root.kernel.console.get() {
                 console.finish();
             }
+            containers.wait_told();
             status
         }
         Err(problem) => {
@@ -65,25 +84,51 @@ pub fn run(config: BootConfig) -> i32 {
     }
 }
 
-fn start(mut config: BootConfig) -> Outcome<Arc<Kernel>> {
+fn start(mut config: BootConfig) -> Outcome<(Arc<Container>, Arc<Containers>)> {
     // First of all, while the process is small: the stubs begin as copies of it.
     let platform = PtracePlatform::new().doing(|| "start the platform".into())?;
-    let boot_log = boot_log(&config);
     let timers = TimerQueue::new();
+    let tracer = config.strace.then(|| tracer(&config).map(Arc::new)).transpose()?;
+    let shared = Shared {
+        platform: Arc::new(platform),
+        futexes: FutexTable::new(),
+        boot_log: boot_log(&config),
+        net: Stack::new(&config.network, config.tap_fd.map(take), timers.clone()),
+        unix: UnixNamespace::new(),
+        timers,
+        tracer,
+    };
+    let kernel = kernel(&shared, Arc::default());
+    let mounts = mounts::build(&kernel, &mut config, &kernel.ptys)?;
+    let containers = Arc::new(Containers::default());
+    let root = containers.add(&config.id, kernel.clone())?;
+    init::start(&kernel, &config, mounts, shared.unix.clone())?;
+    control::serve(&containers, take(config.control_fd))?;
+    report::started();
+    Ok((root, containers))
+}
+
+/// A kernel for one container, and its terminals.
+fn kernel(shared: &Shared, ipc: Arc<Ipc>) -> Arc<Kernel> {
     let processes = Arc::new(Processes::default());
-    let terminals = Terminals::new(processes.clone(), timers.clone());
+    let terminals = Terminals::new(processes.clone(), shared.timers.clone());
     let ptys = Arc::new(DevPts::new(mounts::next_dev(), DevPtsOptions::default(), terminals.clone()));
     let devices = Arc::new(DeviceTable::new());
-    dev::register(&devices, &boot_log, &ptys, dev::controlling_terminal(&terminals), None);
-    let net = Stack::new(&config.network, config.tap_fd.map(take), timers.clone());
-    let tracer = config.strace.then(|| tracer(&config)).transpose()?;
-    let kernel =
-        Kernel::new(KernelParts { platform: Box::new(platform), timers, boot_log, net, devices, terminals, ptys, tracer });
+    dev::register(&devices, &shared.boot_log, &ptys, dev::controlling_terminal(&terminals), None);
+    let kernel = Kernel::new(KernelParts {
+        platform: shared.platform.clone(),
+        timers: shared.timers.clone(),
+        futexes: shared.futexes.clone(),
+        boot_log: shared.boot_log.clone(),
+        net: shared.net.clone(),
+        devices,
+        terminals,
+        ptys,
+        ipc,
+        tracer: shared.tracer.clone(),
+    });
     processes.set_kernel(&kernel);
-    let mounts = mounts::build(&kernel, &mut config, &kernel.ptys)?;
-    control::serve(&kernel, take(config.control_fd), &config.id)?;
-    init::start(&kernel, &config, mounts, UnixNamespace::new())?;
-    Ok(kernel)
+    kernel
 }
 
 /// The log that `dmesg(1)` shows begins with what the sandbox is made of.

@@ -3,7 +3,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::container::report;
 use crate::errno::{Errno, Result};
 use crate::platform::{Event, Seed};
 use crate::sentry::mm::user::UserPtr;
@@ -14,6 +13,7 @@ use crate::sentry::syscalls;
 use crate::sentry::task::exec::{self, Exec};
 use crate::sentry::task::tree::ExitStatus;
 use crate::sentry::task::{CURRENT, Current, Task, exit};
+use crate::wait::Events;
 
 /// Host memory for a sentry thread's stack. Only what is touched is used.
 const STACK: usize = 512 << 10;
@@ -49,22 +49,15 @@ pub fn start(task: Arc<Task>, seed: Seed, birth: Birth) -> Result<()> {
     std::thread::Builder::new().name("task".into()).stack_size(STACK).spawn(main).map(drop).map_err(|_| Errno::EAGAIN)
 }
 
-/// Starts the first task of the container with its program. Returns once that is loaded and the runtime has been told; an
-/// error otherwise, with nothing run.
-pub fn start_first(task: Arc<Task>, seed: Seed, exec: Exec) -> Result<()> {
-    start_program(task, seed, exec, report::started)
-}
-
-/// Starts a task with a program. Returns once that is loaded, after `on_loaded` and before the program runs; an error
-/// otherwise, with nothing run and the task ended.
-pub fn start_program(task: Arc<Task>, seed: Seed, exec: Exec, on_loaded: impl FnOnce() + Send + 'static) -> Result<()> {
+/// Starts a process of the runtime's making with its program. Returns once that is loaded, the first process to run when the
+/// kernel's gate is opened; an error otherwise, with nothing run and the task ended.
+pub fn start_program(task: Arc<Task>, seed: Seed, exec: Exec) -> Result<()> {
     let (loaded, outcome) = std::sync::mpsc::channel();
     let threadless = task.clone();
     let main = move || {
         CURRENT.set(Some(task.clone()));
         match load(&task, seed, exec) {
             Ok(cur) => {
-                on_loaded();
                 let _ = loaded.send(Ok(()));
                 run_guarded(cur);
             }
@@ -122,12 +115,29 @@ fn run_guarded(cur: Current) {
     }
 }
 
+/// Waits until the container is started. False when it is ended before.
+fn wait_for_start(cur: &mut Current) -> bool {
+    let kernel = cur.task.kernel.clone();
+    let is_open = || if kernel.gate.is_open() { Ok(()) } else { Err(Errno::EAGAIN) };
+    loop {
+        match cur.task.wait_on(&kernel.gate.queue, Events::READ, None, &mut &is_open) {
+            Ok(()) => return true,
+            Err(_) if cur.look_up() => {}
+            Err(_) => return false,
+        }
+    }
+}
+
 /// Runs a task to its end.
 fn run(mut cur: Current) {
+    let killed = ExitStatus::Killed { signal: libc::SIGKILL, core: false };
+    if cur.pid() == 1 && !cur.task.kernel.gate.is_open() && !wait_for_start(&mut cur) {
+        return exit::end_thread(cur, killed);
+    }
     let status = loop {
         let due = !cur.attention().is_empty() || cur.restart.is_some() || cur.saved_mask.is_some();
         if due && !cur.look_up() {
-            break ExitStatus::Killed { signal: libc::SIGKILL, core: false };
+            break killed;
         }
         cur.clocks.runs();
         let event = cur.user.run();
