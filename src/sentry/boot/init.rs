@@ -11,7 +11,7 @@ use crate::container::boot::{BootConfig, take};
 use crate::errno::{Errno, Result};
 use crate::netstack::unix::UnixNamespace;
 use crate::sentry::creds::{Caps, Credentials};
-use crate::sentry::fdtable::FdTable;
+use crate::sentry::fdtable::{FdTable, NR_OPEN};
 use crate::sentry::fs::{FsContext, FsState};
 use crate::sentry::kernel::Kernel;
 use crate::sentry::limits::{Limit, Limits};
@@ -124,7 +124,7 @@ pub(super) fn give(files: &Arc<FdTable>, number: usize, fd: RawFd) -> Result<()>
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
     let access = if flags < 0 { libc::O_RDWR } else { flags & (libc::O_ACCMODE | libc::O_APPEND) };
     let open = OpenFile::anonymous(file, access);
-    files.replace(number as i32, open, false, 3).map(drop)
+    files.replace(number as i32, open, false, NR_OPEN).map(drop)
 }
 
 /// Opens the program: a name without a slash is looked for in `PATH`.
