@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::limit_args::{EventsArgs, InstallArgs, UninstallArgs, UpdateArgs};
 use crate::container::network::{Mac, NetConfig, Prefix};
 use crate::container::sandbox::Options;
 use crate::container::spec::Leniency;
@@ -65,13 +66,19 @@ pub struct Globals {
     pub mac: Option<Mac>,
 
     /// `root:memory`: changes to the root file system are kept in memory and discarded; `none`: they go to the host
-    #[arg(long, default_value = "root:memory", value_parser = PossibleValuesParser::new(["root:memory", "none"]))]
-    pub overlay2: String,
+    /// [default: none, so that whoever made the container finds them; `do` is always root:memory]
+    #[arg(long, value_parser = PossibleValuesParser::new(["root:memory", "none"]))]
+    pub overlay2: Option<String>,
 
-    /// Run containers without the resource limits that config.json sets, which are not supported yet
+    /// Run containers without the cgroup and the resource limits that config.json sets
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", hide_default_value = true, hide_possible_values = true)]
     pub ignore_cgroups: bool,
+
+    /// Make cgroups through systemd: refused, as that is not supported yet
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub systemd_cgroup: bool,
 
     /// Refused: sandboxes are made by root
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
@@ -140,6 +147,16 @@ pub enum Command {
     Resume(IdArgs),
     /// List the processes of a container
     Ps(PsArgs),
+    /// Change the limits of a container
+    Update(UpdateArgs),
+    /// Print what a container uses, and processes killed for want of memory
+    Events(EventsArgs),
+    /// Print what this runtime can do, as JSON
+    Features,
+    /// Make Docker know this runtime
+    Install(InstallArgs),
+    /// Make Docker forget this runtime
+    Uninstall(UninstallArgs),
     /// Describe the flags that go before the command
     Flags,
     /// The sentry's process
@@ -341,6 +358,11 @@ impl Command {
             Command::Resume(args) => ("resume", args.id.as_str()),
             Command::Ps(args) => ("ps", args.id.as_str()),
             Command::StandIn(args) => ("stand-in", args.id.as_str()),
+            Command::Update(args) => ("update", args.id.as_str()),
+            Command::Events(args) => ("events", args.id.as_str()),
+            Command::Features => ("features", ""),
+            Command::Install(_) => ("install", ""),
+            Command::Uninstall(_) => ("uninstall", ""),
             Command::Flags => ("flags", ""),
             Command::Boot(args) => ("boot", args.id.as_str()),
             Command::Gofer(args) => ("gofer", args.id.as_str()),
@@ -388,12 +410,13 @@ impl Globals {
         }
         Ok(Options {
             state_root: self.state_root(),
+            systemd_cgroup: self.systemd_cgroup,
             platform: self.platform.clone(),
             strace: self.strace,
             debug: self.debug,
             debug_log: self.debug_log.clone(),
             debug_log_format: self.debug_log_format,
-            overlay: self.overlay2 != "none",
+            overlay: self.overlay2.as_deref() == Some("root:memory"),
             interface: self.network == Network::Sandbox,
             tap: self.tap.clone(),
             network: self.network_config(),

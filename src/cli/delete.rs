@@ -26,6 +26,7 @@ fn delete(globals: &Globals, id: &str, force: bool) -> Result<()> {
             for process in [record.sentry, record.gofer].into_iter().flatten() {
                 spawn::kill_and_wait(process)?;
             }
+            record.cgroup.destroy()?;
         }
         // Left by a command that was killed before it had started anything.
         Err(error) if !force => return Err(error),

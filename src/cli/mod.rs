@@ -17,7 +17,11 @@ use crate::logging::{self, Sink};
 mod args;
 mod delete;
 mod do_command;
+mod events;
 mod exec;
+mod features;
+mod install;
+mod limit_args;
 mod list;
 mod normalise;
 mod pause;
@@ -25,6 +29,7 @@ mod ps;
 mod run;
 mod spec;
 mod state;
+mod update;
 
 use args::{Cli, Command, Globals};
 
@@ -84,6 +89,11 @@ fn dispatch(cli: Cli) -> ExitCode {
             Command::Pause(args) => pause::pause(globals, args),
             Command::Resume(args) => pause::resume(globals, args),
             Command::Ps(args) => ps::run(globals, args),
+            Command::Update(args) => update::run(globals, args),
+            Command::Events(args) => events::run(globals, args),
+            Command::Features => features::run(),
+            Command::Install(args) => install::install(args),
+            Command::Uninstall(args) => install::uninstall(args),
             Command::Boot(_) | Command::Gofer(_) | Command::StandIn(_) | Command::Flags => Ok(0),
         }),
     };

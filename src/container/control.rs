@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
-use oci_spec::runtime::{Process as ProcessSpec, Spec};
+use oci_spec::runtime::{LinuxResources, Process as ProcessSpec, Spec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -35,6 +35,14 @@ pub enum Request {
     State {
         /// The container.
         id: String,
+    },
+    /// Runs the `startContainer` hooks of a created container, each of which may take its time. To be asked before `Start`
+    /// of every container; there may be none. The answer has no content.
+    StartHooks {
+        /// The container.
+        id: String,
+        /// Its state.
+        state: Box<oci_spec::runtime::State>,
     },
     /// Lets the program of a created container go. The answer has no content.
     Start {
@@ -104,6 +112,13 @@ pub enum Request {
         /// The container.
         id: String,
     },
+    /// Tells the container its limits, which have been set on the host. The answer has no content.
+    Limit {
+        /// The container.
+        id: String,
+        /// All of them, `linux.resources`.
+        resources: Box<LinuxResources>,
+    },
     /// Stops every process of the container, without its notice. The answer has no content and comes when all stand still.
     Pause {
         /// The container.
@@ -139,6 +154,7 @@ impl Request {
     pub fn id(&self) -> &str {
         match self {
             Request::State { id }
+            | Request::StartHooks { id, .. }
             | Request::Start { id }
             | Request::Network { id, .. }
             | Request::Create { id, .. }
@@ -147,6 +163,7 @@ impl Request {
             | Request::Signal { id, .. }
             | Request::Ps { id }
             | Request::Events { id }
+            | Request::Limit { id, .. }
             | Request::Pause { id }
             | Request::Resume { id }
             | Request::Resize { id, .. }

@@ -12,9 +12,11 @@
 //! logs) and hands descriptors to the two processes, which then give up everything else.
 
 pub mod boot;
+pub mod cgroup;
 pub mod control;
 pub mod error;
 pub mod gofer;
+pub mod hooks;
 pub mod isolate;
 pub mod network;
 pub mod report;

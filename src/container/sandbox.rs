@@ -18,6 +18,7 @@ use nix::unistd::pipe2;
 use serde::Serialize;
 
 use super::boot::{BootConfig, GoferMount, LogTarget};
+use super::cgroup;
 use super::control::{self, Client, Request};
 use super::error::{Context, Error, Result};
 use super::gofer::{GoferConfig, Tree};
@@ -35,6 +36,8 @@ use crate::logging::{self, Format};
 pub struct Options {
     /// Where state is kept.
     pub state_root: PathBuf,
+    /// Whether cgroups are asked of systemd.
+    pub systemd_cgroup: bool,
     /// The platform's name.
     pub platform: String,
     /// Trace system calls.
@@ -66,6 +69,7 @@ pub struct Sandbox {
     // In the order of dropping: the processes go before the state that they can be found by.
     pub(super) sentry: Child,
     pub(super) gofer: Child,
+    cgroup: cgroup::Held,
     pub(super) claim: Claim,
     pub(super) sentry_reports: Option<Reader>,
     pub(super) gofer_reports: Option<Reader>,
@@ -85,6 +89,7 @@ impl Sandbox {
         let signals = watch::take_signals()?;
         let tap = open_interface(bundle, options)?;
         let claim = Claim(Some(StateDir::create(&options.state_root, id)?));
+        let cgroup = cgroup::Held::create(&bundle.spec, id, options.systemd_cgroup)?;
         let (to_gofer, trees) = connections(bundle, options)?;
         // Both processes set themselves up at the same time.
         let (gofer, gofer_reports) = start_gofer(id, bundle, options, trees)?;
@@ -92,11 +97,13 @@ impl Sandbox {
         let record = Record {
             sentry: HostProcess::of(sentry.pid()),
             gofer: HostProcess::of(gofer.pid()),
+            cgroup: cgroup.cgroup(),
             ..new_record(id, bundle)
         };
         let mut sandbox = Sandbox {
             sentry,
             gofer,
+            cgroup,
             claim,
             sentry_reports: Some(Reader::new(sentry_reports)),
             gofer_reports: Some(Reader::new(gofer_reports)),
@@ -105,7 +112,10 @@ impl Sandbox {
             record,
         };
         sandbox.claim.dir()?.save(&sandbox.record)?;
+        sandbox.cgroup.enter(&[sandbox.sentry.pid(), sandbox.gofer.pid()])?;
         sandbox.wait_started()?;
+        let process = bundle.spec.process().as_ref();
+        cgroup::oom::expose_stubs(sandbox.sentry.pid(), process.and_then(|process| process.oom_score_adj()))?;
         sandbox.call(&Request::Start { id: id.to_owned() })?;
         sandbox.record.status = Status::Running;
         sandbox.claim.dir()?.save(&sandbox.record)?;
@@ -130,9 +140,10 @@ impl Sandbox {
 
     /// Lets the sandbox run on without this command.
     pub fn detach(self) {
-        let Sandbox { sentry, gofer, mut claim, .. } = self;
+        let Sandbox { sentry, gofer, cgroup, mut claim, .. } = self;
         sentry.release();
         gofer.release();
+        cgroup.release();
         claim.0 = None;
     }
 }
@@ -174,6 +185,7 @@ fn new_record(id: &str, bundle: &Bundle) -> Record {
         sentry: None,
         gofer: None,
         annotations: bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+        cgroup: Default::default(),
     }
 }
 

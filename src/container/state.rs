@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::Cgroup;
 use super::error::{Context, Error, Result};
 
 /// A host process, told apart from a later one with the same number by when it was started.
@@ -96,6 +97,9 @@ pub struct Record {
     pub gofer: Option<HostProcess>,
     /// Annotations of its specification.
     pub annotations: BTreeMap<String, String>,
+    /// Its cgroups on the host.
+    #[serde(default)]
+    pub cgroup: Cgroup,
 }
 
 impl Record {
@@ -300,6 +304,7 @@ mod tests {
             sentry,
             gofer: None,
             annotations: Default::default(),
+            cgroup: Default::default(),
         }
     }
 

@@ -13,6 +13,7 @@ use crate::container::control::{Channel, Exit, Process, Request, Response, Start
 use crate::container::state::Status;
 use crate::sentry::kernel::Kernel;
 use crate::sentry::task::ThreadGroup;
+use crate::vfs::lease::Leases;
 
 /// Host memory for the stack of a thread that answers commands.
 const STACK: usize = 128 << 10;
@@ -56,6 +57,11 @@ fn answer_all(containers: &Arc<Containers>, stream: UnixStream) {
     }
 }
 
+/// Whether a request only looks: whoever makes it does not expect to see, from inside, what was changed outside before.
+fn only_looks(request: &Request) -> bool {
+    matches!(request, Request::State { .. } | Request::Wait { .. } | Request::Ps { .. } | Request::Events { .. })
+}
+
 /// `owned`: the processes that were started on this connection, which do not outlive it.
 fn answer(
     containers: &Arc<Containers>,
@@ -64,11 +70,18 @@ fn answer(
     channel: &Channel,
     owned: &mut Vec<Owner>,
 ) -> Outcome<Value> {
+    if !only_looks(&request) {
+        Leases::sandbox().new_epoch();
+    }
     let container = containers.get(request.id())?;
     let kernel = &container.kernel;
     let value = match request {
         Request::State { .. } => {
             serde_json::to_value(State { status: container.status(), processes: kernel.processes().len() as u32 })
+        }
+        Request::StartHooks { state, .. } => {
+            super::hooks::run(kernel, &state)?;
+            Ok(Value::Null)
         }
         Request::Start { .. } => {
             start(&container)?;
@@ -90,7 +103,11 @@ fn answer(
         Request::Events { .. } => {
             let processes = list(kernel);
             let cpu: u64 = processes.iter().map(|process| process.cpu_time).sum();
-            Ok(json!({"cpu": {"usage_us": cpu}, "pids": {"current": processes.len()}}))
+            Ok(json!({"cpu": {"usage_us": cpu}, "pids": {"current": kernel.tree.lock().thread_count()}}))
+        }
+        Request::Limit { resources, .. } => {
+            kernel.set_resources(*resources);
+            Ok(Value::Null)
         }
         Request::Network { .. } => return Err("interfaces cannot be added to a sandbox".into()),
         Request::Create { .. } => return Err("a sandbox has one container".into()),

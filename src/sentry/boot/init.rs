@@ -2,6 +2,7 @@
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use oci_spec::runtime::{LinuxCapabilities, Process};
 
@@ -40,6 +41,7 @@ pub fn start(
         spec.hostname().as_deref().unwrap_or("runsc").as_bytes(),
         spec.domainname().as_deref().unwrap_or("(none)").as_bytes(),
     );
+    super::linux::apply(kernel, spec, &uts)?;
     let root = mounts.root();
     let umask = process.user().umask().unwrap_or(0o022);
     let cwd = working_directory(kernel, process, &root, &creds)?;
@@ -61,6 +63,7 @@ pub fn start(
     }
     let limits = limits(process)?;
     let group = ThreadGroup::new(kernel, 1, Arc::new(SignalHandlers::new()), limits, creds.ruid);
+    group.oom_score_adj.store(process.oom_score_adj().unwrap_or(0), Ordering::Relaxed);
     let fs = FsContext::new(FsState { root: root.clone(), cwd: cwd.clone(), umask });
     let namespaces = Arc::new(Namespaces { mounts, uts, unix });
     let exec = program(kernel, process, &root, &cwd, &creds)?;

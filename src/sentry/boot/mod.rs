@@ -10,11 +10,14 @@ mod console;
 mod containers;
 mod control;
 mod exec;
+mod hooks;
 mod init;
-pub(in crate::sentry) mod mounts;
+mod linux;
+pub(crate) mod mounts;
 
 pub use console::{Console, hold_back_new_sizes};
 pub use exec::FurtherProcesses;
+pub use hooks::StartHooks;
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -108,7 +111,7 @@ fn start(mut config: BootConfig) -> Outcome<(Arc<Container>, Arc<Containers>)> {
     Ok((root, containers))
 }
 
-/// A kernel for one container, and its terminals.
+/// A kernel for one container.
 fn kernel(shared: &Shared, ipc: Arc<Ipc>) -> Arc<Kernel> {
     let processes = Arc::new(Processes::default());
     let terminals = Terminals::new(processes.clone(), shared.timers.clone());

@@ -376,8 +376,8 @@ fn sockets(table: &mut Table) {
         51 getsockname Full "" net::getsockname;
         52 getpeername Full "" net::getpeername;
         53 socketpair Full "" net::socketpair;
-        54 setsockopt Full "" net::option::setsockopt;
-        55 getsockopt Full "" net::option::getsockopt;
+        54 setsockopt Full "SO_PRIORITY, SO_MARK: kept, as there are neither queues, nor rules nor filters that look at them; TCP_FASTOPEN_CONNECT: EOPNOTSUPP, as with tcp_fastopen = 0" net::option::setsockopt;
+        55 getsockopt Full "TCP_INFO: congestion window and retransmission timeout are 0" net::option::getsockopt;
         288 accept4 Full "" net::accept4;
         299 recvmmsg Full "" net::message::recvmmsg;
         307 sendmmsg Full "" net::message::sendmmsg;
@@ -435,7 +435,7 @@ fn others(table: &mut Table) {
         246 kexec_load Refused "the host's affair" misc::not_permitted;
         308 setns Refused "no namespaces to enter yet" misc::setns;
         313 finit_module Refused "the host's affair" misc::not_permitted;
-        317 seccomp Refused "as without CONFIG_SECCOMP_FILTER" misc::seccomp;
+        317 seccomp Partial "no listeners: SECCOMP_FILTER_FLAG_NEW_LISTENER gives EINVAL" process::seccomp::seccomp;
         318 getrandom Full "" misc::getrandom;
         320 kexec_file_load Refused "the host's affair" misc::not_permitted;
     }

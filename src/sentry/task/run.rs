@@ -144,8 +144,8 @@ fn run(mut cur: Current) {
         cur.clocks.stops();
         match event {
             Event::Syscall => {
-                if let Some(code) = syscalls::dispatch(&mut cur) {
-                    break ExitStatus::Exited(code);
+                if let Some(status) = syscalls::dispatch(&mut cur) {
+                    break status;
                 }
             }
             Event::Fault(info) => fault(&mut cur, &info),

@@ -6,10 +6,19 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
 use serde::Deserialize;
 
+#[cfg(test)]
+mod docker;
+mod linux;
+
 use super::error::{Context, Error, Result};
+use crate::sentry::boot::mounts::options;
+use crate::vfs::tmpfs::TmpfsOptions;
+
+/// The newest version of the specification that is known.
+pub const MAX_VERSION: &str = "1.1.0";
 
 /// Longest host name, `sethostname(2)`.
 const HOST_NAME_MAX: usize = 64;
@@ -46,7 +55,12 @@ impl Bundle {
         check_process(spec.process().as_ref().ok_or_else(|| Problem::new("process", "is missing"))?)?;
         check_root(&path, &mut spec)?;
         check_mounts(&path, &mut spec)?;
-        check_linux(&spec, leniency)?;
+        check_linux(&spec)?;
+        if leniency.ignore_cgroups
+            && let Some(linux) = spec.linux_mut()
+        {
+            linux.set_resources(None).set_cgroups_path(None);
+        }
         check_rest(&spec)?;
         Ok(Bundle { path, spec })
     }
@@ -135,6 +149,7 @@ pub fn check_process(process: &Process) -> Check {
     no_nul("process.args", args)?;
     let env = process.env().as_deref().unwrap_or_default();
     no_nul("process.env", env)?;
+    linux::check_process(process)?;
     if let Some(bad) = env.iter().position(|entry| !entry.contains('=')) {
         return Err(Problem::new(format!("process.env[{bad}]"), format!("{:?} is not NAME=VALUE", env[bad])));
     }
@@ -196,6 +211,15 @@ fn check_mounts(bundle: &Path, spec: &mut Spec) -> Check {
         } else if mount.typ().is_none() {
             return Err(Problem::new(format!("mounts[{index}].type"), "is missing"));
         }
+        let kind = if is_bind(mount) { None } else { mount.typ().as_deref() };
+        let options = mount.options().iter().flatten().map(String::as_str);
+        let parsed =
+            options::parse(kind, options).map_err(|text| Problem::new(format!("mounts[{index}].options"), text))?;
+        if kind == Some("tmpfs") {
+            TmpfsOptions::parse(&parsed.data, u64::MAX).map_err(|_| {
+                Problem::new(format!("mounts[{index}].options"), format!("{:?}: bad value", parsed.data))
+            })?;
+        }
         if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
             return Err(Problem::new(format!("mounts[{index}].uidMappings"), "id-mapped mounts are not supported"));
         }
@@ -204,7 +228,7 @@ fn check_mounts(bundle: &Path, spec: &mut Spec) -> Check {
     Ok(())
 }
 
-fn check_linux(spec: &Spec, leniency: Leniency) -> Check {
+fn check_linux(spec: &Spec) -> Check {
     let Some(linux) = spec.linux() else { return Ok(()) };
     let namespaces = linux.namespaces().as_deref().unwrap_or_default();
     for (index, namespace) in namespaces.iter().enumerate() {
@@ -221,33 +245,14 @@ fn check_linux(spec: &Spec, leniency: Leniency) -> Check {
                 let found = fs::metadata(path).doing(|| path.display().to_string());
                 found.map_err(|error| Problem::new(field("path"), error.to_string()))?;
             }
+            (LinuxNamespaceType::Time, None) => {} // without offsets its clocks are those of any
             (_, Some(path)) if !path.as_os_str().is_empty() => {
                 return Err(Problem::new(field("path"), format!("joining another {typ} namespace is not supported")));
             }
             _ => {}
         }
     }
-    match linux.resources().as_ref().and_then(limited) {
-        Some(what) if !leniency.ignore_cgroups => Err(Problem::new(
-            format!("linux.resources.{what}"),
-            "resource limits are not supported yet; --ignore-cgroups runs without them",
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// The first resource that is limited. Device rules are none: no host device is reachable from the sandbox.
-fn limited(resources: &LinuxResources) -> Option<&'static str> {
-    let set = [
-        ("memory", resources.memory().is_some_and(|memory| memory != Default::default())),
-        ("cpu", resources.cpu().as_ref().is_some_and(|cpu| *cpu != Default::default())),
-        ("pids", resources.pids().is_some()),
-        ("blockIO", resources.block_io().is_some()),
-        ("hugepageLimits", resources.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty())),
-        ("rdma", resources.rdma().as_ref().is_some_and(|limits| !limits.is_empty())),
-        ("unified", resources.unified().as_ref().is_some_and(|files| !files.is_empty())),
-    ];
-    set.into_iter().find_map(|(name, is_set)| is_set.then_some(name))
+    linux::check(linux)
 }
 
 fn check_rest(spec: &Spec) -> Check {
@@ -256,10 +261,7 @@ fn check_rest(spec: &Spec) -> Check {
             return Err(Problem::new(field, format!("is longer than {HOST_NAME_MAX} bytes")));
         }
     }
-    match spec.hooks() {
-        Some(hooks) if *hooks != Default::default() => Err(Problem::new("hooks", "hooks are not supported yet")),
-        _ => Ok(()),
-    }
+    linux::check_hooks(spec)
 }
 
 #[cfg(test)]
@@ -312,7 +314,9 @@ mod tests {
         assert_eq!(refused("/root", json!({"path": "/no such"})), "root.path");
         assert_eq!(refused("/root", json!({"path": "/proc/self/stat"})), "root.path");
         assert_eq!(refused("/hostname", json!("h".repeat(65))), "hostname");
-        assert_eq!(refused("/hooks", json!({"prestart": [{"path": "/bin/true"}]})), "hooks");
+        assert_eq!(refused("/hooks", json!({"prestart": [{"path": "bin/true"}]})), "hooks.prestart[0].path");
+        let hooks = json!({"poststop": [{"path": "/a"}, {"path": "/b", "timeout": 0}]});
+        assert_eq!(refused("/hooks", hooks), "hooks.poststop[1].timeout");
     }
 
     #[test]
@@ -321,8 +325,6 @@ mod tests {
         assert_eq!(refused("/process/rlimits", json!([nofile, nofile])), "process.rlimits[1].type");
         let above = json!({"type": "RLIMIT_NOFILE", "soft": 3, "hard": 2});
         assert_eq!(refused("/process/rlimits", json!([above])), "process.rlimits[0].soft");
-        let linux = json!({"resources": {"pids": {"limit": 5}}});
-        assert_eq!(refused("/linux", linux), "linux.resources.pids");
     }
 
     #[test]
