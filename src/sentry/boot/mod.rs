@@ -16,7 +16,7 @@ mod linux;
 pub(crate) mod mounts;
 pub(in crate::sentry) mod network;
 
-pub use console::Console;
+pub use console::{Console, hold_back_new_sizes};
 pub use exec::FurtherProcesses;
 pub use hooks::StartHooks;
 
