@@ -30,6 +30,7 @@ pub struct Sandbox<'a> {
     root: PathBuf,
     env: Vec<String>,
     mounts: Vec<Value>,
+    linux: Vec<(String, Value)>,
     network: Option<&'a Network>,
     deadline: Duration,
     quiet: bool,
@@ -49,6 +50,7 @@ impl<'a> Sandbox<'a> {
                 "LC_ALL=C.UTF-8".into(),
             ],
             mounts: Vec::new(),
+            linux: Vec::new(),
             network: None,
             deadline: DEADLINE,
             quiet: false,
@@ -78,6 +80,12 @@ impl<'a> Sandbox<'a> {
         self.mounts.push(json!({
             "destination": destination, "type": "bind", "source": source, "options": ["rbind", "ro"],
         }));
+        self
+    }
+
+    /// With a member of `linux` in the specification.
+    pub fn linux(mut self, name: &str, value: Value) -> Self {
+        self.linux.push((name.to_owned(), value));
         self
     }
 
@@ -134,6 +142,10 @@ impl<'a> Sandbox<'a> {
             Some(network) => json!({"type": "network", "path": network.bundle_namespace()}),
             None => json!({"type": "network"}),
         };
+        let mut linux = json!({"namespaces": [
+            {"type": "pid"}, network, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
+        ]});
+        self.linux.iter().for_each(|(name, value)| linux[name] = value.clone());
         let cwd = if self.root == Path::new("/") { self.work() } else { "/".into() };
         json!({
             "ociVersion": "1.0.0",
@@ -150,9 +162,7 @@ impl<'a> Sandbox<'a> {
             },
             "root": {"path": self.root},
             "mounts": mounts,
-            "linux": {"namespaces": [
-                {"type": "pid"}, network, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
-            ]},
+        "linux": linux,
         })
     }
 
@@ -250,6 +260,13 @@ impl Running {
             thread::sleep(Duration::from_millis(20));
         }
         panic!("{what}: not within {DEADLINE:?}\n{}", self.report());
+    }
+
+    /// Gives another command about it to the runtime: `args` and the container's name.
+    pub fn command(&self, args: &[&str]) -> std::process::Output {
+        let mut command = Command::new(&self.program);
+        command.arg("--root").arg(self.directory.path().join("state")).args(args).arg(ID);
+        command.output().expect("the runtime starts")
     }
 
     /// The process number of the command that runs it.
