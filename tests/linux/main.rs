@@ -26,6 +26,7 @@ mod network;
 mod paths;
 mod pipes;
 mod processes;
+mod propagation;
 mod signals;
 mod system;
 mod terminals;
