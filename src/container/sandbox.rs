@@ -22,6 +22,7 @@ use super::cgroup;
 use super::control::{self, Client, Request};
 use super::error::{Context, Error, Result};
 use super::gofer::{GoferConfig, Tree};
+use super::hooks::{self, Point};
 use super::network::{NetConfig, Taken, Tap, find_tap, open_tap, take_over};
 use super::report::Reader;
 use super::spawn::{Child, spawn};
@@ -117,12 +118,17 @@ impl Sandbox {
         };
         sandbox.claim.dir()?.save(&sandbox.record)?;
         sandbox.cgroup.enter(&[sandbox.sentry.pid(), sandbox.gofer.pid()])?;
+        let before = [Point::Prestart, Point::CreateRuntime, Point::CreateContainer];
+        hooks::run_all(&bundle.spec, &before, &sandbox.record)?;
         sandbox.wait_started()?;
         let process = bundle.spec.process().as_ref();
         cgroup::oom::expose_stubs(sandbox.sentry.pid(), process.and_then(|process| process.oom_score_adj()))?;
+        let state = Box::new(hooks::state(&sandbox.record)?);
+        sandbox.call(&Request::StartHooks { id: id.to_owned(), state })?;
         sandbox.call(&Request::Start { id: id.to_owned() })?;
         sandbox.record.status = Status::Running;
         sandbox.claim.dir()?.save(&sandbox.record)?;
+        hooks::run_all(&bundle.spec, &[Point::Poststart], &sandbox.record)?;
         sandbox.claim.unlock();
         Ok(sandbox)
     }
