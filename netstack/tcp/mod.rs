@@ -39,7 +39,7 @@ use crate::io::{Sink, Source};
 use crate::netstack::options::Common;
 use crate::netstack::stack::ports::{Binding, Lease, Protocol};
 use crate::netstack::stack::{SocketCred, Stack};
-use crate::netstack::{Ancillary, RecvFlags, Socket};
+use crate::netstack::{Ancillary, RecvFlags, Socket, dns};
 use crate::vfs::anon::{AnonAttr, DEV_SOCKET};
 use crate::vfs::file::{File, IoctlMemory};
 use crate::vfs::inode::{Attr, NodeType, SetAttr};
@@ -218,7 +218,7 @@ impl TcpSocket {
     }
 
     fn connect_local(&self, phase: &mut Phase, tuple: Tuple) -> Result<()> {
-        let reverse = Tuple { local: tuple.remote, remote: tuple.local };
+        let reverse = Tuple { local: dns::destination(&self.stack, tuple.remote), remote: tuple.local };
         let Some(listener) = self.stack.tcp.listener(&reverse) else {
             *phase = Phase::Idle;
             return Err(Errno::ECONNREFUSED);
