@@ -2,6 +2,7 @@
 
 mod addr;
 pub mod device;
+mod dns;
 mod ioctl;
 pub mod netlink;
 mod options;
@@ -16,5 +17,6 @@ mod tests;
 pub mod udp;
 pub mod unix;
 
+pub(crate) use socket::Endpoint;
 pub use socket::{Ancillary, Message, RecvFlags, SockAddr, Socket, SocketOption};
 pub use stack::{SocketCred, Stack};

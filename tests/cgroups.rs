@@ -50,7 +50,7 @@ impl Place {
     }
 
     fn sandbox<'a>(&self, script: &str, resources: Value) -> Sandbox<'a> {
-        Sandbox::new(["sh", "-c", script]).linux("cgroupsPath", json!(self.0)).linux("resources", resources)
+        Sandbox::new(["sh", "-c", script]).with("/linux/cgroupsPath", json!(self.0)).with("/linux/resources", resources)
     }
 
     #[track_caller]

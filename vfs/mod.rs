@@ -26,6 +26,7 @@ pub mod host;
 pub mod inode;
 pub mod inotify;
 pub mod kernfs;
+pub mod lease;
 pub mod locks;
 pub mod mount;
 pub mod mount_list;

@@ -37,15 +37,22 @@ pub fn input(stack: &Stack, packet: &Packet<'_>, arrival: Arrival) {
     let Some(header) = packet.payload.first_chunk::<HEADER>() else { return };
     let len = usize::from(be16(header, 4));
     let Some(bytes) = packet.payload.get(HEADER..len) else { return };
-    let datagram = Datagram {
-        from: (packet.source, be16(header, 0)).into(),
-        to: packet.destination,
-        interface: arrival.interface,
-        ttl: packet.ttl,
-        tos: packet.tos,
-        bytes: bytes.to_vec(),
+    let deliver_one = |bytes: &[u8]| {
+        let datagram = Datagram {
+            from: (packet.source, be16(header, 0)).into(),
+            to: packet.destination,
+            interface: arrival.interface,
+            ttl: packet.ttl,
+            tos: packet.tos,
+            bytes: bytes.to_vec(),
+        };
+        deliver(stack, datagram, be16(header, 2))
     };
-    if !deliver(stack, datagram, be16(header, 2)) {
+    let delivered = match arrival.datagrams {
+        Some(size) => bytes.chunks(size.get().into()).fold(true, |all, one| deliver_one(one) && all),
+        None => deliver_one(bytes),
+    };
+    if !delivered {
         stack.port_unreachable(packet);
     }
 }
@@ -94,6 +101,10 @@ impl UdpSocket {
     fn suits(&self, datagram: &Datagram) -> u8 {
         let state = self.state.lock();
         let Some(lease) = &state.lease else { return 0 };
+        let ip = self.options.lock().ip;
+        if !ip.takes_from(datagram.interface) {
+            return 0;
+        }
         let group = datagram.to.is_multicast();
         let wildcard = match state.addr {
             Some(addr) if addr != datagram.to => return 0,
@@ -107,7 +118,10 @@ impl UdpSocket {
         if state.peer.is_some_and(|peer| peer != datagram.from) {
             return 0;
         }
-        1 + u8::from(!wildcard) * 2 + u8::from(state.peer.is_some()) * 4 + u8::from(self.domain == libc::AF_INET)
+        1 + u8::from(!wildcard) * 2
+            + u8::from(state.peer.is_some()) * 4
+            + u8::from(self.domain == libc::AF_INET)
+            + u8::from(ip.device.is_some()) * 8
     }
 
     fn enqueue(&self, datagram: Datagram) {

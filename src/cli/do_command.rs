@@ -3,7 +3,6 @@
 use std::{env, io};
 
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::isatty;
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 use super::args::{DoArgs, Globals};
 use crate::container::sandbox::Sandbox;
 use crate::container::spec::Bundle;
+use crate::container::terminal::Raw;
 use crate::container::{Context, Error, Result};
 
 /// Runs it as the container `id`; returns the command's exit status.
@@ -28,27 +28,6 @@ pub fn run(globals: &Globals, args: &DoArgs, id: &str) -> Result<i32> {
     // Before anything reads from it: an end of file that was typed by then would pass for the end of the terminal.
     let _raw = if options.console { Some(Raw::new()?) } else { None };
     Sandbox::start(id, &bundle, &options)?.wait()
-}
-
-/// The terminal on standard input passes every key on; as it was before when dropped.
-struct Raw(Termios);
-
-impl Raw {
-    fn new() -> Result<Raw> {
-        let doing = || "terminal on standard input";
-        let before = tcgetattr(io::stdin()).map_err(io::Error::from).doing(doing)?;
-        let mut raw = before.clone();
-        cfmakeraw(&mut raw);
-        tcsetattr(io::stdin(), SetArg::TCSADRAIN, &raw).map_err(io::Error::from).doing(doing)?;
-        Ok(Raw(before))
-    }
-}
-
-impl Drop for Raw {
-    fn drop(&mut self) {
-        // A terminal that has gone needs nothing.
-        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.0);
-    }
 }
 
 /// The command with this process's working directory, environment, user, groups and limits.

@@ -22,11 +22,12 @@ use super::cgroup;
 use super::control::{self, Client, Request};
 use super::error::{Context, Error, Result};
 use super::gofer::{GoferConfig, Tree};
-use super::network::{NetConfig, Tap, find_tap, open_tap};
+use super::network::{NetConfig, Taken, Tap, find_tap, open_tap, take_over};
 use super::report::Reader;
 use super::spawn::{Child, spawn};
 use super::spec::{Bundle, is_bind};
 use super::state::{HostProcess, Record, StateDir, Status};
+use super::terminal;
 use super::watch::{self, Progress};
 use crate::logging::{self, Format};
 
@@ -59,6 +60,8 @@ pub struct Options {
     pub attached: bool,
     /// Whether this command's standard input and output are a terminal that the container's own is to appear on.
     pub console: bool,
+    /// Who gets the master of the container's terminal, if that is to be a new one.
+    pub console_socket: Option<PathBuf>,
 }
 
 /// A running sandbox with one container.
@@ -85,12 +88,16 @@ impl Sandbox {
         // From here on a signal is read when it can be dealt with; it cannot leave half a sandbox behind.
         let signals = watch::take_signals()?;
         let tap = open_interface(bundle, options)?;
+        let taken = match bundle.network_namespace() {
+            Some(namespace) if options.interface && tap.is_none() => take_over(namespace, bundle)?,
+            _ => Taken::default(),
+        };
         let claim = Claim(Some(StateDir::create(&options.state_root, id)?));
         let cgroup = cgroup::Held::create(&bundle.spec, id, options.systemd_cgroup)?;
         let (to_gofer, trees) = connections(bundle, options)?;
         // Both processes set themselves up at the same time.
         let (gofer, gofer_reports) = start_gofer(id, bundle, options, trees)?;
-        let (sentry, sentry_reports) = start_sentry(id, bundle, options, &claim, to_gofer, tap)?;
+        let (sentry, sentry_reports) = start_sentry(id, bundle, options, &claim, to_gofer, (tap, taken))?;
         let record = Record {
             sentry: HostProcess::of(sentry.pid()),
             gofer: HostProcess::of(gofer.pid()),
@@ -269,9 +276,14 @@ fn start_sentry(
     options: &Options,
     claim: &Claim,
     to_gofer: Vec<Connection>,
-    tap: Option<Tap>,
+    (tap, taken): (Option<Tap>, Taken),
 ) -> Result<(Child, OwnedFd)> {
     let control = claim.dir()?.short_path(control::SOCKET);
+    let process = bundle.spec.process().as_ref().filter(|process| process.terminal() == Some(true));
+    let terminal = match (process, &options.console_socket) {
+        (Some(process), Some(socket)) => Some(terminal::make(process, socket)?),
+        _ => None,
+    };
     let control = UnixListener::bind(&control).doing(|| "make the control socket")?;
     let (reports, report) = pipe()?;
     let log = open_log(options, "boot", id)?;
@@ -289,19 +301,24 @@ fn start_sentry(
         strace: options.strace,
         debug: options.debug,
         gofer_fds,
-        stdio: [0, 1, 2],
+        stdio: terminal.as_ref().map_or([0, 1, 2], |terminal| [terminal.as_raw_fd(); 3]),
         control_fd: control.as_raw_fd(),
         report_fd: report.as_raw_fd(),
         tap_fd: tap.as_ref().map(|tap| tap.fd.as_raw_fd()),
         network,
+        links: taken.links.iter().map(|(link, device)| (link.clone(), device.as_raw_fd())).collect(),
+        dns_fd: taken.dns.as_ref().map(AsRawFd::as_raw_fd),
         overlay: options.overlay,
         log: log.as_ref().map(|file| log_target(file, options)),
         strace_fd: log.as_ref().map_or(2, AsRawFd::as_raw_fd),
         attached: options.attached,
-        console: options.console,
+        console: options.console || terminal.is_some(),
+        controls_terminal: terminal.is_some(),
     };
     let mut donated = vec![control.as_raw_fd(), report.as_raw_fd()];
-    donated.extend(config.tap_fd);
+    donated.extend(config.tap_fd.iter().chain(&config.dns_fd));
+    donated.extend(config.links.iter().map(|(_, device)| *device));
+    donated.extend(terminal.as_ref().map(AsRawFd::as_raw_fd));
     donated.extend(log.as_ref().map(AsRawFd::as_raw_fd));
     donated.extend(sockets.iter().map(AsRawFd::as_raw_fd));
     Ok((start_process("boot", id, &config, donated)?, reports))

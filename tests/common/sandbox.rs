@@ -30,8 +30,9 @@ pub struct Sandbox<'a> {
     root: PathBuf,
     env: Vec<String>,
     mounts: Vec<Value>,
-    linux: Vec<(String, Value)>,
+    changes: Vec<(String, Value)>,
     network: Option<&'a Network>,
+    namespace: Option<PathBuf>,
     deadline: Duration,
     quiet: bool,
 }
@@ -50,8 +51,9 @@ impl<'a> Sandbox<'a> {
                 "LC_ALL=C.UTF-8".into(),
             ],
             mounts: Vec::new(),
-            linux: Vec::new(),
+            changes: Vec::new(),
             network: None,
+            namespace: None,
             deadline: DEADLINE,
             quiet: false,
         }
@@ -75,6 +77,12 @@ impl<'a> Sandbox<'a> {
         self
     }
 
+    /// With what is in this network namespace.
+    pub fn namespace(mut self, path: PathBuf) -> Self {
+        self.namespace = Some(path);
+        self
+    }
+
     /// With a file or directory of the host mounted read-only.
     pub fn bind(mut self, source: &Path, destination: &str) -> Self {
         self.mounts.push(json!({
@@ -83,9 +91,15 @@ impl<'a> Sandbox<'a> {
         self
     }
 
-    /// With a member of `linux` in the specification.
-    pub fn linux(mut self, name: &str, value: Value) -> Self {
-        self.linux.push((name.to_owned(), value));
+    /// With a mount of the specification.
+    pub fn mount(mut self, mount: Value) -> Self {
+        self.mounts.push(mount);
+        self
+    }
+
+    /// With another value in the specification, at a JSON pointer: `/linux/sysctl`.
+    pub fn with(mut self, at: &str, value: Value) -> Self {
+        self.changes.push((at.to_owned(), value));
         self
     }
 
@@ -138,16 +152,13 @@ impl<'a> Sandbox<'a> {
             json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm"}),
         ];
         mounts.extend(self.mounts.iter().cloned());
-        let network = match self.network {
-            Some(network) => json!({"type": "network", "path": network.bundle_namespace()}),
+        let namespace = self.network.map(Network::bundle_namespace).or_else(|| self.namespace.clone());
+        let network = match namespace {
+            Some(path) => json!({"type": "network", "path": path}),
             None => json!({"type": "network"}),
         };
-        let mut linux = json!({"namespaces": [
-            {"type": "pid"}, network, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
-        ]});
-        self.linux.iter().for_each(|(name, value)| linux[name] = value.clone());
         let cwd = if self.root == Path::new("/") { self.work() } else { "/".into() };
-        json!({
+        let mut config = json!({
             "ociVersion": "1.0.0",
             "hostname": "sandbox",
             "process": {
@@ -162,8 +173,15 @@ impl<'a> Sandbox<'a> {
             },
             "root": {"path": self.root},
             "mounts": mounts,
-        "linux": linux,
-        })
+            "linux": {"namespaces": [
+                {"type": "pid"}, network, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
+            ]},
+        });
+        for (at, value) in &self.changes {
+            let (parent, name) = at.rsplit_once('/').expect("a JSON pointer");
+            config.pointer_mut(parent).unwrap_or_else(|| panic!("no {parent}"))[name] = value.clone();
+        }
+        config
     }
 
     /// Runs it to its end, which must come in time.
@@ -180,6 +198,7 @@ impl<'a> Sandbox<'a> {
         let mut command = self.command();
         match self.network {
             Some(network) => command.args(network.flags()),
+            None if self.namespace.is_some() => command.arg("--network=sandbox"),
             None => command.arg("--network=none"),
         };
         if self.runtime.cable == Cable::Tap && !self.quiet {

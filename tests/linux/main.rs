@@ -15,6 +15,7 @@
 mod common;
 mod programs;
 
+mod epoll_threads;
 mod exec;
 mod faults;
 mod files;
@@ -25,7 +26,9 @@ mod network;
 mod paths;
 mod pipes;
 mod processes;
+mod seccomp;
 mod signals;
+mod socket_options;
 mod system;
 mod terminals;
 mod timers;

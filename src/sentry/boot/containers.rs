@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -21,8 +20,6 @@ pub struct Container {
     pub id: String,
     /// Its kernel.
     pub kernel: Arc<Kernel>,
-    /// Whether its processes are stopped by the runtime.
-    pub paused: AtomicBool,
 }
 
 impl Container {
@@ -32,7 +29,7 @@ impl Container {
             Status::Stopped
         } else if !self.kernel.gate.is_open() {
             Status::Created
-        } else if self.paused.load(Ordering::SeqCst) {
+        } else if self.kernel.is_frozen() {
             Status::Paused
         } else {
             Status::Running
@@ -52,7 +49,7 @@ pub struct Containers {
 impl Containers {
     /// Adds one. Fails when the name is taken.
     pub fn add(&self, id: &str, kernel: Arc<Kernel>) -> Outcome<Arc<Container>> {
-        let container = Arc::new(Container { id: id.to_owned(), kernel, paused: AtomicBool::new(false) });
+        let container = Arc::new(Container { id: id.to_owned(), kernel });
         let mut list = self.list.lock();
         if list.contains_key(id) {
             return Err(format!("container {id:?} already exists"));

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::Process;
@@ -115,7 +116,7 @@ fn launch(
     let seed = kernel.platform.spawn().doing(|| "make a stub process".into());
     let seed = seed.inspect_err(|_| crate::sentry::task::exit::abandon(&task))?;
     let name = process.args().iter().flatten().next().cloned().unwrap_or_default();
-    start_program(task, seed, exec, || {}).map_err(|error| init::exec_problem(&name, error))?;
+    start_program(task, seed, exec).map_err(|error| init::exec_problem(&name, error))?;
     Ok(owner)
 }
 
@@ -160,6 +161,20 @@ impl Further {
         self.group.kernel.tree.lock().node(self.pid()).and_then(|node| node.zombie)
     }
 
+    /// Waits for its end, but not beyond `deadline`: `None` then.
+    pub fn wait_until(&self, deadline: Option<Instant>) -> Option<ExitStatus> {
+        let parker = Arc::new(Parker::new());
+        let key = self.group.exit_queue.add(parker.clone(), Events::READ, false);
+        while !self.has_ended() && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+            parker.park(deadline);
+        }
+        self.group.exit_queue.remove(key);
+        if !self.has_ended() {
+            return None;
+        }
+        self.group.kernel.tree.lock().node(self.pid()).and_then(|node| node.zombie)
+    }
+
     /// Whether it has ended, rather than `peer` closed.
     fn wait_end(&self, peer: Option<BorrowedFd<'_>>) -> bool {
         let parker = Arc::new(Parker::new());
@@ -184,9 +199,20 @@ impl Further {
         self.group.exit_queue.remove(key);
         self.has_ended()
     }
+}
 
-    /// Gives its terminal a size: rows and columns. `ENOTTY` without one.
-    pub fn resize(&self, rows: u16, columns: u16) -> Result<(), Errno> {
-        self.console.as_ref().ok_or(Errno::ENOTTY)?.set_size(rows, columns)
+/// Gives the terminal of a process that `exec` has started, or else of the first, a size; with 0 columns the one that the
+/// host's terminal has now. `ESRCH`, `ENOTTY` without a terminal.
+pub fn resize(kernel: &Kernel, pid: Option<i32>, rows: u16, columns: u16) -> Result<(), Errno> {
+    let set = |console: &Console| match columns {
+        0 => {
+            console.take_size();
+            Ok(())
+        }
+        _ => console.set_size(rows, columns),
+    };
+    match pid {
+        None | Some(1) => set(kernel.console.get().ok_or(Errno::ENOTTY)?),
+        Some(pid) => set(kernel.further.get(pid).ok_or(Errno::ESRCH)?.console.as_ref().ok_or(Errno::ENOTTY)?),
     }
 }

@@ -71,8 +71,8 @@ pub fn build(kernel: &Arc<Kernel>, config: &mut BootConfig, ptys: &Arc<DevPts>) 
 }
 
 fn root_file_system(root: &GoferMount, overlay: bool) -> Result<Arc<dyn FileSystem>> {
-    // Beneath an overlay nobody changes it; otherwise the host may.
-    let caching = if overlay || root.read_only { Caching::Forever } else { Caching::Revalidate };
+    // Beneath an overlay nobody changes it; otherwise the host may, by `docker cp` and the like.
+    let caching = if overlay || root.read_only { Caching::Forever } else { Caching::Lease };
     let lower = GoferFs::connect(take(root.fd), root.read_only, caching)?;
     if !overlay {
         return Ok(lower);
