@@ -1,28 +1,16 @@
 //! `runsc run`: makes a container from a bundle and runs it to its end, or leaves it running.
 
-use std::fs;
-
 use super::args::{Globals, RunArgs};
-use crate::container::sandbox::Sandbox;
-use crate::container::spec::Bundle;
-use crate::container::state::check_id;
-use crate::container::{Context, Error, Result};
+use super::create::create;
+use crate::container::Result;
 
 /// Returns the container's exit status, or 0 when it is left running.
 pub fn run(globals: &Globals, args: &RunArgs) -> Result<i32> {
-    if args.console_socket.is_some() {
-        return Err(Error::Usage("--console-socket: terminals made by the runtime are not supported yet".into()));
-    }
-    check_id(&args.id)?;
-    let options = globals.options(!args.detach)?;
-    let bundle = Bundle::load(&args.bundle, globals.leniency())?;
-    let sandbox = Sandbox::start(&args.id, &bundle, &options)?;
-    if let Some(file) = &args.pid_file {
-        fs::write(file, sandbox.pid().to_string()).doing(|| format!("write {}", file.display()))?;
-    }
+    let mut sandbox = create(globals, &args.create, !args.detach)?;
+    sandbox.start()?;
     if args.detach {
         sandbox.detach();
         return Ok(0);
     }
-    sandbox.wait()
+    sandbox.wait(args.keep)
 }

@@ -11,6 +11,8 @@ use super::containers::{Container, Containers};
 use crate::container::control::{Channel, Exit, Process, Request, Response, State, Target};
 use crate::container::state::Status;
 use crate::sentry::kernel::Kernel;
+use crate::sentry::signal::{DefaultAction, Signal};
+use crate::sentry::task::tree::ExitStatus;
 
 /// Host memory for the stack of a thread that answers commands.
 const STACK: usize = 128 << 10;
@@ -64,12 +66,10 @@ fn answer(containers: &Arc<Containers>, request: Request, _fds: Vec<OwnedFd>) ->
             start(&container)?;
             Ok(Value::Null)
         }
-        Request::Wait { pid: None | Some(1), .. } => {
-            serde_json::to_value(Exit { status: kernel.wait_ended().shell_status() })
-        }
+        Request::Wait { pid: None | Some(1), .. } => serde_json::to_value(Exit { status: container.wait_ended() }),
         Request::Wait { pid: Some(pid), .. } => return Err(format!("waiting for process {pid} is not supported")),
         Request::Signal { signal, target, .. } => {
-            deliver(kernel, signal, target)?;
+            deliver(&container, signal, target)?;
             Ok(Value::Null)
         }
         Request::Ps { .. } => serde_json::to_value(list(kernel)),
@@ -99,7 +99,13 @@ fn start(container: &Container) -> Outcome<()> {
     }
 }
 
-fn deliver(kernel: &Arc<Kernel>, signal: i32, target: Target) -> Outcome<()> {
+fn deliver(container: &Container, signal: i32, target: Target) -> Outcome<()> {
+    let kernel = &container.kernel;
+    if container.status() == Status::Created && ends_what_waits(signal, target) {
+        // As it ends runc's process that waits to become the program, which has no handlers.
+        kernel.process(1).map_err(|error| error.to_string())?.end(ExitStatus::Killed { signal, core: false });
+        return Ok(());
+    }
     let sent = match target {
         Target::Init => kernel.signal_container(signal, false),
         Target::All => kernel.signal_container(signal, true),
@@ -107,6 +113,11 @@ fn deliver(kernel: &Arc<Kernel>, signal: i32, target: Target) -> Outcome<()> {
         Target::Process(pid) => kernel.signal_process(pid, signal),
     };
     sent.map_err(|error| format!("signal {signal}: {error}"))
+}
+
+fn ends_what_waits(signal: i32, target: Target) -> bool {
+    let deadly = |signal: Signal| matches!(signal.default_action(), DefaultAction::Term | DefaultAction::Core);
+    target != Target::Foreground && Signal::new(signal).is_ok_and(deadly)
 }
 
 fn list(kernel: &Arc<Kernel>) -> Vec<Process> {

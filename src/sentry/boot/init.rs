@@ -6,7 +6,7 @@ use std::sync::Arc;
 use oci_spec::runtime::{LinuxCapabilities, Process};
 
 use super::{Console, Doing, Outcome};
-use crate::container::boot::{BootConfig, take};
+use crate::container::boot::{ContainerConfig, take};
 use crate::errno::{Errno, Result};
 use crate::netstack::unix::UnixNamespace;
 use crate::sentry::creds::{Caps, Credentials};
@@ -28,7 +28,7 @@ use crate::vfs::walk::{LookupFlags, Walk};
 /// Starts the first process: returns when its program is loaded and reported as started, or says why not.
 pub fn start(
     kernel: &Arc<Kernel>,
-    config: &BootConfig,
+    config: &ContainerConfig,
     mounts: Arc<MountNamespace>,
     unix: Arc<UnixNamespace>,
     ptys: &DevPts,
@@ -75,8 +75,14 @@ pub fn start(
     start_first(task, seed, exec).map_err(|error| exec_problem(&name, error))
 }
 
+/// In the words that engines make exit statuses 126 and 127 of.
 fn exec_problem(name: &str, error: Errno) -> String {
-    format!("exec {name:?}: {error}")
+    match error {
+        Errno::ENOENT if !name.contains('/') => format!("exec: {name:?}: executable file not found in $PATH"),
+        Errno::ENOENT => format!("exec: {name:?}: stat {name}: no such file or directory"),
+        Errno::EACCES => format!("exec: {name:?}: permission denied"),
+        error => format!("exec: {name:?}: {error}"),
+    }
 }
 
 fn give(files: &Arc<FdTable>, number: usize, fd: RawFd) -> Result<()> {
