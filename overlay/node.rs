@@ -201,13 +201,13 @@ impl Inode for Node {
     }
 
     /// Hands on to the lower layers what no slot decides: names below a changed directory are its node's.
-    fn prefetch(&self, components: &[&[u8]]) {
+    fn prefetch(&self, components: &[&[u8]], known: bool) {
         let (Some(dir), Some((first, rest))) = (&self.dir, components.split_first()) else { return };
         let slot = dir.read().slots.get(first).cloned();
         match slot.map(|slot| slot.node) {
-            Some(Some(node)) => node.prefetch(rest),
+            Some(Some(node)) => node.prefetch(rest, known),
             Some(None) => {}
-            None => self.lower_dirs().iter().for_each(|(_, lower)| lower.prefetch(components)),
+            None => self.lower_dirs().iter().for_each(|(_, lower)| lower.prefetch(components, known)),
         }
     }
 

@@ -331,7 +331,7 @@ impl Inode for Announced {
         Ok(Arc::new(Announced { inner, paths: self.paths.clone() }))
     }
 
-    fn prefetch(&self, components: &[&[u8]]) {
+    fn prefetch(&self, components: &[&[u8]], _known: bool) {
         self.paths.lock().push(String::from_utf8_lossy(&components.join(&b'/')).into_owned());
     }
 
@@ -351,10 +351,10 @@ fn the_lower_learns_what_is_about_to_be_looked_up() {
     mkdir(&lower, "gone");
     let paths = Arc::default();
     let root = OverlayFs::new(Arc::new(Announced { inner: lower, paths: Arc::clone(&paths) }), tmp()).unwrap().root();
-    root.prefetch(&[b"a", b"b"]);
+    root.prefetch(&[b"a", b"b"], false);
     root.lookup(b"a").unwrap().set_attr(&SetAttr { perm: Some(0o700), ..Default::default() }).unwrap();
-    root.prefetch(&[b"a", b"b", b"c"]);
+    root.prefetch(&[b"a", b"b", b"c"], false);
     root.rmdir(b"gone").unwrap();
-    root.prefetch(&[b"gone", b"d"]);
+    root.prefetch(&[b"gone", b"d"], false);
     assert_eq!(*paths.lock(), ["a/b", "b/c"]);
 }

@@ -56,7 +56,8 @@ impl Events {
 /// Something that a queue can wake.
 pub trait Wakeable: Send + Sync {
     /// Called, often under the object's lock, when `events` may have become possible. Must not block and must not take
-    /// locks other than its own leaf locks. Returns whether this used up an exclusive wake-up.
+    /// locks other than its own leaf locks. Returns whether this used up an exclusive wake-up. Who takes one and then leaves
+    /// without having looked must pass it on.
     fn wake(&self, events: Events) -> bool;
 }
 
@@ -135,19 +136,26 @@ impl WaitQueue {
 
     /// Wakes those that wait for any of `events`: all that are not exclusive, and the first exclusive one that takes it.
     pub fn wake(&self, events: Events) {
+        self.wake_any(events);
+    }
+
+    /// As [`WaitQueue::wake`]. Returns whether anybody took it: who was about to look anyway does not.
+    pub fn wake_any(&self, events: Events) -> bool {
         std::sync::atomic::fence(Ordering::SeqCst);
         if self.len.load(Ordering::SeqCst) == 0 {
-            return;
+            return false;
         }
         let entries = self.entries.lock();
+        let mut taken = false;
         let mut exclusive_done = false;
         for entry in entries.slots.iter().flatten().filter(|entry| entry.mask.intersects(events)) {
             if entry.exclusive {
                 exclusive_done = exclusive_done || entry.target.wake(events);
             } else {
-                entry.target.wake(events);
+                taken |= entry.target.wake(events);
             }
         }
+        taken || exclusive_done
     }
 
     /// Whether nobody waits.

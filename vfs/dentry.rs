@@ -8,13 +8,14 @@
 //! So its inode and type are read without a lock. Its place (parent and name) changes on rename.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
 use crate::errno::{Errno, Result};
 use crate::vfs::inode::{Caching, FileSystem, Inode, NodeType};
+use crate::vfs::lease::{Leases, Stamp};
 
 /// How many unused names are kept unless [`set_cache_limit`] says otherwise.
 pub const DEFAULT_CACHE_LIMIT: usize = 64 << 10;
@@ -34,20 +35,23 @@ pub struct Superblock {
 impl Superblock {
     /// The superblock of `fs`: the same one for every mount of it.
     pub fn of(fs: &Arc<dyn FileSystem>) -> Arc<Superblock> {
-        static ALL: Mutex<Vec<Weak<Superblock>>> = Mutex::new(Vec::new());
         let mut all = ALL.lock();
-        all.retain(|superblock| superblock.strong_count() > 0);
-        let known = all.iter().filter_map(Weak::upgrade).find(|known| Arc::ptr_eq(&known.fs, fs));
-        known.unwrap_or_else(|| {
-            let made = Arc::new(Superblock {
-                fs: fs.clone(),
-                caching: fs.caching(),
-                read_only: AtomicBool::new(false),
-                rename: Mutex::new(()),
-                root: Mutex::default(),
-            });
-            all.push(Arc::downgrade(&made));
-            made
+        if let Some(known) = all.get(&address(fs)).and_then(Weak::upgrade) {
+            return known;
+        }
+        let made = Superblock::alone(fs);
+        all.insert(address(fs), Arc::downgrade(&made));
+        made
+    }
+
+    /// A superblock of its own: for a file system that is mounted once and by its maker only.
+    pub(super) fn alone(fs: &Arc<dyn FileSystem>) -> Arc<Superblock> {
+        Arc::new(Superblock {
+            fs: fs.clone(),
+            caching: fs.caching(),
+            read_only: AtomicBool::new(false),
+            rename: Mutex::new(()),
+            root: Mutex::default(),
         })
     }
 
@@ -66,6 +70,33 @@ impl Superblock {
     pub fn is_read_only(&self) -> bool {
         self.read_only.load(Ordering::Relaxed)
     }
+}
+
+/// All superblocks, by the addresses of their file systems, which they keep. Leaf lock.
+static ALL: LazyLock<Mutex<HashMap<usize, Weak<Superblock>>>> = LazyLock::new(Mutex::default);
+
+fn address(fs: &Arc<dyn FileSystem>) -> usize {
+    Arc::as_ptr(fs).addr()
+}
+
+impl Drop for Superblock {
+    fn drop(&mut self) {
+        let mut all = ALL.lock();
+        // Another one of the same file system may have taken the place since this one was given up.
+        if all.get(&address(&self.fs)).is_some_and(|known| std::ptr::eq(known.as_ptr(), self)) {
+            all.remove(&address(&self.fs));
+        }
+    }
+}
+
+/// What the cache knows of a name.
+pub(super) enum Known {
+    /// Nothing.
+    No,
+    /// What it meant once: to be asked about.
+    Doubtful(Arc<Dentry>),
+    /// What it means.
+    Good(Arc<Dentry>),
 }
 
 /// Something is mounted here, in some namespace.
@@ -95,6 +126,8 @@ pub struct Dentry {
     mounts: AtomicUsize,
     place: RwLock<Place>,
     children: RwLock<HashMap<Arc<[u8]>, Weak<Dentry>>>,
+    /// When the file system last said that the name means this: a [`Stamp`], with [`Caching::Lease`].
+    asked: AtomicU64,
     /// Shared while a name is looked up in the file system, exclusive while names of this directory change.
     pub(super) dir: RwLock<()>,
 }
@@ -120,6 +153,7 @@ impl Dentry {
             mounts: AtomicUsize::new(0),
             place: RwLock::new(Place { parent, name }),
             children: RwLock::default(),
+            asked: AtomicU64::new(0),
             dir: RwLock::new(()),
         }))
     }
@@ -225,24 +259,54 @@ impl Dentry {
         self.children.read().get(name).and_then(Weak::upgrade)
     }
 
-    /// The child `name` from the cache alone. `None` when the file system must be asked.
-    pub(super) fn lookup_cached(&self, name: &[u8]) -> Option<Arc<Dentry>> {
-        let child = self.cached(name)?;
-        let valid = match self.superblock.caching {
+    /// What is known of the child `name`, without asking the file system. Marks what is good as used.
+    pub(super) fn known(&self, name: &[u8]) -> Known {
+        let Some(child) = self.cached(name) else { return Known::No };
+        let fresh = match self.superblock.caching {
             Caching::Forever => true,
-            Caching::Never => false,
-            Caching::Revalidate => match (&self.node, &child.node) {
-                (Some((dir, _)), Some((inode, _))) => dir.revalidate(name, inode),
-                _ => false,
-            },
+            Caching::Lease => self.leases().is_fresh(Stamp(child.asked.load(Ordering::Relaxed))),
+            Caching::Revalidate => false,
+            Caching::Never => return Known::No,
         };
-        if !valid {
+        if fresh {
+            child.mark_used();
+            return Known::Good(child);
+        }
+        // Of a name that was not there nobody can say whether that is still so: it is looked up.
+        if child.node.is_some() { Known::Doubtful(child) } else { Known::No }
+    }
+
+    /// The child `name` from the cache, if need be after asking the file system whether it is still the same. `None` when it
+    /// must be looked up.
+    pub(super) fn lookup_cached(&self, name: &[u8]) -> Option<Arc<Dentry>> {
+        let child = match self.known(name) {
+            Known::Good(child) => return Some(child),
+            Known::Doubtful(child) => child,
+            Known::No => return None,
+        };
+        let stamp = self.stamp();
+        let (Ok(dir), Ok(inode)) = (self.inode(), child.inode()) else { return None };
+        if !dir.revalidate(name, inode) {
             return None;
         }
-        if !child.has(USED) {
-            child.flags.fetch_or(USED, Ordering::Relaxed);
-        }
+        child.asked.store(stamp.0, Ordering::Relaxed);
+        child.mark_used();
         Some(child)
+    }
+
+    fn mark_used(&self) {
+        if !self.has(USED) {
+            self.flags.fetch_or(USED, Ordering::Relaxed);
+        }
+    }
+
+    fn leases(&self) -> &Leases {
+        self.superblock.fs.leases()
+    }
+
+    /// To be taken before the file system is asked. Means something with [`Caching::Lease`] only.
+    fn stamp(&self) -> Stamp {
+        if self.superblock.caching == Caching::Lease { self.leases().stamp() } else { Stamp::default() }
     }
 
     /// The child `name`, from the cache or the file system; a negative dentry when there is none. Takes the directory's
@@ -262,6 +326,7 @@ impl Dentry {
         if let Some(child) = self.lookup_cached(name) {
             return Ok(child);
         }
+        let stamp = self.stamp();
         let inode = match self.inode()?.lookup(name) {
             Ok(inode) => Some(inode),
             Err(Errno::ENOENT) => None,
@@ -273,15 +338,16 @@ impl Dentry {
         if let Some(stale) = self.cached(name).filter(|stale| stale.has(PINNED) && inode.is_some()) {
             return Ok(stale); // what is mounted beneath must stay reachable
         }
-        self.insert(name, inode)
+        self.insert(name, inode, stamp)
     }
 
     /// Puts a new dentry for `name` into the table, in the place of an old one. When another thread looked up the same
     /// name at the same time, its dentry is the one that both use.
-    fn insert(self: &Arc<Self>, name: &[u8], inode: Option<Arc<dyn Inode>>) -> Result<Arc<Dentry>> {
+    fn insert(self: &Arc<Self>, name: &[u8], inode: Option<Arc<dyn Inode>>, stamp: Stamp) -> Result<Arc<Dentry>> {
         let made = Dentry::new(self.superblock.clone(), Some(self.clone()), name.into(), inode)?;
+        made.asked.store(stamp.0, Ordering::Relaxed);
         let caching = self.superblock.caching;
-        if made.node.is_none() && caching != Caching::Forever {
+        if made.node.is_none() && !matches!(caching, Caching::Forever | Caching::Lease) {
             return Ok(made);
         }
         let mut children = self.children.write();
@@ -304,7 +370,7 @@ impl Dentry {
     /// Records that `name` now means `inode`: after `create`, `link`. With the directory's lock held exclusively.
     pub(super) fn instantiate(self: &Arc<Self>, name: &[u8], inode: Arc<dyn Inode>) -> Result<Arc<Dentry>> {
         self.children.write().remove(name);
-        self.insert(name, Some(inode))
+        self.insert(name, Some(inode), self.stamp())
     }
 
     /// Records that `name` is gone: after `unlink`, `rmdir`. With the directory's lock held exclusively.
@@ -323,6 +389,7 @@ impl Dentry {
                 children.remove(&*old_name);
             }
         }
+        child.asked.store(self.stamp().0, Ordering::Relaxed);
         let name: Arc<[u8]> = name.into();
         let old_parent = {
             let mut place = child.place.write();

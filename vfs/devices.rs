@@ -33,6 +33,13 @@ impl DeviceTable {
         self.majors.write().entry((block, major)).or_default().push((minors, opener));
     }
 
+    /// Whether there is such a device.
+    pub fn is_served(&self, kind: NodeType, rdev: u64) -> bool {
+        let majors = self.majors.read();
+        let ranges = majors.get(&(kind == NodeType::BlockDevice, libc::major(rdev)));
+        ranges.is_some_and(|ranges| ranges.iter().any(|(minors, _)| minors.contains(&libc::minor(rdev))))
+    }
+
     /// Opens device `rdev`. `ENXIO` when there is no such device.
     pub fn open(&self, kind: NodeType, rdev: u64, flags: i32) -> Result<Arc<dyn File>> {
         let (major, minor) = (libc::major(rdev), libc::minor(rdev));

@@ -8,6 +8,7 @@ use bitflags::bitflags;
 
 use crate::errno::{Errno, Result};
 use crate::vfs::file::File;
+use crate::vfs::lease::Leases;
 
 /// File types, with the values of `d_type` in `getdents64(2)` and, shifted left by 12, of `st_mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -202,6 +203,9 @@ pub enum Caching {
     Forever,
     /// It may change behind the sentry's back (a shared bind mount): ask [`Inode::revalidate`] before using a cached name.
     Revalidate,
+    /// It may change behind the sentry's back, but rarely does (a container's writable root): names, their absence and
+    /// attributes are believed as long as [`FileSystem::leases`] says, then asked about as with [`Caching::Revalidate`].
+    Lease,
     /// Names come and go by themselves (`/proc`): never cache.
     Never,
 }
@@ -217,6 +221,10 @@ pub trait FileSystem: Send + Sync {
     /// How names of it may be cached.
     fn caching(&self) -> Caching {
         Caching::Forever
+    }
+    /// How long what is known of it is believed, with [`Caching::Lease`].
+    fn leases(&self) -> &Arc<Leases> {
+        Leases::sandbox()
     }
     /// Its own options in `/proc/mounts`, with a leading comma, such as `,size=64k`.
     fn options(&self) -> String {
@@ -253,14 +261,15 @@ pub trait Inode: Send + Sync + Any {
         Err(Errno::ENOTDIR)
     }
 
-    /// Tells that these names, each within the one before, the first in this directory, are about to be looked up: a file
-    /// system that asks another process can do it in one go. Nothing needs to happen.
-    fn prefetch(&self, components: &[&[u8]]) {
-        let _ = components;
+    /// Tells that these names, each within the one before, the first in this directory, are about to be looked up, or to be
+    /// asked about where they are `known`: a file system that asks another process can do it in one go. Nothing needs to
+    /// happen.
+    fn prefetch(&self, components: &[&[u8]], known: bool) {
+        let _ = (components, known);
     }
 
     /// Whether `child`, found earlier under `name`, is still what that name means. Asked only with
-    /// [`Caching::Revalidate`]; attributes of `child` are refreshed on the way.
+    /// [`Caching::Revalidate`] and [`Caching::Lease`]; attributes of `child` are refreshed on the way.
     fn revalidate(&self, name: &[u8], child: &Arc<dyn Inode>) -> bool {
         let _ = (name, child);
         true
@@ -290,6 +299,9 @@ pub trait Inode: Send + Sync + Any {
         let _ = name;
         Err(Errno::EPERM)
     }
+
+    /// Tells a node that the caller has removed or replaced one of its names: what is known of its links is out of date.
+    fn unlinked(&self) {}
 
     /// Renames `old` in this directory to `new` in `new_dir`, of the same file system. The caller has excluded that a
     /// directory is moved beneath itself, and holds the file system's rename order.

@@ -13,6 +13,7 @@
 //! cache's list of used names is a leaf. File systems are called with a directory lock held, so they take no dentry lock.
 
 pub mod anon;
+pub mod cgroup;
 pub mod dentry;
 pub mod deny;
 pub mod dev;
@@ -25,6 +26,7 @@ pub mod host;
 pub mod inode;
 pub mod inotify;
 pub mod kernfs;
+pub mod lease;
 pub mod locks;
 pub mod mount;
 pub mod mount_list;

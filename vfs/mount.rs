@@ -74,6 +74,13 @@ impl Mount {
         Ok(Mount::new(superblock, root, flags, source))
     }
 
+    /// As [`Mount::detached`], for a file system that nobody else mounts: the end of a magic link. Nothing is registered.
+    pub(super) fn of_one_file(fs: &Arc<dyn FileSystem>) -> Result<Arc<Mount>> {
+        let superblock = Superblock::alone(fs);
+        let root = superblock.root()?;
+        Ok(Mount::new(superblock, root, MountFlags::empty(), "none"))
+    }
+
     /// What is mounted.
     pub fn superblock(&self) -> &Arc<Superblock> {
         &self.superblock

@@ -161,6 +161,7 @@ impl Walk<'_> {
             return Err(Errno::EBUSY);
         }
         dir.inode()?.unlink(&name)?;
+        victim.inode()?.unlinked();
         dir.dentry.forget(&name, &victim);
         drop(lock);
         report_removed(&victim);
@@ -190,6 +191,7 @@ impl Walk<'_> {
         // Nothing may be made in it from here on: makers hold its lock and look at `is_deleted`.
         let inner = victim.dir.write();
         dir.inode()?.rmdir(&name)?;
+        victim.inode()?.unlinked();
         dir.dentry.forget(&name, &victim);
         drop(inner);
         drop(lock);
@@ -283,6 +285,9 @@ impl Rename<'_> {
             old_dir.moved(&old, new_dir, &self.new_name);
             new_dir.moved(&new, old_dir, &self.old_name);
         } else {
+            if let Ok(replaced) = new.inode() {
+                replaced.unlinked();
+            }
             new_dir.forget(&self.new_name, &new);
             old_dir.moved(&old, new_dir, &self.new_name);
         }

@@ -97,6 +97,18 @@ impl Walk<'_> {
     /// `openat2(2)`: all of `open(2)` that concerns names. With an empty path and `EMPTY_PATH` in `resolve` it opens the
     /// start again. Waiting is the caller's: see [`Opened`].
     pub fn open(&self, path: &[u8], how: &OpenHow) -> Result<Opened> {
+        match self.open_once(path, how) {
+            // The name has come to mean another file behind the sentry's back, between finding and opening it: as Linux does
+            // then, once more and with nothing believed.
+            Err(Errno::ESTALE) => {
+                self.root.dentry.superblock().fs.leases().new_epoch();
+                self.open_once(path, how)
+            }
+            done => done,
+        }
+    }
+
+    fn open_once(&self, path: &[u8], how: &OpenHow) -> Result<Opened> {
         let mut flags = how.flags;
         if flags & libc::O_PATH != 0 {
             flags &= libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
@@ -157,6 +169,8 @@ impl Walk<'_> {
                     Ok(made) => return self.open_path(made, how.flags, true),
                     Err(Errno::EEXIST) if !exclusive && races < RACES_MAX => {
                         races += 1;
+                        // That there was no such name may have been believed from earlier.
+                        resolver.at.dentry.superblock().fs.leases().new_epoch();
                         text = Cow::Owned(name);
                     }
                     Err(error) => return Err(error),

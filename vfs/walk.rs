@@ -6,7 +6,7 @@ use bitflags::bitflags;
 
 use crate::errno::{Errno, Result};
 use crate::sentry::creds::Credentials;
-use crate::vfs::dentry::Dentry;
+use crate::vfs::dentry::{Dentry, Known};
 use crate::vfs::devices::DeviceTable;
 use crate::vfs::inode::{Caching, NodeType};
 use crate::vfs::mount::MountFlags;
@@ -114,6 +114,16 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// What the file system was told of the names to come: see [`Inode::prefetch`](crate::vfs::inode::Inode::prefetch).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Announced {
+    Nothing,
+    /// They are known, and to be asked about.
+    Known,
+    /// They are to be looked up.
+    All,
+}
+
 /// A resolution on its way.
 pub(super) struct Resolver<'a> {
     walk: &'a Walk<'a>,
@@ -121,7 +131,7 @@ pub(super) struct Resolver<'a> {
     /// Where `/` and `..` end: the process's root, or the start with `IN_ROOT`.
     root: &'a Path,
     links: u32,
-    prefetched: bool,
+    announced: Announced,
     pub(super) at: Path,
 }
 
@@ -133,7 +143,8 @@ impl<'a> Resolver<'a> {
         }
         let scoped = flags.intersects(LookupFlags::IN_ROOT);
         let root = if scoped { walk.start } else { walk.root };
-        let mut resolver = Resolver { walk, flags, root, links: 0, prefetched: false, at: walk.start.clone() };
+        let mut resolver =
+            Resolver { walk, flags, root, links: 0, announced: Announced::Nothing, at: walk.start.clone() };
         if path.first() == Some(&b'/') {
             resolver.jump_to_root()?;
         }
@@ -175,6 +186,7 @@ impl<'a> Resolver<'a> {
         let mut rest = Components(path);
         while let Some(name) = rest.next() {
             if rest.is_end() {
+                self.announce_doubtful(name, &rest)?;
                 self.may_search()?;
                 return match name {
                     b"." => Ok(Last::Dot),
@@ -190,6 +202,7 @@ impl<'a> Resolver<'a> {
 
     /// One component. A name that does not exist is `ENOENT`.
     fn step(&mut self, name: &[u8], rest: &Components<'_>, follow: bool) -> Result<()> {
+        self.announce_doubtful(name, rest)?;
         self.may_search()?;
         match name {
             b"." => return Ok(()),
@@ -229,27 +242,50 @@ impl<'a> Resolver<'a> {
         if name.len() > NAME_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
-        // Where cached names must be asked about, those are announced as well.
-        if self.at.dentry.superblock().caching == Caching::Revalidate {
-            self.announce(name, rest)?;
-        }
-        if let Some(child) = self.at.dentry.lookup_cached(name) {
-            return Ok(child);
-        }
+        let known = self.at.dentry.known(name);
+        let doubtful = match known {
+            Known::Good(child) => return Ok(child),
+            Known::Doubtful(_) => true,
+            Known::No => false,
+        };
         if self.flags.contains(LookupFlags::CACHED) {
             return Err(Errno::EAGAIN);
         }
-        self.announce(name, rest)?;
+        if doubtful {
+            self.announce(name, rest, Announced::Known)?;
+            if let Some(child) = self.at.dentry.lookup_cached(name) {
+                return Ok(child);
+            }
+        }
+        self.announce(name, rest, Announced::All)?;
         self.at.dentry.lookup(name)
     }
 
-    /// Tells the file system, once a walk, what is about to be looked up.
-    fn announce(&mut self, name: &[u8], rest: &Components<'_>) -> Result<()> {
-        if !self.prefetched && !rest.is_end() {
-            self.prefetched = true;
+    /// In a leased tree announces a name that is not known to be good, before the directory's attributes are asked for: they
+    /// come with the answer.
+    fn announce_doubtful(&mut self, name: &[u8], rest: &Components<'_>) -> Result<()> {
+        let leased = self.at.dentry.superblock().caching == Caching::Lease;
+        if !leased || self.announced == Announced::All || matches!(name, b"." | b"..") || !self.at.dentry.is_dir() {
+            return Ok(());
+        }
+        if self.flags.contains(LookupFlags::CACHED) {
+            return Ok(());
+        }
+        match self.at.dentry.known(name) {
+            Known::Good(_) => Ok(()),
+            Known::Doubtful(_) => self.announce(name, rest, Announced::Known),
+            Known::No => self.announce(name, rest, Announced::All),
+        }
+    }
+
+    /// Tells the file system what is about to be asked about or looked up, once each between two symbolic links.
+    fn announce(&mut self, name: &[u8], rest: &Components<'_>, what: Announced) -> Result<()> {
+        let leased = self.at.dentry.superblock().caching == Caching::Lease;
+        if self.announced < what && (leased || !rest.is_end()) {
+            self.announced = what;
             let names = rest.clone().take_while(|name| *name != b"..").filter(|name| *name != b".");
             let names: Vec<&[u8]> = std::iter::once(name).chain(names).collect();
-            self.at.dentry.inode()?.prefetch(&names);
+            self.at.dentry.inode()?.prefetch(&names, what == Announced::Known);
         }
         Ok(())
     }
@@ -257,7 +293,12 @@ impl<'a> Resolver<'a> {
     /// Goes where the symbolic link `link`, a name in the present directory, leads.
     fn follow(&mut self, link: &Arc<Dentry>) -> Result<()> {
         match self.enter(link)? {
-            Some(text) => self.resolve(&text, true),
+            Some(text) => {
+                self.resolve(&text, true)?;
+                // What follows the link was not announced with what leads to it.
+                self.announced = Announced::Nothing;
+                Ok(())
+            }
             None => Ok(()),
         }
     }
@@ -283,6 +324,7 @@ impl<'a> Resolver<'a> {
             return Ok(None);
         }
         let text = inode.read_link()?;
+        self.announced = Announced::Nothing;
         if text.is_empty() {
             return Err(Errno::ENOENT);
         }

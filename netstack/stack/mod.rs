@@ -23,6 +23,7 @@ pub mod packet;
 pub mod poller;
 pub mod ports;
 mod reassembly;
+pub mod settings;
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
@@ -69,6 +70,7 @@ pub struct Stack {
     neighbours: Neighbours,
     reassembly: Reassembly,
     poller: Poller,
+    settings: settings::Settings,
 }
 
 impl Stack {
@@ -88,6 +90,7 @@ impl Stack {
             neighbours: Neighbours::default(),
             reassembly: Reassembly::default(),
             poller: Poller::new(tap.clone()),
+            settings: settings::Settings::default(),
         });
         if tap.is_some() {
             poller::start(&stack);
@@ -98,6 +101,11 @@ impl Stack {
     /// The interfaces.
     pub fn interfaces(&self) -> &Interfaces {
         &self.interfaces
+    }
+
+    /// What `/proc/sys/net` sets.
+    pub fn settings(&self) -> &settings::Settings {
+        &self.settings
     }
 
     /// Every TCP socket now: `/proc/net/tcp`.

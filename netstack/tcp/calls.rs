@@ -15,9 +15,6 @@ use crate::netstack::stack::ports::Protocol;
 use crate::netstack::{Ancillary, Message, RecvFlags, SockAddr, Socket, SocketOption, addr};
 use crate::vfs::file::File;
 
-/// The first port that anybody may bind to.
-const FIRST_FREE_PORT: u16 = 1024;
-
 /// The bits of `IP_TOS` that tell of congestion: RFC 3168.
 const ECN: u8 = 3;
 
@@ -33,7 +30,7 @@ impl Socket for TcpSocket {
         if ip.is_some_and(|ip| !free && (!self.stack.interfaces().may_bind(ip) || ip.is_multicast())) {
             return Err(Errno::EADDRNOTAVAIL);
         }
-        if (1..FIRST_FREE_PORT).contains(&addr.port()) && !self.cred.net_bind {
+        if self.stack.settings().is_privileged(addr.port()) && !self.cred.net_bind {
             return Err(Errno::EACCES);
         }
         let phase = self.phase.lock();

@@ -32,7 +32,6 @@ const DEFAULT_BUF: usize = 212_992;
 /// The most that fits into a datagram, with its header.
 const MAX_DATAGRAM: usize = 65_535;
 const HEADER: usize = 8;
-const FIRST_FREE_PORT: u16 = 1024;
 /// How many groups one socket is in: `/proc/sys/net/ipv4/igmp_max_memberships`.
 const MAX_GROUPS: usize = 20;
 
@@ -333,7 +332,7 @@ impl Socket for UdpSocket {
         if ip.is_some_and(|ip| !free && !self.stack.interfaces().may_bind(ip)) {
             return Err(Errno::EADDRNOTAVAIL);
         }
-        if (1..FIRST_FREE_PORT).contains(&addr.port()) && !self.cred.net_bind {
+        if self.stack.settings().is_privileged(addr.port()) && !self.cred.net_bind {
             return Err(Errno::EACCES);
         }
         let mut state = self.state.lock();

@@ -65,8 +65,9 @@ pub struct Globals {
     pub mac: Option<Mac>,
 
     /// `root:memory`: changes to the root file system are kept in memory and discarded; `none`: they go to the host
-    #[arg(long, default_value = "root:memory", value_parser = PossibleValuesParser::new(["root:memory", "none"]))]
-    pub overlay2: String,
+    /// [default: none, so that whoever made the container finds them; `do` is always root:memory]
+    #[arg(long, value_parser = PossibleValuesParser::new(["root:memory", "none"]))]
+    pub overlay2: Option<String>,
 
     /// Run containers without the resource limits that config.json sets, which are not supported yet
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
@@ -380,7 +381,7 @@ impl Globals {
             debug: self.debug,
             debug_log: self.debug_log.clone(),
             debug_log_format: self.debug_log_format,
-            overlay: self.overlay2 != "none",
+            overlay: self.overlay2.as_deref() == Some("root:memory"),
             interface: self.network == Network::Sandbox,
             tap: self.tap.clone(),
             network: self.network_config(),

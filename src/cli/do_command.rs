@@ -19,9 +19,10 @@ use crate::container::{Context, Error, Result};
 /// Runs it as the container `id`; returns the command's exit status.
 pub fn run(globals: &Globals, args: &DoArgs, id: &str) -> Result<i32> {
     let mut options = globals.options(true)?;
-    if !options.overlay {
+    if globals.overlay2.as_deref() == Some("none") {
         return Err(Error::Usage("--overlay2=none: do never changes the host's files".into()));
     }
+    options.overlay = true;
     // There is no bundle: relative paths are relative to where the command was given.
     let directory = env::current_dir().doing(|| "current directory")?;
     let bundle = Bundle::new(directory, specification(args)?, globals.leniency())

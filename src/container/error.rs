@@ -38,6 +38,18 @@ pub enum Error {
     /// There is no such container.
     #[error("container {0:?} does not exist")]
     NotFound(String),
+    /// A program that the specification has run failed: see [`hooks`](super::hooks).
+    #[error("error running {point} hook #{index} ({}): {problem}", .path.display())]
+    Hook {
+        /// The list that it is in.
+        point: &'static str,
+        /// Its place in that list.
+        index: usize,
+        /// The program.
+        path: PathBuf,
+        /// What it said, or how it ended.
+        problem: String,
+    },
     /// One of the sandbox's processes failed.
     #[error("{process}: {problem}")]
     Process {

@@ -18,6 +18,7 @@ pub mod boot;
 pub mod control;
 pub mod error;
 pub mod gofer;
+pub mod hooks;
 pub mod isolate;
 pub mod life;
 pub mod network;

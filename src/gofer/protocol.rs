@@ -14,7 +14,7 @@ use super::codec::{Decoded, Get, Malformed, Put};
 use crate::vfs::inode::{NodeType, SetAttr};
 
 /// Changes with every change of what is sent.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// The root of the tree.
 pub const ROOT: u32 = 0;
@@ -95,14 +95,15 @@ operations! {
 /// A request; what is in the reply is said of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
-    /// Follows the path as far as it goes. Reply: how many components exist (u32), the attributes of each; what stopped
-    /// it (errno u32, 0 at the path's end); the node of the last one, or [`NONE`]; its text if it is a symbolic link.
+    /// Follows the path as far as it goes. Reply: how many components exist (u32); the attributes of the start, then of each;
+    /// what stopped it (errno u32, 0 at the path's end); how many nodes were kept (u32) and their numbers; the text of the
+    /// last component if it is a symbolic link.
     Walk {
-        /// Where it starts, which is no part of the answer.
+        /// Where it starts.
         from: Place<'a>,
         /// The path to follow from there.
         path: &'a [u8],
-        /// Keep the end open as a node, if it was reached.
+        /// Keep each component that exists open as a node; the start, when the path is empty.
         keep: bool,
         /// Open the end for reading if it is a regular file: a descriptor comes along.
         open: bool,

@@ -62,6 +62,21 @@ impl Tree {
         Ok((self.nodes.len() - 1) as u32)
     }
 
+    /// Keeps all of them or none. `ENFILE`.
+    fn keep_all(&mut self, fds: Vec<Arc<OwnedFd>>) -> Result<Vec<u32>> {
+        let mut kept = Vec::with_capacity(fds.len());
+        for fd in fds {
+            match self.keep(fd) {
+                Ok(number) => kept.push(number),
+                Err(error) => {
+                    kept.into_iter().for_each(|number| self.forget(number));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(kept)
+    }
+
     /// Gives a node back. A number that is none is ignored, as is the root's.
     pub fn forget(&mut self, number: u32) {
         let Some(node) = self.nodes.get_mut(number as usize).filter(|_| number != ROOT) else { return };
@@ -140,6 +155,7 @@ impl Tree {
     pub fn walk(&mut self, from: &Place<'_>, path: &[u8], (keep, open): (bool, bool), reply: &mut Vec<u8>) -> Answer {
         let start = self.resolve(from)?;
         let mut stats = Vec::new();
+        let mut reached = Vec::new();
         let mut at = start.clone();
         let mut stopped = 0;
         let components: Vec<&[u8]> =
@@ -149,8 +165,11 @@ impl Tree {
                 Ok((next, stat)) => {
                     at = Arc::new(next);
                     stats.push(stat);
+                    reached.push(at.clone());
                     // The kernel would say ENOTDIR or ELOOP for the next component; the sentry follows links itself.
-                    if (stats.len() + 1) * Stat::MAX_LEN > MAX_MESSAGE - HEADROOM - libc::PATH_MAX as usize {
+                    if (stats.len() + 2) * (Stat::MAX_LEN + size_of::<u32>())
+                        > MAX_MESSAGE - HEADROOM - libc::PATH_MAX as usize
+                    {
                         break;
                     }
                 }
@@ -161,15 +180,21 @@ impl Tree {
             }
         }
         let complete = stats.len() == components.len();
-        let last = if let Some(stat) = stats.last() { *stat } else { stat_fd((*at).as_fd())? };
+        let first = stat_fd((*start).as_fd())?;
+        let last = *stats.last().unwrap_or(&first);
         let target = if last.kind == NodeType::Symlink { host::read_link((*at).as_fd())? } else { Vec::new() };
         let regular = complete && open && last.kind == NodeType::Regular;
         let opened = if regular { open_walked((*start).as_fd(), path, &last) } else { None };
         reply.u32(stats.len() as u32);
+        first.put(reply);
         stats.iter().for_each(|stat| stat.put(reply));
         reply.u32(stopped);
-        let node = if keep && complete { self.keep(at)? } else { NONE };
-        reply.u32(node);
+        if components.is_empty() {
+            reached.push(at);
+        }
+        let kept = if keep { self.keep_all(reached)? } else { Vec::new() };
+        reply.u32(kept.len() as u32);
+        kept.iter().for_each(|&node| reply.u32(node));
         reply.bytes(&target);
         Ok(opened)
     }

@@ -4,24 +4,27 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
+use oci_spec::runtime::LinuxResources;
 use parking_lot::{Condvar, Mutex};
 
 use crate::errno::{Errno, Result};
 use crate::netstack::stack::Stack;
 use crate::platform::Platform;
-use crate::sentry::boot::Console;
+use crate::sentry::boot::{Console, FurtherProcesses};
 use crate::sentry::bootlog::BootLog;
 use crate::sentry::creds::Caps;
 use crate::sentry::futex::FutexTable;
 use crate::sentry::ipc::Ipc;
+use crate::sentry::seccomp::Filter;
 use crate::sentry::signal::{PendingCount, SigInfo, Signal};
 use crate::sentry::strace::Tracer;
+use crate::sentry::task::freeze::Freezer;
 use crate::sentry::task::signals::Origin;
 use crate::sentry::task::tree::{ExitStatus, TaskTree};
 use crate::sentry::task::{Task, ThreadGroup};
 use crate::timer::TimerQueue;
 use crate::vfs::DeviceTable;
-use crate::vfs::tty::Terminals;
+use crate::vfs::tty::{DevPts, Terminals};
 use crate::wait::{Events, WaitQueue};
 
 /// What the first process of a container that has been created waits at until the container is started.
@@ -75,8 +78,18 @@ pub struct Kernel {
     /// The container's exit status.
     ended: Mutex<Option<ExitStatus>>,
     ended_changed: Condvar,
+    /// Whether the container is paused.
+    pub(super) freezer: Freezer,
+    /// Processes that `exec` has started.
+    pub further: FurtherProcesses,
+    /// The pseudoterminals of the container's `/dev/pts`.
+    pub ptys: Arc<DevPts>,
     /// The first process's terminal, when that is a pair with the operator's terminal at its other end.
     pub console: OnceLock<Console>,
+    /// `linux.seccomp`: what every process that the runtime starts has.
+    pub seccomp_profile: OnceLock<Arc<Filter>>,
+    /// The limits that `/sys/fs/cgroup` shows: `linux.resources`, as last changed. Leaf lock.
+    pub resources: Mutex<LinuxResources>,
     /// `CLOCK_BOOTTIME` of the sandbox's start, in nanoseconds.
     pub boot_ns: u64,
 }
@@ -97,6 +110,8 @@ pub struct KernelParts {
     pub devices: Arc<DeviceTable>,
     /// See [`Kernel`].
     pub terminals: Arc<Terminals>,
+    /// See [`Kernel`].
+    pub ptys: Arc<DevPts>,
     /// See [`Kernel`].
     pub ipc: Arc<Ipc>,
     /// See [`Kernel`].
@@ -121,7 +136,12 @@ impl Kernel {
             gate: Gate::default(),
             ended: Mutex::new(None),
             ended_changed: Condvar::new(),
+            freezer: Freezer::default(),
+            further: FurtherProcesses::default(),
+            ptys: parts.ptys,
             console: OnceLock::new(),
+            seccomp_profile: OnceLock::new(),
+            resources: Mutex::default(),
             boot_ns: crate::sentry::task::boottime_ns(),
         })
     }
@@ -216,7 +236,7 @@ impl Kernel {
     pub fn signal_foreground(&self, signal: i32) -> Result<()> {
         if let Some(console) = self.console.get().filter(|_| signal == libc::SIGWINCH) {
             // A new size makes the signal.
-            console.resize();
+            console.take_size();
             return Ok(());
         }
         let info = SigInfo::user(Signal::new(signal)?, 0, 0);

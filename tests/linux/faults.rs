@@ -441,3 +441,27 @@ fn core_bit_of_the_status_follows_the_limit() {
         assert_eq!((libc::WTERMSIG(status), libc::WCOREDUMP(status)), (libc::SIGQUIT, false));
     });
 }
+
+/// `int $0x80` is an entry for 32-bit programs: a call with their numbers where there is one, SIGSEGV where not, and never a
+/// call of x86-64.
+#[test]
+fn int_0x80_is_no_call_of_x86_64() {
+    extern "C" fn cause(_: usize) {
+        let result: i64;
+        // getpid in i386's table, writev in this one's.
+        // SAFETY: neither touches memory, with these arguments.
+        unsafe {
+            asm!("push rbx", "xor ebx, ebx", "int 0x80", "pop rbx", inlateout("rax") 20i64 => result, out("rcx") _,
+                out("rdx") _, out("rsi") _, out("rdi") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _);
+            assert_eq!(result, i64::from(libc::getpid()));
+        }
+    }
+    isolated(|| {
+        const SI_KERNEL: c_int = 0x80;
+        let (signal, code, address) = fault(cause, 0);
+        assert!(
+            signal == 0 || (signal, code, address) == (libc::SIGSEGV, SI_KERNEL, 0),
+            "{signal} {code} {address:#x}"
+        );
+    });
+}

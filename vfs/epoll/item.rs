@@ -143,14 +143,9 @@ impl Wakeable for Item {
         if self.interest.load(Ordering::SeqCst) & bits == 0 {
             return false;
         }
-        // An exclusive wake-up is used up only by an epoll that somebody waits for.
-        let watched = !self.core.queue.is_empty();
-        if !self.queued.load(Ordering::SeqCst)
-            && let Some(me) = self.me.upgrade()
-        {
-            self.core.make_ready(&me);
-        }
-        watched
+        // An exclusive wake-up is used up only by an epoll that somebody sleeps in: not by one whose threads are about to look
+        // for an earlier event.
+        !self.queued.load(Ordering::SeqCst) && self.me.upgrade().is_some_and(|me| self.core.make_ready(&me))
     }
 }
 

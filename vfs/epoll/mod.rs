@@ -9,6 +9,9 @@
 //! files, and puts level-triggered ones back at the end, so that all get their turn when `maxevents` is small. An item
 //! refers weakly to its open file, and the file tells it when the last descriptor is gone ([`CloseWatcher`]).
 //!
+//! Of several threads in `epoll_wait(2)` one is woken for one ready item: they wait exclusively, and each that takes something
+//! and leaves something wakes the next.
+//!
 //! Lock order: `nesting` (all epolls) > `items` > an item's `state` > the file's own locks > its wait queue > `ready` >
 //! the epoll's wait queue > an outer epoll's `ready`, and so on outwards: nesting has no cycles.
 
@@ -65,11 +68,9 @@ struct Core {
 }
 
 impl Core {
-    /// Puts `item` on the ready list and wakes.
-    fn make_ready(&self, item: &Arc<Item>) {
-        if self.ready.push(item) {
-            self.queue.wake(Events::READ);
-        }
+    /// Puts `item` on the ready list and wakes. Returns whether anybody took the wake-up.
+    fn make_ready(&self, item: &Arc<Item>) -> bool {
+        self.ready.push(item) && self.queue.wake_any(Events::READ)
     }
 }
 

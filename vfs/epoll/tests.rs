@@ -183,6 +183,65 @@ fn an_exclusive_wake_up_reaches_one_waiting_epoll() {
     assert_eq!(woken, 1);
 }
 
+/// Threads that sleep in one epoll, as the task layer registers them.
+fn sleepers(epoll: &Epoll, count: usize) -> Vec<Arc<Parker>> {
+    let parkers: Vec<_> = (0..count).map(|_| Arc::new(Parker::new())).collect();
+    for parker in &parkers {
+        epoll.core.queue.add(parker.clone(), Events::READ, true);
+    }
+    parkers
+}
+
+fn woken(parkers: &[Arc<Parker>]) -> usize {
+    parkers.iter().filter(|parker| parker.has_token()).count()
+}
+
+#[test]
+fn one_event_wakes_one_of_several_threads() {
+    let epoll = Epoll::new();
+    let files: Vec<_> = (0..2).map(|_| event()).collect();
+    for (fd, file) in files.iter().enumerate() {
+        epoll.add(fd as i32, file, IN | EPOLLET, fd as u64).expect("add");
+    }
+    let parkers = sleepers(&epoll, 3);
+    signal(&files[0]);
+    assert_eq!(woken(&parkers), 1);
+    signal(&files[1]);
+    assert_eq!(woken(&parkers), 2, "another event, another thread");
+    // Who takes one of two wakes the next, who leaves nothing wakes nobody.
+    parkers.iter().for_each(|parker| parker.reset());
+    assert_eq!(wait(&epoll, 1).len(), 1);
+    assert_eq!(woken(&parkers), 1);
+    parkers.iter().for_each(|parker| parker.reset());
+    assert_eq!(wait(&epoll, 1).len(), 1);
+    assert_eq!(woken(&parkers), 0);
+}
+
+#[test]
+fn a_level_that_stays_wakes_the_next_thread() {
+    let (epoll, file) = (Epoll::new(), event());
+    epoll.add(3, &file, IN, 0).expect("add");
+    let parkers = sleepers(&epoll, 2);
+    signal(&file);
+    assert_eq!(woken(&parkers), 1);
+    assert_eq!(wait(&epoll, 1).len(), 1);
+    assert_eq!(woken(&parkers), 2);
+}
+
+#[test]
+fn an_epoll_whose_thread_is_awake_leaves_an_exclusive_wake_up_to_others() {
+    let file = event();
+    let epolls: Vec<_> = (0..2).map(|_| Epoll::new()).collect();
+    let parkers: Vec<_> = epolls.iter().flat_map(|epoll| sleepers(epoll, 1)).collect();
+    for epoll in &epolls {
+        epoll.add(3, &file, IN | EPOLLEXCLUSIVE, 0).expect("add");
+    }
+    signal(&file);
+    assert_eq!(woken(&parkers), 1);
+    signal(&file);
+    assert_eq!(woken(&parkers), 2);
+}
+
 #[test]
 fn both_ends_of_a_pipe_are_told_apart() {
     let epoll = Epoll::new();

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -23,11 +24,16 @@ pub struct GoferFile {
     node: Arc<Node>,
     fd: Arc<OwnedFd>,
     writable: bool,
+    /// Whether anything was read.
+    read: AtomicBool,
 }
 
 impl GoferFile {
     pub(super) fn new(node: Arc<Node>, fd: Arc<OwnedFd>, writable: bool) -> GoferFile {
-        GoferFile { node, fd, writable }
+        if writable {
+            node.changed(); // from now on its descriptor tells its attributes
+        }
+        GoferFile { node, fd, writable, read: AtomicBool::new(false) }
     }
 
     /// Writes what the source gives, chunk by chunk, through `put`, which is told how much went before.
@@ -35,7 +41,6 @@ impl GoferFile {
         if !self.writable {
             return Err(Errno::EBADF);
         }
-        self.node.changed();
         let mut done = 0;
         while source.left() > 0 {
             let step = source.take_vec(CHUNK).and_then(|bytes| Ok((bytes.len(), put(&bytes, done as u64)?)));
@@ -46,16 +51,23 @@ impl GoferFile {
                         break;
                     }
                 }
-                Err(error) if done == 0 => return Err(error),
+                Err(error) if done == 0 => {
+                    self.node.changed();
+                    return Err(error);
+                }
                 Err(_) => break,
             }
         }
+        self.node.changed();
         Ok(done)
     }
 }
 
 impl File for GoferFile {
     fn read(&self, offset: u64, sink: &mut dyn Sink) -> Result<usize> {
+        if !self.read.load(Ordering::Relaxed) {
+            self.read.store(true, Ordering::Relaxed);
+        }
         sink.put_from_fd(self.fd.as_fd(), Some(offset), usize::MAX)
     }
 
@@ -113,13 +125,25 @@ impl File for GoferFile {
             return Err(Errno::EBADF);
         }
         let number = |value| libc::off_t::try_from(value).map_err(|_| Errno::EFBIG);
-        self.node.changed();
         // SAFETY: takes numbers alone.
-        check(unsafe { libc::fallocate(self.fd.as_raw_fd(), mode, number(offset)?, number(len)?) }.into()).map(drop)
+        let ret = unsafe { libc::fallocate(self.fd.as_raw_fd(), mode, number(offset)?, number(len)?) };
+        let done = check(ret.into()).map(drop);
+        self.node.changed();
+        done
     }
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+impl Drop for GoferFile {
+    fn drop(&mut self) {
+        if self.writable {
+            self.node.changed();
+        } else if *self.read.get_mut() {
+            self.node.was_read();
+        }
     }
 }
 

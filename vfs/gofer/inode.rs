@@ -4,11 +4,12 @@ use std::any::Any;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
+use super::Shared;
+use super::ahead::Found;
 use super::connection::Connection;
 use super::file::{GoferDir, GoferFile};
 use super::listing::Listing;
 use super::node::{Node, Seen};
-use super::{Ahead, Shared};
 use crate::errno::{Errno, Result, check};
 use crate::gofer::codec::{MAX_PATH, Stat, is_name};
 use crate::gofer::protocol::{Entry, NONE, New, Request};
@@ -23,9 +24,12 @@ const LIST_TRIPS: usize = 4;
 
 /// The reply to [`Request::Walk`].
 pub struct Walked {
+    /// Of where it started.
+    pub start: Stat,
+    /// Of each component that was reached.
     pub stats: Vec<Stat>,
     pub stopped: Option<Errno>,
-    pub node: u32,
+    pub nodes: Vec<u32>,
     pub text: Vec<u8>,
     pub fd: Option<OwnedFd>,
 }
@@ -36,9 +40,12 @@ impl Walked {
         let fd = reply.fd.take();
         reply.parse(|fields| {
             let count = fields.u32()?;
+            let start = Stat::get(fields)?;
             let stats = (0..count).map(|_| Stat::get(fields)).collect::<std::result::Result<Vec<_>, _>>()?;
             let stopped = Some(fields.u32()?).filter(|&errno| errno != 0).map(|errno| Errno::from_raw(errno as i32));
-            Ok(Walked { stats, stopped, node: fields.u32()?, text: fields.bytes()?.to_vec(), fd })
+            let count = fields.u32()?;
+            let nodes = (0..count).map(|_| fields.u32()).collect::<std::result::Result<Vec<_>, _>>()?;
+            Ok(Walked { start, stats, stopped, nodes, text: fields.bytes()?.to_vec(), fd })
         })
     }
 }
@@ -74,6 +81,7 @@ impl Node {
 
     fn read_listing(&self, max_trips: usize) -> Result<Option<Arc<Listing>>> {
         let listing = Listing::read(&self.shared.connection, self.target()?.borrow(), max_trips)?;
+        self.was_read();
         Ok(listing.map(Arc::new))
     }
 
@@ -119,7 +127,7 @@ impl Node {
 
     /// The node behind a name whose meaning is known.
     fn child(&self, name: &[u8], meaning: Option<Stat>) -> Result<Arc<Node>> {
-        Ok(self.shared.node(&meaning.ok_or(Errno::ENOENT)?, Some((self.arc()?, name)), NONE))
+        Ok(self.shared.node(&meaning.ok_or(Errno::ENOENT)?, Some((self.arc()?, name)), NONE, self.shared.ask()))
     }
 
     /// Walks several names down from an immutable directory in one round trip and keeps all that it says; the node at
@@ -133,14 +141,7 @@ impl Node {
             at.learn(name, Some(*stat));
             at = at.child(name, Some(*stat))?;
         }
-        if !walked.text.is_empty() && at.kind == NodeType::Symlink {
-            let _ = at.text.set(walked.text);
-        }
-        if let Some(fd) = walked.fd
-            && at.fds.lock().kept.is_none()
-        {
-            at.opened(&Arc::new(fd));
-        }
+        at.learn_content((!walked.text.is_empty()).then_some(walked.text), walked.fd.map(Arc::new));
         if walked.stats.len() == names.len() {
             // So that whoever asked ahead finds it still there.
             if names.len() > 1 {
@@ -173,35 +174,32 @@ impl Node {
         Ok(())
     }
 
-    /// Walks several names down a shared tree, for [`Inode::revalidate`] to find.
-    fn look_ahead(&self, names: &[&[u8]]) -> Result<()> {
-        let (place, path) = (self.place()?, names.join(&b'/'));
-        let walk = Request::Walk { from: place.borrow(), path: &path, keep: false, open: false };
-        let walked = Walked::ask(&self.shared.connection, &walk)?;
-        let dirs = std::iter::once(self.key).chain(walked.stats.iter().map(Stat::key));
-        let found = names.iter().zip(&walked.stats);
-        let steps = dirs.zip(found).map(|(dir, (name, stat))| (dir, name.to_vec(), *stat)).collect();
-        let ahead = Ahead { moment: self.shared.now(), steps };
-        *self.shared.ahead.lock() = Some(ahead);
-        Ok(())
-    }
-
-    /// Finds a name in a directory of a shared tree, and has the gofer keep the file.
+    /// Finds a name in a directory of a shared or leased tree, and has the gofer keep the file.
     fn find_and_keep(&self, name: &[u8]) -> Result<Arc<Node>> {
-        let place = self.place()?;
-        let walk = Request::Walk { from: place.borrow(), path: name, keep: true, open: false };
+        match self.shared.found_ahead(self, name) {
+            Some(Found::Missing) => return Err(Errno::ENOENT),
+            Some(Found::Step(step)) if step.node != NONE => {
+                let node = self.shared.node(&step.stat, Some((self.arc()?, name)), step.node, step.asked);
+                self.shared.equip(&node);
+                return Ok(node);
+            }
+            // It was to be asked about only, and is looked up nevertheless.
+            Some(Found::Step(_)) | None => {}
+        }
+        let (place, asked) = (self.place()?, self.shared.ask());
+        let walk = Request::Walk { from: place.borrow(), path: name, keep: true, open: self.shared.leased() };
         let walked = Walked::ask(&self.shared.connection, &walk)?;
         let stat = walked.stats.last().ok_or(walked.stopped.unwrap_or(Errno::EIO))?;
-        let node = self.shared.node(stat, Some((self.arc()?, name)), walked.node);
-        if node.kind == NodeType::Symlink {
-            let _ = node.text.set(walked.text);
-        }
+        let number = *walked.nodes.last().ok_or(Errno::EIO)?;
+        let node = self.shared.node(stat, Some((self.arc()?, name)), number, asked);
+        node.learn_content((!walked.text.is_empty()).then_some(walked.text), walked.fd.map(Arc::new));
         Ok(node)
     }
 
     /// Notes that a rename has put a file in its new place.
     fn renamed(shared: &Shared, stat: &Stat, dir: &Node, name: &[u8]) -> Result<()> {
         if let Some(node) = shared.known(stat.key()) {
+            node.changed();
             node.moved(Some(Seen { dir: dir.arc()?, name: name.into() }));
         }
         Ok(())
@@ -213,7 +211,22 @@ impl Node {
             let names = reply.parse(|fields| fields.bytes().map(<[u8]>::to_vec))?;
             Ok(names.split(|&byte| byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
         };
-        if self.shared.immutable() { self.xattrs.get_or_init(ask).clone() } else { ask() }
+        if self.shared.immutable() {
+            return self.xattrs.get_or_init(ask).clone();
+        }
+        if !self.shared.leased() {
+            return ask();
+        }
+        if let Some((asked, names)) = &*self.leased_xattrs.lock()
+            && self.shared.leases.is_fresh(asked.stamp)
+            && self.is_unchanged_since(*asked)
+        {
+            return Ok(names.clone());
+        }
+        let asked = self.shared.ask();
+        let names = ask()?;
+        *self.leased_xattrs.lock() = Some((asked, names.clone()));
+        Ok(names)
     }
 }
 
@@ -249,19 +262,21 @@ impl Inode for Node {
         Ok(if self.shared.immutable() { self.find(name)? } else { self.find_and_keep(name)? })
     }
 
-    fn prefetch(&self, components: &[&[u8]]) {
+    fn prefetch(&self, components: &[&[u8]], known: bool) {
+        // A new call begins.
         self.shared.changing();
         // What cannot be asked in one message, or is none of the gofer's business, is found step by step.
         let names: Vec<&[u8]> = components.iter().copied().take_while(|name| is_name(name)).take(256).collect();
         let len: usize = names.iter().map(|name| name.len() + 1).sum();
-        if names.len() < 2 || len > MAX_PATH / 4 || self.kind != NodeType::Directory {
+        let few = if self.shared.leased() { names.is_empty() } else { names.len() < 2 };
+        if few || len > MAX_PATH / 4 || self.kind != NodeType::Directory {
             return;
         }
         // Errors are met again by the lookup that they concern.
         if self.shared.immutable() {
             let _ = self.ask_unknown(&names);
         } else {
-            let _ = self.look_ahead(&names);
+            let _ = self.look_ahead(&names, known);
         }
     }
 
@@ -271,14 +286,23 @@ impl Inode for Node {
         }
         let Ok(child) = self.of_this_tree(child) else { return false };
         let ask = || {
-            let place = self.place()?;
+            let (place, asked) = (self.place()?, self.shared.ask());
             let walk = Request::Walk { from: place.borrow(), path: name, keep: false, open: false };
-            Walked::ask(&self.shared.connection, &walk)?.stats.last().copied().ok_or(Errno::ENOENT)
+            let stat = Walked::ask(&self.shared.connection, &walk)?.stats.last().copied().ok_or(Errno::ENOENT)?;
+            Ok::<_, Errno>((stat, asked))
         };
-        let Ok(stat) = self.shared.found_ahead(self.key, name).map_or_else(ask, Ok) else { return false };
+        let found = match self.shared.found_ahead(self, name) {
+            Some(Found::Missing) => return false,
+            Some(Found::Step(step)) => {
+                self.shared.give_back(step.node);
+                Ok((step.stat, step.asked))
+            }
+            None => ask(),
+        };
+        let Ok((stat, asked)) = found else { return false };
         let same = stat.key() == child.key;
         if same && let Ok(dir) = self.arc() {
-            child.saw(&stat, Some(Seen { dir, name: name.into() }));
+            child.saw(&stat, Some(Seen { dir, name: name.into() }), asked);
         }
         same
     }
@@ -289,10 +313,11 @@ impl Inode for Node {
         let NewNode { kind, perm, uid, gid, rdev, target } = *node;
         let dir = self.place()?;
         let request = Request::Create(Entry { dir: dir.borrow(), name }, New { kind, perm, uid, gid, rdev, target });
+        let asked = self.shared.ask();
         let reply = self.shared.connection.call(&request)?;
         let (stat, number) = reply.parse(|fields| Ok((Stat::get(fields)?, fields.u32()?)))?;
         self.changed();
-        let made = self.shared.node(&stat, Some((self.arc()?, name)), number);
+        let made = self.shared.node(&stat, Some((self.arc()?, name)), number, asked);
         if let Some(fd) = reply.fd {
             self.shared.keep_made(made.key, fd);
         }
@@ -307,8 +332,17 @@ impl Inode for Node {
         let request = Request::Link(Entry { dir: dir.borrow(), name }, target.borrow());
         self.shared.connection.call(&request)?.parse(Stat::get)?;
         self.changed();
+        node.changed();
         node.moved(Some(Seen { dir: self.arc()?, name: name.into() }));
         Ok(())
+    }
+
+    fn unlinked(&self) {
+        self.changed();
+        if self.shared.leased() {
+            // A descriptor that is kept would keep the file's blocks when its last name is gone.
+            self.close();
+        }
     }
 
     fn unlink(&self, name: &[u8]) -> Result<()> {
@@ -376,7 +410,8 @@ impl Inode for Node {
 
     fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
         // Listing leaves out `trusted` names, which the gofer lacks the right to read as well.
-        if self.shared.immutable() && !self.xattr_names()?.iter().any(|known| known == name) {
+        let kept = self.shared.immutable() || self.shared.leased();
+        if kept && !self.xattr_names()?.iter().any(|known| known == name) {
             return Err(Errno::ENODATA);
         }
         let reply = self.shared.connection.call(&Request::GetXattr(self.target()?.borrow(), name))?;
@@ -387,14 +422,16 @@ impl Inode for Node {
         self.must_be_writable()?;
         let target = self.target()?;
         let request = Request::SetXattr { target: target.borrow(), name, value, flags: flags as u32 };
+        let done = self.shared.connection.call(&request).map(drop);
         self.changed();
-        self.shared.connection.call(&request).map(drop)
+        done
     }
 
     fn remove_xattr(&self, name: &[u8]) -> Result<()> {
         self.must_be_writable()?;
+        let done = self.shared.connection.call(&Request::RemoveXattr(self.target()?.borrow(), name)).map(drop);
         self.changed();
-        self.shared.connection.call(&Request::RemoveXattr(self.target()?.borrow(), name)).map(drop)
+        done
     }
 
     fn attachments(&self) -> Option<&Attachments> {

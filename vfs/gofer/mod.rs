@@ -8,7 +8,12 @@
 //!             kept; files are named to the gofer by their paths, and it keeps nothing
 //! shared      may change: each file that the sentry knows is a node that the gofer keeps open, so that it stays the same
 //!             file whatever happens to its name; attributes are asked for, or read from a descriptor that is open
+//! leased      a shared tree that others change rarely: names, their absence, attributes and descriptors for reading are
+//!             kept and believed for a while (`vfs::lease`); what this sentry changes it forgets at once
 //! ```
+//!
+//! In a leased tree an answer that was on its way while something changed is not kept: questions and changes draw numbers
+//! from one counter, a question before it is sent, a change after it is made ([`Asked`], `Node::changed`).
 //!
 //! Content never passes through the gofer: a regular file is read, written and mapped through a descriptor that the
 //! gofer has opened and donated.
@@ -17,9 +22,12 @@
 //! `Shared::nodes`; the connection's. No lock but the connection's is held over a round trip. An `Arc<Node>` is not dropped
 //! under `Shared::nodes`.
 
+mod ahead;
 mod connection;
 mod file;
 mod inode;
+#[cfg(test)]
+mod lease_tests;
 mod listing;
 mod node;
 #[cfg(test)]
@@ -39,6 +47,8 @@ use crate::errno::Result;
 use crate::gofer::codec::Stat;
 use crate::gofer::protocol::{NONE, Place, ROOT, Request, Target};
 use crate::vfs::inode::{Caching, FileSystem, Inode, StatFs};
+use crate::vfs::lease::{Leases, Stamp};
+use ahead::Ahead;
 use connection::Connection;
 use node::{Node, Seen};
 use warm::Warm;
@@ -69,6 +79,7 @@ struct Shared {
     connection: Connection,
     read_only: bool,
     caching: Caching,
+    leases: Arc<Leases>,
     dev: u64,
     /// The root's device on the host: most trees have no other.
     root_device: AtomicU64,
@@ -78,25 +89,29 @@ struct Shared {
     nodes: Mutex<HashMap<Key, Weak<Node>>>,
     /// Nodes of an immutable tree with what they know.
     warm: Mutex<Warm<Arc<Node>>>,
-    /// Nodes of an immutable tree that have a descriptor.
+    /// Nodes of an immutable or leased tree that keep a descriptor.
     fds: Mutex<Warm<Weak<Node>>>,
     /// Descriptors of files that were just made and are about to be opened.
     made: Mutex<VecDeque<Made>>,
-    /// What a walk of a shared tree found ahead of its single steps.
+    /// What a walk of a shared or leased tree found ahead of its single steps.
     ahead: Mutex<Option<Ahead>>,
     /// Counts changes by this sentry: what was found before one is good for nothing after it.
     changes: AtomicU64,
+    /// What questions and changes of a leased tree draw their numbers from.
+    ticks: AtomicU64,
+    /// The highest number of a change to a node that is gone: a new node may be the same file.
+    gone: AtomicU64,
+}
+
+/// A question to the gofer, before it is sent.
+#[derive(Clone, Copy)]
+struct Asked {
+    stamp: Stamp,
+    tick: u64,
 }
 
 /// A file that was just made, open for reading and writing.
 type Made = (Key, Arc<OwnedFd>);
-
-/// The result of one [`Inode::prefetch`] in a shared tree.
-struct Ahead {
-    moment: Moment,
-    /// Directory, name, what it is.
-    steps: Vec<(Key, Vec<u8>, Stat)>,
-}
 
 /// When and by whom something of a shared tree was asked. It is good for the next step of the same system call, which
 /// is told by its thread, by nothing having been changed, and by little time having passed.
@@ -109,12 +124,17 @@ struct Moment {
 
 impl GoferFs {
     /// Takes a connection to the gofer. `read_only` is what it was told too; with [`Caching::Forever`] it makes the tree
-    /// immutable. `EIO` when the gofer does not answer.
+    /// immutable, [`Caching::Lease`] leased. `EIO` when the gofer does not answer.
     pub fn connect(socket: OwnedFd, read_only: bool, caching: Caching) -> Result<Arc<GoferFs>> {
+        GoferFs::with_leases(socket, read_only, caching, Leases::sandbox().clone())
+    }
+
+    fn with_leases(socket: OwnedFd, read_only: bool, caching: Caching, leases: Arc<Leases>) -> Result<Arc<GoferFs>> {
         let shared = Arc::new(Shared {
             connection: Connection::new(socket),
             read_only,
             caching,
+            leases,
             dev: libc::makedev(0, NEXT_DEVICE.fetch_add(1, Ordering::Relaxed)),
             root_device: AtomicU64::new(0),
             devices: Mutex::default(),
@@ -124,12 +144,15 @@ impl GoferFs {
             made: Mutex::default(),
             ahead: Mutex::default(),
             changes: AtomicU64::new(0),
+            ticks: AtomicU64::new(1),
+            gone: AtomicU64::new(0),
         });
+        let asked = shared.ask();
         let target = Target { node: ROOT, at: Place { node: ROOT, path: b"" } };
         let stat = shared.connection.call(&Request::Attr(target))?.parse(Stat::get)?;
         shared.root_device.store(stat.dev, Ordering::Relaxed);
         shared.devices.lock().push(stat.dev);
-        let root = shared.node(&stat, None, ROOT);
+        let root = shared.node(&stat, None, ROOT, asked);
         Ok(Arc::new(GoferFs { shared, root }))
     }
 
@@ -167,6 +190,10 @@ impl FileSystem for GoferFs {
         self.shared.caching
     }
 
+    fn leases(&self) -> &Arc<Leases> {
+        &self.shared.leases
+    }
+
     fn sync(&self) -> Result<()> {
         if self.shared.read_only {
             return Ok(());
@@ -181,24 +208,49 @@ impl Shared {
         self.read_only && self.caching == Caching::Forever
     }
 
+    /// Whether what is known of the tree is believed for a while.
+    fn leased(&self) -> bool {
+        self.caching == Caching::Lease
+    }
+
+    /// To be called before a question that others' changes may cross.
+    fn ask(&self) -> Asked {
+        Asked { stamp: self.leases.stamp(), tick: self.tick() }
+    }
+
+    fn tick(&self) -> u64 {
+        self.ticks.fetch_add(1, Ordering::SeqCst)
+    }
+
     /// The node of a file that was found at `place` and, in a shared tree, kept by the gofer as `number`.
-    fn node(self: &Arc<Shared>, stat: &Stat, place: Option<(Arc<Node>, &[u8])>, number: u32) -> Arc<Node> {
+    fn node(
+        self: &Arc<Shared>,
+        stat: &Stat,
+        place: Option<(Arc<Node>, &[u8])>,
+        number: u32,
+        asked: Asked,
+    ) -> Arc<Node> {
         let place = place.map(|(dir, name)| Seen { dir, name: name.into() });
         let mut nodes = self.nodes.lock();
         let known = nodes.get(&stat.key()).and_then(Weak::upgrade);
         let Some(known) = known else {
-            let made = Node::new(self.clone(), stat, place, number);
+            let made = Node::new(self.clone(), stat, place, number, asked);
             nodes.insert(stat.key(), Arc::downgrade(&made));
             return made;
         };
         drop(nodes);
+        self.give_back(number);
+        if !self.immutable() {
+            known.saw(stat, place, asked);
+        }
+        known
+    }
+
+    /// Gives back a node that the gofer keeps and that nobody needs.
+    fn give_back(&self, number: u32) {
         if number != NONE && number != ROOT {
             self.connection.forget(number);
         }
-        if !self.immutable() {
-            known.saw(stat, place);
-        }
-        known
     }
 
     /// The node of a file, if there is one.
@@ -230,7 +282,7 @@ impl Shared {
         out.into_iter().for_each(|node| node.cool());
     }
 
-    /// Notes that `node` of an immutable tree has a descriptor, and closes others.
+    /// Notes that `node` of an immutable or leased tree keeps a descriptor, and closes others.
     fn keep_open(&self, node: &Arc<Node>) {
         let release = |node: &Weak<Node>| match node.upgrade() {
             Some(node) if node.fd_used.swap(false, Ordering::Relaxed) => None,
@@ -256,14 +308,6 @@ impl Shared {
         made.remove(at).map(|(_, fd)| fd)
     }
 
-    /// What this thread has just found at a name; good once.
-    fn found_ahead(&self, dir: Key, name: &[u8]) -> Option<Stat> {
-        let mut ahead = self.ahead.lock();
-        let ahead = ahead.as_mut().filter(|ahead| self.is_now(ahead.moment))?;
-        let at = ahead.steps.iter().position(|(in_dir, of, _)| *in_dir == dir && of == name)?;
-        Some(ahead.steps.swap_remove(at).2)
-    }
-
     /// Makes what was found until now no longer good, as names or attributes have changed or a new call begins.
     fn changing(&self) {
         self.changes.fetch_add(1, Ordering::Relaxed);
@@ -275,8 +319,13 @@ impl Shared {
     }
 
     fn is_now(&self, moment: Moment) -> bool {
-        moment.changes == self.changes.load(Ordering::Relaxed)
-            && moment.by == std::thread::current().id()
-            && moment.at.elapsed() < AHEAD
+        moment.changes == self.changes.load(Ordering::Relaxed) && moment.is_recent()
+    }
+}
+
+impl Moment {
+    /// Whether it is the calling thread's, and little time has passed.
+    fn is_recent(&self) -> bool {
+        self.by == std::thread::current().id() && self.at.elapsed() < AHEAD
     }
 }

@@ -1,17 +1,18 @@
 //! A file of the tree as the sentry knows it.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
 use super::listing::Names;
-use super::{Moment, Shared};
+use super::{Asked, Moment, Shared};
 use crate::errno::{Errno, Result};
 use crate::gofer::codec::{Stat, stat_fd};
 use crate::gofer::protocol::{NONE, Place, ROOT, Request, Target};
-use crate::vfs::inode::{Attachments, Attr, NodeType};
+use crate::vfs::inode::{Attachments, Attr, NodeType, TimeSpec};
+use crate::vfs::lease::Stamp;
 
 /// A path from a node on that grows beyond this has the gofer keep a node on the way.
 const LONG_PATH: usize = 3000;
@@ -27,8 +28,9 @@ pub struct Node {
     number: AtomicU32,
     /// Where it was last seen; `None` for the root. One entry in an immutable tree, for ever.
     place: Mutex<Option<Seen>>,
-    /// Of an immutable tree, as they are; of a shared one, as they were found by a call that is still going on.
-    stat: Mutex<(Stat, Option<Moment>)>,
+    attributes: Mutex<Attributes>,
+    /// The number of the last change by this sentry, in a leased tree.
+    changed: AtomicU64,
     /// Open descriptors.
     pub(super) fds: Mutex<Fds>,
     /// What is known of an immutable directory.
@@ -37,11 +39,22 @@ pub struct Node {
     pub(super) text: OnceLock<Vec<u8>>,
     /// Names of the extended attributes in an immutable tree.
     pub(super) xattrs: OnceLock<Result<Vec<Vec<u8>>>>,
+    /// The same in a leased tree.
+    pub(super) leased_xattrs: Mutex<Option<(Asked, Vec<Vec<u8>>)>>,
     /// Held over each write at the end.
     pub(super) append: Mutex<()>,
     pub(super) attachments: Attachments,
     pub(super) warm: Warmth,
     pub(super) fd_used: AtomicBool,
+}
+
+/// What is known of a file's attributes.
+struct Attributes {
+    stat: Stat,
+    /// In a shared tree: the call that has found them and is still going on.
+    found: Option<Moment>,
+    /// In a leased tree: when they were asked for, if nothing has changed them since.
+    asked: Stamp,
 }
 
 /// A directory, and a name in it.
@@ -50,7 +63,7 @@ pub struct Seen {
     pub name: Box<[u8]>,
 }
 
-/// Descriptors of a regular file. Shared by all who have it open; an immutable tree keeps one beyond that.
+/// Descriptors of a regular file. Shared by all who have it open; an immutable or leased tree keeps one beyond that.
 #[derive(Default)]
 pub struct Fds {
     pub kept: Option<Arc<OwnedFd>>,
@@ -119,8 +132,10 @@ impl OwnedTarget {
 }
 
 impl Node {
-    pub(super) fn new(shared: Arc<Shared>, stat: &Stat, place: Option<Seen>, number: u32) -> Arc<Node> {
-        let fresh = Some(shared.now());
+    pub(super) fn new(shared: Arc<Shared>, stat: &Stat, place: Option<Seen>, number: u32, asked: Asked) -> Arc<Node> {
+        let found = (!shared.immutable()).then(|| shared.now());
+        let changed = shared.gone.load(Ordering::SeqCst);
+        let asked = if changed < asked.tick { asked.stamp } else { Stamp::default() };
         Arc::new_cyclic(|me| Node {
             me: me.clone(),
             shared,
@@ -128,11 +143,13 @@ impl Node {
             kind: stat.kind,
             number: AtomicU32::new(number),
             place: Mutex::new(place),
-            stat: Mutex::new((*stat, fresh)),
+            attributes: Mutex::new(Attributes { stat: *stat, found, asked }),
+            changed: AtomicU64::new(changed),
             fds: Mutex::default(),
             names: Mutex::default(),
             text: OnceLock::new(),
             xattrs: OnceLock::new(),
+            leased_xattrs: Mutex::default(),
             append: Mutex::default(),
             attachments: Attachments::default(),
             warm: Warmth::default(),
@@ -149,10 +166,22 @@ impl Node {
         self.number.load(Ordering::Relaxed)
     }
 
-    /// Notes what a file of a shared tree has just been found to be, and where.
-    pub(super) fn saw(&self, stat: &Stat, place: Option<Seen>) {
-        *self.stat.lock() = (*stat, Some(self.shared.now()));
+    /// Notes what a file of a shared or leased tree has just been found to be, and where.
+    pub(super) fn saw(&self, stat: &Stat, place: Option<Seen>, asked: Asked) {
+        let written = self.shared.leased() && self.fds.lock().write.strong_count() > 0;
+        {
+            let mut known = self.attributes.lock();
+            // With the lock held: `changed` makes its number known before it takes it.
+            let good = !written && self.is_unchanged_since(asked);
+            let asked = if good { asked.stamp } else { Stamp::default() };
+            *known = Attributes { stat: *stat, found: Some(self.shared.now()), asked };
+        }
         self.moved(place);
+    }
+
+    /// Whether this sentry has changed nothing of it since.
+    pub(super) fn is_unchanged_since(&self, asked: Asked) -> bool {
+        self.changed.load(Ordering::SeqCst) < asked.tick
     }
 
     /// Notes where a file of a shared tree is now.
@@ -199,11 +228,11 @@ impl Node {
         let place = self.path()?;
         let walk = Request::Walk { from: place.borrow(), path: b"", keep: true, open: false };
         let walked = super::inode::Walked::ask(&self.shared.connection, &walk)?;
-        match self.number.compare_exchange(NONE, walked.node, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) if walked.node != NONE => Ok(walked.node),
-            Ok(_) => Err(Errno::ESTALE),
+        let kept = *walked.nodes.first().ok_or(Errno::ESTALE)?;
+        match self.number.compare_exchange(NONE, kept, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => Ok(kept),
             Err(earlier) => {
-                self.shared.connection.forget(walked.node);
+                self.shared.give_back(kept);
                 Ok(earlier)
             }
         }
@@ -224,14 +253,17 @@ impl Node {
     /// Attributes: those that are kept, those of an open descriptor, or the gofer's.
     pub(super) fn stat(&self) -> Result<Stat> {
         if self.shared.immutable() {
-            return Ok(self.stat.lock().0);
+            return Ok(self.attributes.lock().stat);
+        }
+        if self.shared.leased() {
+            return self.leased_stat();
         }
         if let Some(fd) = self.any_fd() {
             return stat_fd(fd.as_fd());
         }
         let (stat, found) = {
-            let mut known = self.stat.lock();
-            (known.0, known.1.take())
+            let mut known = self.attributes.lock();
+            (known.stat, known.found.take())
         };
         if found.is_some_and(|moment| self.shared.is_now(moment)) {
             return Ok(stat);
@@ -239,9 +271,55 @@ impl Node {
         self.shared.connection.call(&Request::Attr(self.target()?.borrow()))?.parse(Stat::get)
     }
 
-    /// Notes a change by this sentry: attributes that were found before may be untrue.
+    fn leased_stat(&self) -> Result<Stat> {
+        {
+            let known = self.attributes.lock();
+            if self.shared.leases.is_fresh(known.asked) {
+                return Ok(known.stat);
+            }
+        }
+        let asked = self.shared.ask();
+        let stat = match self.any_fd() {
+            Some(fd) => stat_fd(fd.as_fd())?,
+            None => self.shared.connection.call(&Request::Attr(self.target()?.borrow()))?.parse(Stat::get)?,
+        };
+        self.saw(&stat, None, asked);
+        Ok(stat)
+    }
+
+    /// Notes a change by this sentry, after it: attributes that were found before may be untrue, as may answers that are
+    /// on their way.
     pub(super) fn changed(&self) {
         self.shared.changing();
+        if self.shared.leased() {
+            self.changed.fetch_max(self.shared.tick(), Ordering::SeqCst);
+            self.attributes.lock().asked = Stamp::default();
+        }
+    }
+
+    /// Notes that it was read, which changes the time of the last access: `relatime`, mount(8).
+    pub(super) fn was_read(&self) {
+        const DAY: i64 = 24 * 60 * 60;
+        if !self.shared.leased() {
+            return;
+        }
+        let stat = self.attributes.lock().stat;
+        let old = TimeSpec::now().sec - stat.atime.sec >= DAY;
+        if old || stat.atime <= stat.mtime || stat.atime <= stat.ctime {
+            self.changed();
+        }
+    }
+
+    /// Takes over a symbolic link's text or a file's descriptor, found on the way.
+    pub(super) fn learn_content(&self, text: Option<Vec<u8>>, fd: Option<Arc<OwnedFd>>) {
+        if let Some(text) = text.filter(|_| self.kind == NodeType::Symlink) {
+            let _ = self.text.set(text);
+        }
+        if let Some(fd) = fd
+            && self.fds.lock().kept.is_none()
+        {
+            self.opened(&fd);
+        }
     }
 
     /// As `stat(2)` tells it.
@@ -299,7 +377,7 @@ impl Node {
 
     /// Notes a descriptor for reading.
     pub(super) fn opened(&self, fd: &Arc<OwnedFd>) {
-        let keep = self.shared.immutable();
+        let keep = self.shared.immutable() || self.shared.leased();
         let first = {
             let mut fds = self.fds.lock();
             fds.read = Arc::downgrade(fd);
@@ -325,16 +403,14 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        self.shared.gone.fetch_max(*self.changed.get_mut(), Ordering::SeqCst);
         {
             let mut nodes = self.shared.nodes.lock();
             if nodes.get(&self.key).is_some_and(|node| node.strong_count() == 0) {
                 nodes.remove(&self.key);
             }
         }
-        let number = self.number();
-        if number != NONE && number != ROOT {
-            self.shared.connection.forget(number);
-        }
+        self.shared.give_back(self.number());
         // Directories that only this one held, one after another: the container decides how deep they are nested.
         let mut above = self.place.get_mut().take();
         while let Some(mut node) = above.and_then(|seen| Arc::into_inner(seen.dir)) {

@@ -15,11 +15,11 @@ use crate::gofer::{Export, RootFile, serve};
 use crate::io::SliceSink;
 use crate::vfs::inode::{Caching, FileSystem, Inode, NewNode, NodeType, RenameFlags, SetAttr};
 
-fn pair() -> (OwnedFd, OwnedFd) {
+pub(super) fn pair() -> (OwnedFd, OwnedFd) {
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap()
 }
 
-fn export(root: &Path, socket: OwnedFd, writable: bool) -> Export {
+pub(super) fn export(root: &Path, socket: OwnedFd, writable: bool) -> Export {
     let fd = nix::fcntl::open(root, nix::fcntl::OFlag::O_PATH, nix::sys::stat::Mode::empty()).unwrap();
     let open = |write| fs::File::options().read(true).write(write).open(root).unwrap().into();
     let root_file = root.is_file().then(|| RootFile { read: open(false), write: writable.then(|| open(true)) });
@@ -45,7 +45,7 @@ fn shared(root: &Path) -> Arc<GoferFs> {
 /// Walks as the VFS does, but for links.
 fn walk(fs: &GoferFs, path: &str) -> Result<Arc<dyn Inode>> {
     let names: Vec<&[u8]> = path.split('/').map(str::as_bytes).collect();
-    fs.root().prefetch(&names);
+    fs.root().prefetch(&names, false);
     names.iter().try_fold(fs.root(), |dir, name| dir.lookup(name))
 }
 
@@ -317,7 +317,7 @@ fn revalidation_sees_the_host_with_one_round_trip_a_path() {
     let root = fs.root();
     fs::write(dir.path().join("x/y/f"), "12345").unwrap();
     let (cost, size) = trips(&fs, || {
-        root.prefetch(&[b"x", b"y", b"f"]);
+        root.prefetch(&[b"x", b"y", b"f"], true);
         assert!(root.revalidate(b"x", &x) && x.revalidate(b"y", &y) && y.revalidate(b"f", &f));
         f.attr().unwrap().size
     });
@@ -325,7 +325,7 @@ fn revalidation_sees_the_host_with_one_round_trip_a_path() {
     // What was found is good once.
     fs::remove_file(dir.path().join("x/y/f")).unwrap();
     assert!(!y.revalidate(b"f", &f));
-    root.prefetch(&[b"x", b"y"]);
+    root.prefetch(&[b"x", b"y"], true);
     fs::create_dir(dir.path().join("x/y/f")).unwrap();
     assert!(!y.revalidate(b"f", &f));
 }
@@ -407,7 +407,7 @@ fn nodes_are_given_back() {
     // The lowest free number is given out again, so the gofer's table is not larger than what was held at once.
     let walk = super::Request::Walk { from: super::Place { node: 0, path: b"" }, path: b"7", keep: true, open: false };
     let walked = super::inode::Walked::ask(&fs.shared.connection, &walk).unwrap();
-    assert!(walked.node < 1000, "{}", walked.node);
+    assert!(walked.nodes[0] < 1000, "{:?}", walked.nodes);
 }
 
 #[test]

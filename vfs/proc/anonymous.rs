@@ -9,7 +9,7 @@ use crate::vfs::Path;
 use crate::vfs::file::{File, OpenFile};
 use crate::vfs::host::HostFile;
 use crate::vfs::inode::{Attr, FileSystem, Inode, SetAttr, StatFs};
-use crate::vfs::mount::{Mount, MountFlags};
+use crate::vfs::mount::Mount;
 use crate::vfs::pipe::{Pipe, PipeEnd};
 use crate::vfs::tmpfs::TmpFile;
 
@@ -40,7 +40,7 @@ pub fn namespace(namespace: Namespace) -> Result<Path> {
 
 fn place(node: Anonymous) -> Result<Path> {
     let fs: Arc<dyn FileSystem> = Arc::new(AnonymousFs(Arc::new(node)));
-    Ok(Path::root_of(Mount::detached(&fs, MountFlags::empty(), "none")?))
+    Ok(Path::root_of(Mount::of_one_file(&fs)?))
 }
 
 /// What opening it anew gives.

@@ -20,7 +20,7 @@ pub mod namespace;
 mod net;
 mod pid;
 mod subject;
-mod sysctl;
+pub mod sysctl;
 mod system;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use crate::sentry::kernel::Kernel;
 use crate::sentry::mm::MAX_MAP_COUNT;
 use crate::sentry::namespaces::UtsNamespace;
 use crate::sentry::syscalls::misc::{RELEASE, VERSION};
+use crate::sentry::sysctl::Net;
 use crate::sentry::task::tree::PID_MAX;
 use crate::vfs::inotify;
 use crate::vfs::kernfs::{Content, Dir};
@@ -38,6 +39,10 @@ pub fn fill(sys: &Arc<Dir>, kernel: &Weak<Kernel>) {
             add(&format!("net/ipv6/conf/{interface}/{name}"), value);
         }
     }
+    for (which, path) in Net::ALL {
+        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+        sys.make_dirs(dir).add_content(name, 0o644, Arc::new(NetSetting { kernel: kernel.clone(), which }));
+    }
     let names = sys.make_dirs("kernel");
     add("kernel/osrelease", RELEASE);
     add("kernel/version", VERSION);
@@ -49,6 +54,38 @@ pub fn fill(sys: &Arc<Dir>, kernel: &Weak<Kernel>) {
     random.add_file("uuid", 0o444, || format!("{}\n", uuid()).into_bytes());
     let files = sys.make_dirs("fs");
     files.add_content("file-nr", 0o444, system::from_kernel(|_| format!("0\t0\t{}\n", i64::MAX), kernel));
+}
+
+/// The value of a parameter that never changes, by its path beneath `/proc/sys`.
+pub fn fixed(path: &str) -> Option<&'static str> {
+    FIXED.iter().find(|(known, _)| *known == path).map(|(_, value)| *value)
+}
+
+/// A parameter of the network that can be set.
+struct NetSetting {
+    kernel: Weak<Kernel>,
+    which: Net,
+}
+
+impl Content for NetSetting {
+    fn read(&self) -> Result<Vec<u8>> {
+        let kernel = self.kernel.upgrade().ok_or(Errno::EIO)?;
+        Ok(format!("{}\n", self.which.show(kernel.net.settings())).into_bytes())
+    }
+
+    /// `EPERM` without `CAP_NET_ADMIN`, `EINVAL`.
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        if let Some(caller) = caller(&self.kernel) {
+            caller.require(Caps::NET_ADMIN)?;
+        }
+        // As with sysctl_writes_strict: a write that does not begin at 0 changes nothing.
+        if offset > 0 {
+            return Ok(());
+        }
+        let kernel = self.kernel.upgrade().ok_or(Errno::EIO)?;
+        let text = std::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
+        self.which.set(kernel.net.settings(), text)
+    }
 }
 
 /// Limits that others define.
@@ -136,8 +173,6 @@ const FIXED: &[(&str, &str)] = &[
     ("net/ipv4/ip_local_port_range", "32768\t60999"),
     ("net/ipv4/ip_local_reserved_ports", ""),
     ("net/ipv4/ip_nonlocal_bind", "0"),
-    ("net/ipv4/ip_unprivileged_port_start", "1024"),
-    ("net/ipv4/ping_group_range", "1\t0"),
     ("net/ipv4/tcp_abort_on_overflow", "0"),
     ("net/ipv4/tcp_allowed_congestion_control", "reno cubic"),
     ("net/ipv4/tcp_available_congestion_control", "reno cubic"),

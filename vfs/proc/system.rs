@@ -40,9 +40,13 @@ pub fn from_kernel(
 const FILE_SYSTEMS: [&str; 9] =
     ["sysfs", "tmpfs", "proc", "devtmpfs", "sockfs", "pipefs", "ramfs", "devpts", "overlay"];
 
+/// The controllers whose limits `/sys/fs/cgroup` shows, all in the one hierarchy of version 2.
+const CGROUPS: &str = "#subsys_name\thierarchy\tnum_cgroups\tenabled\n\
+    cpuset\t0\t1\t1\ncpu\t0\t1\t1\ncpuacct\t0\t1\t1\nmemory\t0\t1\t1\npids\t0\t1\t1\n";
+
 /// Adds the files to the root.
 pub fn fill(root: &Arc<Dir>, kernel: &Weak<Kernel>) {
-    root.add_text("cgroups", 0o444, "#subsys_name\thierarchy\tnum_cgroups\tenabled\n");
+    root.add_text("cgroups", 0o444, CGROUPS);
     root.add_text("cmdline", 0o444, "BOOT_IMAGE=/vmlinuz-4.4.0 quiet\n");
     root.add_text("devices", 0o444, DEVICES);
     root.add_text("misc", 0o444, "");

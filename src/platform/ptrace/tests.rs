@@ -66,6 +66,29 @@ fn faults_tell_where() {
     assert_eq!((info.si_signo, info.si_code, unsafe { info.si_addr() } as u64), (libc::SIGSEGV, 1, 0x1234));
 }
 
+/// `int $0x80` and `sysenter` are no way into this kernel, whatever the host offers.
+#[test]
+fn entries_of_32_bit_programs_fault() {
+    let platform = PtracePlatform::new().unwrap();
+    // mov $20,%eax; int $0x80
+    let mut user = thread(&platform, &[0xb8, 20, 0, 0, 0, 0xcd, 0x80]);
+    let Event::Fault(info) = run(&mut *user) else { panic!("no fault") };
+    // SAFETY: a SIGSEGV's siginfo has an address.
+    assert_eq!((info.si_signo, info.si_code, unsafe { info.si_addr() } as u64), (libc::SIGSEGV, 0x80, 0));
+    assert_eq!((user.regs().rip, user.regs().rax as u32), (CODE + 5, 20), "the instruction has not been carried out");
+    // A handler that skips it goes on.
+    user.space().write(CODE + 7, &GETPID_EXIT[..7]).unwrap();
+    user.regs_mut().rip = CODE + 7;
+    assert_eq!(expect_syscall(&mut *user), 39);
+    // mov $20,%eax; sysenter
+    let mut user = thread(&platform, &[0xb8, 20, 0, 0, 0, 0x0f, 0x34]);
+    (user.regs_mut().rsp, user.regs_mut().rbp) = (DATA + 0x1000, DATA + 0x1000);
+    assert!(
+        matches!(run(&mut *user), Event::Fault(_)),
+        "SIGSEGV, or SIGILL where the processor has none in 64-bit mode"
+    );
+}
+
 #[test]
 fn a_fork_has_its_own_memory() {
     let platform = PtracePlatform::new().unwrap();

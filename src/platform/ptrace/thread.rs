@@ -170,6 +170,25 @@ impl StubThread {
         }
     }
 
+    /// What `int $0x80` and `sysenter` do on an x86_64 kernel without 32-bit emulation: a general protection fault at the
+    /// instruction. (Where `sysenter` was the processor does not say: the code goes on where the host would have returned.)
+    fn refused_entry(&mut self) -> Event {
+        const SI_KERNEL: i32 = 0x80;
+        const INT_0X80: [u8; 2] = [0xcd, 0x80];
+        let mut code = [0; 2];
+        let before = self.regs.rip.wrapping_sub(code.len() as u64);
+        if self.space.read(before, &mut code) == Ok(code.len()) && code == INT_0X80 {
+            self.regs.rip = before;
+        }
+        self.regs.rax = self.regs.orig_rax;
+        self.regs.orig_rax = u64::MAX;
+        self.dirty = true;
+        // SAFETY: a siginfo_t of zeros is a value.
+        let mut info: SigInfo = unsafe { std::mem::zeroed() };
+        (info.si_signo, info.si_code) = (libc::SIGSEGV, SI_KERNEL);
+        Event::Fault(info)
+    }
+
     fn stopped_by_signal(&mut self, signal: i32) -> Event {
         if trace::get_regs(self.tid, &mut self.regs).is_err() {
             return Event::Lost;
@@ -224,6 +243,11 @@ impl UserThread for StubThread {
             Stop::Syscall => {
                 if trace::get_regs(self.tid, &mut self.regs).is_err() {
                     return Event::Lost;
+                }
+                // The `syscall` instruction leaves the address behind it in rcx, so that this costs nothing. A program
+                // that stores it there itself before another entry makes an x86_64 call, as it could anyway.
+                if self.regs.rcx != self.regs.rip && trace::is_32_bit_call(self.tid) {
+                    return self.refused_entry();
                 }
                 Event::Syscall
             }

@@ -115,6 +115,19 @@ pub fn get_siginfo(tid: i32) -> Result<SigInfo> {
     }
 }
 
+/// Whether the system call that a stub thread has stopped at was made through an entry for 32-bit programs (`int $0x80`,
+/// `sysenter`), as `PTRACE_GET_SYSCALL_INFO` tells. A host that does not know that request is taken to have no such entry.
+pub fn is_32_bit_call(tid: i32) -> bool {
+    const GET_SYSCALL_INFO: libc::c_uint = 0x420e;
+    // `AUDIT_ARCH_X86_64`: linux/audit.h.
+    const X86_64: u32 = 0xc000_003e;
+    // The beginning of `struct ptrace_syscall_info`: what it is (u8), three bytes of padding, the architecture (u32).
+    let mut head = [0u32; 2];
+    // SAFETY: the kernel fills as many bytes as it is told that there are.
+    let told = unsafe { ptrace(GET_SYSCALL_INFO, tid, size_of_val(&head) as u64, head.as_mut_ptr() as u64) };
+    told.is_ok() && head[1] != X86_64
+}
+
 const NT_X86_XSTATE: u64 = 0x202;
 
 /// Reads the extended state: an XSAVE image in standard format.

@@ -13,6 +13,7 @@ use crate::container::state::Status;
 use crate::sentry::kernel::Kernel;
 use crate::sentry::signal::{DefaultAction, Signal};
 use crate::sentry::task::tree::ExitStatus;
+use crate::vfs::lease::Leases;
 
 /// Host memory for the stack of a thread that answers commands.
 const STACK: usize = 128 << 10;
@@ -55,7 +56,15 @@ fn answer_all(containers: &Arc<Containers>, stream: UnixStream) {
     }
 }
 
+/// Whether a request only looks: whoever makes it does not expect to see, from inside, what was changed outside before.
+fn only_looks(request: &Request) -> bool {
+    matches!(request, Request::State { .. } | Request::Wait { .. } | Request::Ps { .. } | Request::Events { .. })
+}
+
 fn answer(containers: &Arc<Containers>, request: Request, _fds: Vec<OwnedFd>) -> Outcome<Value> {
+    if !only_looks(&request) {
+        Leases::sandbox().new_epoch();
+    }
     let container = containers.get(request.id())?;
     let kernel = &container.kernel;
     let value = match request {

@@ -2,10 +2,12 @@
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use oci_spec::runtime::{LinuxCapabilities, Process};
 
-use super::{Console, Doing, Outcome};
+use super::console::{Console, Replace};
+use super::{Doing, Outcome};
 use crate::container::boot::{ContainerConfig, take};
 use crate::errno::{Errno, Result};
 use crate::netstack::unix::UnixNamespace;
@@ -21,8 +23,8 @@ use crate::sentry::task::run::start_first;
 use crate::sentry::task::{Parts, Task, ThreadGroup};
 use crate::vfs::file::OpenFile;
 use crate::vfs::host::HostFile;
+use crate::vfs::inode::NodeType;
 use crate::vfs::mount::MountNamespace;
-use crate::vfs::tty::DevPts;
 use crate::vfs::walk::{LookupFlags, Walk};
 
 /// Starts the first process: returns when its program is loaded and reported as started, or says why not.
@@ -31,7 +33,6 @@ pub fn start(
     config: &ContainerConfig,
     mounts: Arc<MountNamespace>,
     unix: Arc<UnixNamespace>,
-    ptys: &DevPts,
 ) -> Outcome<()> {
     let spec = &config.spec;
     let process = spec.process().as_ref().ok_or("process is missing")?;
@@ -40,24 +41,26 @@ pub fn start(
         spec.hostname().as_deref().unwrap_or("runsc").as_bytes(),
         spec.domainname().as_deref().unwrap_or("(none)").as_bytes(),
     );
+    super::linux::apply(kernel, spec, &uts)?;
     let root = mounts.root();
     let umask = process.user().umask().unwrap_or(0o022);
-    let cwd = {
-        let walk = Walk { root: &root, start: &root, creds: &creds, umask, devices: &kernel.devices };
-        let path = process.cwd().as_os_str().as_encoded_bytes();
-        walk.lookup_dir(path, LookupFlags::FOLLOW).doing(|| format!("process.cwd: {}", process.cwd().display()))?
-    };
+    let cwd = working_directory(kernel, process, &root, &creds)?;
     let files = FdTable::new();
     for (number, fd) in config.stdio.into_iter().enumerate() {
         give(&files, number, fd).doing(|| format!("standard descriptor {number}"))?;
     }
     if config.console {
         let walk = Walk { root: &root, start: &root, creds: &creds, umask, devices: &kernel.devices };
-        let console = Console::attach(ptys, &files, &walk).doing(|| "make the container's terminal".into())?;
+        let console = terminal(kernel, process, &files, &walk)?;
+        console.give_to(1);
+        if process.terminal() == Some(true) {
+            name_console(&mounts, &console, kernel).doing(|| "name the terminal /dev/console".into())?;
+        }
         let _ = kernel.console.set(console); // there is one first process
     }
     let limits = limits(process)?;
     let group = ThreadGroup::new(kernel, 1, Arc::new(SignalHandlers::new()), limits, creds.ruid);
+    group.oom_score_adj.store(process.oom_score_adj().unwrap_or(0), Ordering::Relaxed);
     let fs = FsContext::new(FsState { root: root.clone(), cwd: cwd.clone(), umask });
     let namespaces = Arc::new(Namespaces { mounts, uts, unix });
     let exec = program(kernel, process, &root, &cwd, &creds)?;
@@ -75,8 +78,49 @@ pub fn start(
     start_first(task, seed, exec).map_err(|error| exec_problem(&name, error))
 }
 
+/// The process's terminal: in place of the standard descriptors that are one of the host's, or of all if it asks for one.
+pub(super) fn terminal(
+    kernel: &Kernel,
+    process: &Process,
+    files: &Arc<FdTable>,
+    walk: &Walk<'_>,
+) -> Outcome<Console> {
+    let replace = if process.terminal() == Some(true) { Replace::All } else { Replace::Terminals };
+    Console::attach(&kernel.ptys, files, walk, replace).doing(|| "make the container's terminal".into())
+}
+
+/// Binds the terminal over `/dev/console`, as runtimes do for a container whose first process has one.
+fn name_console(mounts: &Arc<MountNamespace>, console: &Console, kernel: &Kernel) -> Result<()> {
+    const NAME: &[u8] = b"/dev/console";
+    let (root, creds) = (mounts.root(), Credentials::root());
+    let walk = Walk { root: &root, start: &root, creds: &creds, umask: 0, devices: &kernel.devices };
+    let slave = match walk.lookup(console.path().as_bytes(), LookupFlags::FOLLOW) {
+        // Without devpts it has no name to give.
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        found => found?,
+    };
+    match walk.mknod(NAME, NodeType::Regular, 0o666, 0) {
+        Ok(_) | Err(Errno::EEXIST) => {}
+        Err(error) => return Err(error),
+    }
+    let at = walk.lookup(NAME, LookupFlags::empty())?;
+    mounts.bind(&slave, &at, false).map(drop)
+}
+
+/// The directory that the process starts in.
+pub(super) fn working_directory(
+    kernel: &Kernel,
+    process: &Process,
+    root: &crate::vfs::Path,
+    creds: &Credentials,
+) -> Outcome<crate::vfs::Path> {
+    let walk = Walk { root, start: root, creds, umask: 0, devices: &kernel.devices };
+    let path = process.cwd().as_os_str().as_encoded_bytes();
+    walk.lookup_dir(path, LookupFlags::FOLLOW).doing(|| format!("process.cwd: {}", process.cwd().display()))
+}
+
 /// In the words that engines make exit statuses 126 and 127 of.
-fn exec_problem(name: &str, error: Errno) -> String {
+pub(super) fn exec_problem(name: &str, error: Errno) -> String {
     match error {
         Errno::ENOENT if !name.contains('/') => format!("exec: {name:?}: executable file not found in $PATH"),
         Errno::ENOENT => format!("exec: {name:?}: stat {name}: no such file or directory"),
@@ -85,7 +129,7 @@ fn exec_problem(name: &str, error: Errno) -> String {
     }
 }
 
-fn give(files: &Arc<FdTable>, number: usize, fd: RawFd) -> Result<()> {
+pub(super) fn give(files: &Arc<FdTable>, number: usize, fd: RawFd) -> Result<()> {
     let file = HostFile::new(take(fd))?;
     // SAFETY: only asks about a descriptor that the file owns.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
@@ -95,7 +139,7 @@ fn give(files: &Arc<FdTable>, number: usize, fd: RawFd) -> Result<()> {
 }
 
 /// Opens the program: a name without a slash is looked for in `PATH`.
-fn program(
+pub(super) fn program(
     kernel: &Kernel,
     process: &Process,
     root: &crate::vfs::Path,
@@ -140,7 +184,7 @@ fn caps(names: &Option<oci_spec::runtime::Capabilities>) -> Outcome<Caps> {
     Ok(set)
 }
 
-fn credentials(process: &Process) -> Outcome<Credentials> {
+pub(super) fn credentials(process: &Process) -> Outcome<Credentials> {
     let user = process.user();
     let groups = user.additional_gids().clone().unwrap_or_default();
     let mut creds = Credentials::new(user.uid(), user.gid(), &groups, Caps::empty());
@@ -159,7 +203,7 @@ fn credentials(process: &Process) -> Outcome<Credentials> {
     Ok(creds)
 }
 
-fn limits(process: &Process) -> Outcome<Limits> {
+pub(super) fn limits(process: &Process) -> Outcome<Limits> {
     let mut limits = Limits::default();
     for limit in process.rlimits().iter().flatten() {
         let name = limit.typ().to_string();

@@ -9,10 +9,13 @@
 mod console;
 mod containers;
 mod control;
+mod exec;
 mod init;
-pub(in crate::sentry) mod mounts;
+mod linux;
+pub(crate) mod mounts;
 
 pub use console::Console;
+pub use exec::FurtherProcesses;
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -96,18 +99,18 @@ fn start(mut config: BootConfig) -> Outcome<(Arc<Container>, Arc<Containers>)> {
         timers,
         tracer,
     };
-    let (kernel, ptys) = kernel(&shared, Arc::default());
-    let mounts = mounts::build(&kernel, &mut config.container, &ptys)?;
+    let kernel = kernel(&shared, Arc::default());
+    let mounts = mounts::build(&kernel, &mut config.container, &kernel.ptys)?;
     let containers = Arc::new(Containers::default());
     let root = containers.add(&config.container.id, kernel.clone(), take(config.container.exit_fd))?;
-    init::start(&kernel, &config.container, mounts, shared.unix.clone(), &ptys)?;
+    init::start(&kernel, &config.container, mounts, shared.unix.clone())?;
     control::serve(&containers, take(config.control_fd))?;
     report::started();
     Ok((root, containers))
 }
 
-/// A kernel for one container, and its terminals.
-fn kernel(shared: &Shared, ipc: Arc<Ipc>) -> (Arc<Kernel>, Arc<DevPts>) {
+/// A kernel for one container.
+fn kernel(shared: &Shared, ipc: Arc<Ipc>) -> Arc<Kernel> {
     let processes = Arc::new(Processes::default());
     let terminals = Terminals::new(processes.clone(), shared.timers.clone());
     let ptys = Arc::new(DevPts::new(mounts::next_dev(), DevPtsOptions::default(), terminals.clone()));
@@ -121,11 +124,12 @@ fn kernel(shared: &Shared, ipc: Arc<Ipc>) -> (Arc<Kernel>, Arc<DevPts>) {
         net: shared.net.clone(),
         devices,
         terminals,
+        ptys,
         ipc,
         tracer: shared.tracer.clone(),
     });
     processes.set_kernel(&kernel);
-    (kernel, ptys)
+    kernel
 }
 
 /// The log that `dmesg(1)` shows begins with what the sandbox is made of.

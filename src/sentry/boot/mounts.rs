@@ -1,5 +1,8 @@
 //! The container's mounts, from its specification.
 
+pub mod options;
+mod special;
+
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,51 +18,17 @@ use crate::sentry::creds::Credentials;
 use crate::sentry::kernel::Kernel;
 use crate::vfs::gofer::GoferFs;
 use crate::vfs::inode::{Caching, FileSystem, NodeType};
+use crate::vfs::kernfs::KernFs;
 use crate::vfs::mount::{MountFlags, MountNamespace};
 use crate::vfs::tmpfs::{TmpFs, TmpfsOptions};
 use crate::vfs::tty::{DevPts, DevPtsOptions};
 use crate::vfs::walk::{LookupFlags, Walk};
-use crate::vfs::{Path, dev, proc, sysfs};
+use crate::vfs::{Path, cgroup, dev, proc, sysfs};
 
 /// The device number of a file system that has no device of its own.
 pub fn next_dev() -> u64 {
     static NEXT: AtomicU32 = AtomicU32::new(0x30);
     libc::makedev(0, NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
-/// The options of a mount: its flags, and those of the file system.
-pub fn parse_options<'a>(options: impl Iterator<Item = &'a str>) -> (MountFlags, String) {
-    let mut flags = MountFlags::empty();
-    let mut data = Vec::new();
-    for option in options {
-        let (flag, on) = match option {
-            "ro" => (MountFlags::RDONLY, true),
-            "rw" => (MountFlags::RDONLY, false),
-            "nosuid" => (MountFlags::NOSUID, true),
-            "suid" => (MountFlags::NOSUID, false),
-            "nodev" => (MountFlags::NODEV, true),
-            "dev" => (MountFlags::NODEV, false),
-            "noexec" => (MountFlags::NOEXEC, true),
-            "exec" => (MountFlags::NOEXEC, false),
-            "noatime" => (MountFlags::NOATIME, true),
-            "atime" => (MountFlags::NOATIME, false),
-            "nodiratime" => (MountFlags::NODIRATIME, true),
-            "diratime" => (MountFlags::NODIRATIME, false),
-            "relatime" => (MountFlags::RELATIME, true),
-            "norelatime" => (MountFlags::RELATIME, false),
-            "strictatime" => (MountFlags::STRICTATIME, true),
-            "sync" => (MountFlags::SYNCHRONOUS, true),
-            "nosymfollow" => (MountFlags::NOSYMFOLLOW, true),
-            "bind" | "rbind" | "private" | "rprivate" | "slave" | "rslave" | "shared" | "rshared" | "unbindable"
-            | "defaults" | "async" => continue,
-            other => {
-                data.push(other);
-                continue;
-            }
-        };
-        flags.set(flag, on);
-    }
-    (flags, data.join(","))
 }
 
 /// The machine's memory in bytes: what tmpfs's default limits are half of.
@@ -74,8 +43,10 @@ pub fn build(kernel: &Arc<Kernel>, config: &mut ContainerConfig, ptys: &Arc<DevP
         return Err("the gofer serves no root".into());
     }
     let root = gofers.remove(0);
-    let root_fs = root_file_system(&root, config.overlay).doing(|| "mount the root file system".into())?;
     let read_only = config.spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
+    // The mount points that a read-only root lacks are made in memory too: the host's directory stays as it is.
+    let overlay = config.overlay || read_only;
+    let root_fs = root_file_system(&root, overlay).doing(|| "mount the root file system".into())?;
     // Mount points are made before the root becomes read-only.
     let namespace =
         MountNamespace::new(&root_fs, MountFlags::empty(), "none").doing(|| "mount the root file system".into())?;
@@ -87,6 +58,11 @@ pub fn build(kernel: &Arc<Kernel>, config: &mut ContainerConfig, ptys: &Arc<DevP
         builder.mount(mount, &mut gofers).doing(what)?;
     }
     builder.fill_dev().doing(|| "fill /dev".into())?;
+    if let Some(linux) = config.spec.linux() {
+        builder.devices(linux)?;
+        builder.read_only_paths(linux.readonly_paths().as_deref().unwrap_or_default())?;
+        builder.masked_paths(linux.masked_paths().as_deref().unwrap_or_default())?;
+    }
     if read_only {
         let root = namespace.root();
         namespace.remount(&root, MountFlags::RDONLY, true).doing(|| "make the root read-only".into())?;
@@ -95,8 +71,8 @@ pub fn build(kernel: &Arc<Kernel>, config: &mut ContainerConfig, ptys: &Arc<DevP
 }
 
 fn root_file_system(root: &GoferMount, overlay: bool) -> Result<Arc<dyn FileSystem>> {
-    // Beneath an overlay nobody changes it; otherwise the host may.
-    let caching = if overlay || root.read_only { Caching::Forever } else { Caching::Revalidate };
+    // Beneath an overlay nobody changes it; otherwise the host may, by `docker cp` and the like.
+    let caching = if overlay || root.read_only { Caching::Forever } else { Caching::Lease };
     let lower = GoferFs::connect(take(root.fd), root.read_only, caching)?;
     if !overlay {
         return Ok(lower);
@@ -104,6 +80,9 @@ fn root_file_system(root: &GoferMount, overlay: bool) -> Result<Arc<dyn FileSyst
     let upper = TmpFs::new(next_dev(), &TmpfsOptions::parse("mode=755", ram())?, ram());
     Ok(OverlayFs::new(lower, upper)?)
 }
+
+/// `MQUEUE_MAGIC`.
+const MQUEUE_MAGIC: i64 = 0x1980_0202;
 
 struct Builder<'a> {
     kernel: &'a Arc<Kernel>,
@@ -114,7 +93,10 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn mount(&self, mount: &MountSpec, gofers: &mut Vec<GoferMount>) -> Result<()> {
         let options = mount.options().iter().flatten().map(String::as_str);
-        let (flags, data) = parse_options(options);
+        let kind = if is_bind(mount) { None } else { mount.typ().as_deref() };
+        // Checked with the specification.
+        let parsed = options::parse(kind, options).map_err(|_| Errno::EINVAL)?;
+        let (flags, data) = (parsed.flags, parsed.data);
         let destination = mount.destination().as_os_str().as_bytes();
         let source = mount.source().as_ref().map_or("none".into(), |source| source.display().to_string());
         let (fs, flags): (Arc<dyn FileSystem>, _) = if is_bind(mount) {
@@ -141,10 +123,9 @@ impl Builder<'_> {
                 self.ptys.clone()
             }
             "tmpfs" | "ramfs" | "devtmpfs" => TmpFs::new(next_dev(), &TmpfsOptions::parse(data, ram())?, ram()),
-            // An empty directory: there is no message queue file system, and no cgroup of the host's is shown.
-            "mqueue" | "cgroup" | "cgroup2" => {
-                TmpFs::new(next_dev(), &TmpfsOptions::parse("mode=555,size=4k", ram())?, ram())
-            }
+            // An empty directory: there are no message queues.
+            "mqueue" => Arc::new(KernFs::new("mqueue", MQUEUE_MAGIC, next_dev(), Caching::Forever)),
+            "cgroup" | "cgroup2" => cgroup::new(next_dev(), self.kernel),
             _ => return Err(Errno::ENODEV),
         })
     }
@@ -153,7 +134,7 @@ impl Builder<'_> {
     fn mount_point(&self, path: &[u8], kind: NodeType) -> Result<Path> {
         let root = self.namespace.root();
         let creds = Credentials::root();
-        let walk = Walk { root: &root, start: &root, creds: &creds, umask: 0, devices: &self.kernel.devices };
+        let walk = self.walk(&root, &creds);
         match walk.lookup(path, LookupFlags::FOLLOW) {
             Err(Errno::ENOENT) => {}
             found => return found,
@@ -175,13 +156,22 @@ impl Builder<'_> {
         walk.lookup(path, LookupFlags::FOLLOW)
     }
 
-    /// Device nodes and links, where /dev is a file system of the sandbox's.
+    /// The container's names as its root sees them.
+    fn walk<'a>(&'a self, root: &'a Path, creds: &'a Credentials) -> Walk<'a> {
+        Walk { root, start: root, creds, umask: 0, devices: &self.kernel.devices }
+    }
+
+    /// Device nodes and links, where /dev is in memory.
     fn fill_dev(&self) -> Result<()> {
         let root = self.namespace.root();
         let creds = Credentials::root();
-        let walk = Walk { root: &root, start: &root, creds: &creds, umask: 0, devices: &self.kernel.devices };
-        let dev_dir = walk.lookup(b"/dev", LookupFlags::FOLLOW)?;
-        if dev_dir.mount.fs().type_name() != "tmpfs" {
+        let walk = self.walk(&root, &creds);
+        let dev_dir = match walk.lookup(b"/dev", LookupFlags::FOLLOW) {
+            Err(Errno::ENOENT) => return Ok(()),
+            found => found?,
+        };
+        // What the host has in the place of /dev is left as it is.
+        if !matches!(dev_dir.mount.fs().type_name(), "tmpfs" | "overlay") {
             return Ok(());
         }
         dev::populate(&walk, b"/dev")

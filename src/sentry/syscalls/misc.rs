@@ -174,12 +174,6 @@ pub fn setns(cur: &mut Current, fd: Fd, _kind: i32) -> SysResult {
     Err(Errno::EINVAL)
 }
 
-/// `seccomp(2)`: `EINVAL`, as without `CONFIG_SECCOMP_FILTER`.
-pub fn seccomp(_cur: &mut Current, operation: u32, _flags: u32, _args: u64) -> SysResult {
-    log::warn!("seccomp: operation {operation} is not there");
-    Err(Errno::EINVAL)
-}
-
 /// What only the machine's administrator may do, who is not in a container: `iopl(2)`, `swapon(2)`, `acct(2)`, loading
 /// modules. `EPERM`.
 pub fn not_permitted(_cur: &mut Current) -> SysResult {

@@ -435,7 +435,7 @@ fn others(table: &mut Table) {
         246 kexec_load Refused "the host's affair" misc::not_permitted;
         308 setns Refused "no namespaces to enter yet" misc::setns;
         313 finit_module Refused "the host's affair" misc::not_permitted;
-        317 seccomp Refused "as without CONFIG_SECCOMP_FILTER" misc::seccomp;
+        317 seccomp Partial "no listeners: SECCOMP_FILTER_FLAG_NEW_LISTENER gives EINVAL" process::seccomp::seccomp;
         318 getrandom Full "" misc::getrandom;
         320 kexec_file_load Refused "the host's affair" misc::not_permitted;
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::errno::{Errno, Result};
 use crate::platform::placement;
-use crate::sentry::task::{Current, Task, TaskState};
+use crate::sentry::task::{Attention, Current, Task, TaskState};
 use crate::vfs::epoll::Epoll;
 use crate::vfs::file::File;
 use crate::wait::{Events, WaitKey, WaitQueue};
@@ -55,7 +55,7 @@ impl Drop for Waits<'_> {
 impl Task {
     /// Whether a wait must end: there is a signal to handle, or the thread must stop or end.
     pub fn interrupted(&self) -> bool {
-        !self.attention().is_empty()
+        !self.attention().difference(Attention::FREEZE).is_empty()
     }
 
     /// Sleeps until something is announced, `deadline` passes or a signal comes. Only on the task's own thread.
@@ -111,6 +111,35 @@ impl Task {
     ) -> Result<T> {
         let mut waits = Waits::new(self);
         waits.add(queue, events, false);
+        self.attempt_until(deadline, attempt, sleep)
+    }
+
+    /// As [`Task::wait_in`], as one of several of which one is woken at a time.
+    fn wait_exclusively<T>(
+        self: &Arc<Self>,
+        queue: &WaitQueue,
+        events: Events,
+        deadline: Option<Instant>,
+        attempt: &mut dyn FnMut() -> Result<T>,
+        sleep: fn(&Task, Option<Instant>) -> Woken,
+    ) -> Result<T> {
+        let mut waits = Waits::new(self);
+        waits.add(queue, events, true);
+        let done = self.attempt_until(deadline, attempt, sleep);
+        drop(waits);
+        // A wake-up that came after the last look, or together with a signal, was for whoever waits next.
+        if matches!(done, Err(Errno::ERESTARTSYS)) || self.parker.has_token() {
+            queue.wake(events);
+        }
+        done
+    }
+
+    fn attempt_until<T>(
+        &self,
+        deadline: Option<Instant>,
+        attempt: &mut dyn FnMut() -> Result<T>,
+        sleep: fn(&Task, Option<Instant>) -> Woken,
+    ) -> Result<T> {
         loop {
             match attempt() {
                 Err(Errno::EAGAIN) => {}
@@ -153,7 +182,10 @@ impl Current {
             done => return done,
         }
         match file.wait_queue() {
-            Some(queue) if file.as_socket().is_some() || file.as_any().is::<Epoll>() => {
+            Some(queue) if file.as_any().is::<Epoll>() => {
+                self.task.wait_exclusively(queue, events, deadline, &mut attempt, Task::sleep_for_packets)
+            }
+            Some(queue) if file.as_socket().is_some() => {
                 self.task.wait_in(queue, events, deadline, &mut attempt, Task::sleep_for_packets)
             }
             Some(queue) => self.task.wait_on(queue, events, deadline, &mut attempt),

@@ -180,10 +180,11 @@ fn make_task(
     *task.vfork_done.lock() = vfork.clone();
     let task = Arc::new(task);
     if has(THREAD) {
-        join_group(&mut tree, &task)?
+        join_group(cur, &mut tree, &task)?
     } else {
         enter_process(cur, args, &mut tree, &task)
     }
+    task.freeze_if_paused();
     Ok((task, vfork))
 }
 
@@ -198,7 +199,7 @@ fn enter_process(cur: &Current, args: &CloneArgs, tree: &mut TaskTree, task: &Ar
 }
 
 /// A group that is ending or executing another program takes no new threads: the caller is about to end too.
-fn join_group(tree: &mut TaskTree, task: &Arc<Task>) -> Result<()> {
+fn join_group(cur: &Current, tree: &mut TaskTree, task: &Arc<Task>) -> Result<()> {
     let mut signals = task.group.signals.lock();
     if signals.ending.is_some() || signals.execing {
         return Err(Errno::ERESTARTNOINTR);
@@ -206,6 +207,8 @@ fn join_group(tree: &mut TaskTree, task: &Arc<Task>) -> Result<()> {
     if signals.stop.is_some() {
         task.notify(Attention::STOP);
     }
+    // Again, under the lock that filters are put on all threads with: none is missed.
+    task.seccomp.inherit(&cur.seccomp);
     signals.threads.push(task.clone());
     tree.add_thread(task);
     Ok(())

@@ -205,7 +205,7 @@ impl Task {
 
 /// Ends a task that could not start, or whose thread has panicked, with its process. Everything that `end_thread` may have
 /// done already is done at most once.
-pub(super) fn abandon(task: &Arc<Task>) {
+pub(in crate::sentry) fn abandon(task: &Arc<Task>) {
     let status = ExitStatus::Killed { signal: libc::SIGKILL, core: false };
     task.group.end(status);
     task.release_vfork_parent();

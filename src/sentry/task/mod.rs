@@ -19,6 +19,7 @@ pub mod clone;
 pub mod cpu_limit;
 pub mod exec;
 pub mod exit;
+pub mod freeze;
 pub mod jobctl;
 pub mod pidfd;
 pub mod run;
@@ -48,6 +49,7 @@ use crate::sentry::kernel::Kernel;
 use crate::sentry::limits::Limits;
 use crate::sentry::mm::{MemLimits, MemoryManager};
 use crate::sentry::namespaces::Namespaces;
+use crate::sentry::seccomp::Seccomp;
 use crate::sentry::signal::frame::Trap;
 use crate::sentry::signal::{AltStack, SigSet, SignalHandlers};
 use crate::sentry::syscalls::{Fd, SysResult};
@@ -66,6 +68,8 @@ bitflags! {
         const KILL = 2;
         /// The thread group is stopped.
         const STOP = 4;
+        /// The container is paused: no user code runs, and nobody can tell that it did not. No reason to end a wait.
+        const FREEZE = 8;
     }
 }
 
@@ -213,6 +217,8 @@ pub struct Task {
     state: AtomicU8,
     /// Set when the thread has begun to end: it takes no more locks.
     exiting: AtomicBool,
+    /// Whether it rests because the container is paused.
+    rests: AtomicBool,
     /// Where its sentry thread sleeps.
     pub parker: Arc<Parker>,
     /// What stops its user code. `None` before it has started.
@@ -237,6 +243,8 @@ pub struct Task {
     pub(super) counted_uid: AtomicU32,
     /// `setpriority(2)`.
     pub nice: AtomicI32,
+    /// `seccomp(2)`.
+    pub seccomp: Seccomp,
 }
 
 impl Task {
@@ -366,6 +374,18 @@ impl Task {
         self.timer_slack.store(parent.timer_slack.load(Ordering::Relaxed), Ordering::Relaxed);
         *self.affinity.lock() = parent.affinity.lock().clone();
         self.nice.store(parent.nice.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.seccomp.inherit(&parent.seccomp);
+    }
+
+    /// `PR_SET_NO_NEW_PRIVS` for another thread of the group, with `TSYNC`.
+    pub(in crate::sentry) fn impose_no_new_privs(&self) {
+        self.seccomp.no_new_privs.store(true, Ordering::SeqCst);
+        let mut creds = self.creds.write();
+        if !creds.no_new_privs {
+            let mut changed = (**creds).clone();
+            changed.no_new_privs = true;
+            *creds = Arc::new(changed);
+        }
     }
 
     /// `EPERM` unless all of `caps` are in force.
@@ -396,7 +416,13 @@ pub(in crate::sentry) struct Parts {
 
 impl Task {
     /// A task that does not run yet.
+    ///
+    /// It has the specification's filter of system calls; a child has its parent's from [`Task::inherit`] on.
     pub(in crate::sentry) fn new(tid: i32, group: Arc<ThreadGroup>, parts: Parts) -> Task {
+        let seccomp = Seccomp::default();
+        if let Some(profile) = group.kernel.seccomp_profile.get() {
+            seccomp.install(profile.clone());
+        }
         Task {
             tid: AtomicI32::new(tid),
             kernel: group.kernel.clone(),
@@ -410,6 +436,7 @@ impl Task {
             attention: AtomicU32::new(0),
             state: AtomicU8::new(TaskState::Running as u8),
             exiting: AtomicBool::new(false),
+            rests: AtomicBool::new(false),
             parker: Arc::default(),
             interrupter: Mutex::new(None),
             signals: Mutex::default(),
@@ -422,6 +449,7 @@ impl Task {
             affinity: Mutex::default(),
             counted_uid: AtomicU32::new(0),
             nice: AtomicI32::new(0),
+            seccomp,
         }
     }
 }
@@ -499,11 +527,14 @@ impl Current {
     }
 
     /// Replaces the credentials.
-    pub fn set_creds(&self, creds: Credentials) {
+    pub fn set_creds(&self, mut creds: Credentials) {
         if creds.ruid != self.creds().ruid {
             self.kernel.tree.lock().recount(&self.task, creds.ruid);
             self.group.uid.store(creds.ruid, Ordering::Relaxed);
         }
-        *self.task.creds.write() = Arc::new(creds);
+        let mut place = self.task.creds.write();
+        // Another thread may have set it meanwhile.
+        creds.no_new_privs |= self.seccomp.no_new_privs.load(Ordering::SeqCst);
+        *place = Arc::new(creds);
     }
 }

@@ -52,29 +52,42 @@ pub fn start(task: Arc<Task>, seed: Seed, birth: Birth) -> Result<()> {
 /// Starts the first task of a container with its program. Returns once that is loaded, to run when the kernel's gate is
 /// opened; an error otherwise, with nothing run.
 pub fn start_first(task: Arc<Task>, seed: Seed, exec: Exec) -> Result<()> {
+    start_program(task, seed, exec, || {})
+}
+
+/// Starts a task with a program. Returns once that is loaded, after `on_loaded` and before the program runs; an error
+/// otherwise, with nothing run and the task ended.
+pub fn start_program(task: Arc<Task>, seed: Seed, exec: Exec, on_loaded: impl FnOnce() + Send + 'static) -> Result<()> {
     let (loaded, outcome) = std::sync::mpsc::channel();
+    let threadless = task.clone();
     let main = move || {
         CURRENT.set(Some(task.clone()));
-        let first = || {
-            let user = seed.attach()?;
-            // `execve` goes out from a memory, which is empty here.
-            *task.mm.write() = Some(MemoryManager::new(user.space().clone()));
-            let mut cur = Current::new(task.clone(), user, AltStack::default());
-            exec::exec(&mut cur, exec)?;
-            cur.registers_set = false;
-            Ok(cur)
-        };
-        match first() {
+        match load(&task, seed, exec) {
             Ok(cur) => {
+                on_loaded();
                 let _ = loaded.send(Ok(()));
                 run_guarded(cur);
             }
-            Err(error) => drop(loaded.send(Err(error))),
+            Err(error) => {
+                exit::abandon(&task);
+                let _ = loaded.send(Err(error));
+            }
         }
         CURRENT.set(None);
     };
-    std::thread::Builder::new().name("task".into()).stack_size(STACK).spawn(main)?;
+    let started = std::thread::Builder::new().name("task".into()).stack_size(STACK).spawn(main);
+    started.inspect_err(|_| exit::abandon(&threadless))?;
     outcome.recv().map_err(|_| Errno::EAGAIN)?
+}
+
+fn load(task: &Arc<Task>, seed: Seed, exec: Exec) -> Result<Current> {
+    let user = seed.attach()?;
+    // `execve` goes out from a memory, which is empty here.
+    *task.mm.write() = Some(MemoryManager::new(user.space().clone()));
+    let mut cur = Current::new(task.clone(), user, AltStack::default());
+    exec::exec(&mut cur, exec)?;
+    cur.registers_set = false;
+    Ok(cur)
 }
 
 fn begin(task: Arc<Task>, seed: Seed, birth: Birth) -> Result<Current> {
@@ -138,8 +151,8 @@ fn run(mut cur: Current) {
         cur.clocks.stops();
         match event {
             Event::Syscall => {
-                if let Some(code) = syscalls::dispatch(&mut cur) {
-                    break ExitStatus::Exited(code);
+                if let Some(status) = syscalls::dispatch(&mut cur) {
+                    break status;
                 }
             }
             Event::Fault(info) => fault(&mut cur, &info),

@@ -323,6 +323,10 @@ impl Current {
             if attention.contains(Attention::KILL) {
                 return false;
             }
+            if attention.contains(Attention::FREEZE) {
+                self.freeze();
+                continue;
+            }
             if attention.contains(Attention::STOP) {
                 self.rest();
                 continue;

@@ -201,6 +201,11 @@ impl TaskTree {
         self.threads.get(&tid)
     }
 
+    /// Every thread: for pausing and listing them.
+    pub fn tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.threads.values()
+    }
+
     /// All threads' ids.
     pub fn thread_count(&self) -> usize {
         self.threads.len()

@@ -302,7 +302,8 @@ fn privileges(text: &mut String, task: &Task) {
         let _ = writeln!(text, "{name}:\t{:016x}", caps.bits());
     }
     let _ = writeln!(text, "NoNewPrivs:\t{}", u8::from(creds.no_new_privs));
-    text.push_str("Seccomp:\t0\nSeccomp_filters:\t0\nSpeculation_Store_Bypass:\tunknown\n");
+    let _ = writeln!(text, "Seccomp:\t{}\nSeccomp_filters:\t{}", task.seccomp.mode(), task.seccomp.filters());
+    text.push_str("Speculation_Store_Bypass:\tunknown\n");
     text.push_str("SpeculationIndirectBranch:\tunknown\n");
 }
 

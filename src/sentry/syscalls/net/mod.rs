@@ -50,9 +50,14 @@ pub(super) fn interrupted(error: Errno, deadline: Option<Instant>) -> Errno {
     if error == Errno::ERESTARTSYS && deadline.is_some() { Errno::EINTR } else { error }
 }
 
-/// `socket(2)` for TCP/IP, netlink and packets. `EAFNOSUPPORT`.
+/// `socket(2)` for TCP/IP, netlink and packets. `EAFNOSUPPORT`, `EACCES` (ping sockets).
 fn inet_socket(cur: &Current, domain: i32, socket_type: i32, protocol: i32) -> Result<Arc<dyn File>> {
     let creds = cur.creds();
+    let ping = matches!(protocol, libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6) && socket_type == libc::SOCK_DGRAM;
+    let mut groups = creds.groups.iter().copied().chain([creds.egid]);
+    if ping && !cur.kernel.net.settings().may_ping(&mut groups) {
+        return Err(Errno::EACCES);
+    }
     let cred = SocketCred {
         uid: creds.euid,
         gid: creds.egid,

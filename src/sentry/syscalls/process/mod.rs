@@ -8,4 +8,5 @@ pub mod limits;
 pub mod pidfd;
 pub mod prctl;
 pub mod sched;
+pub mod seccomp;
 pub mod wait;

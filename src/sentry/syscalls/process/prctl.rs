@@ -97,7 +97,8 @@ pub fn prctl(cur: &mut Current, op: i32, a2: u64, a3: u64, a4: u64, a5: u64) -> 
             UserSlice::new(a2, a3 as usize).write_truncated(cur.space(), &auxv)?;
             Ok(auxv.len() as u64)
         }
-        libc::PR_GET_SECCOMP => Ok(0),
+        libc::PR_GET_SECCOMP => Ok(cur.seccomp.mode().into()),
+        libc::PR_SET_SECCOMP => super::seccomp::prctl(cur, a2, a3),
         _ => {
             log::debug!("prctl {op} is not supported");
             Err(Errno::EINVAL)

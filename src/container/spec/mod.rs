@@ -8,7 +8,13 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Spec};
 
+#[cfg(test)]
+mod docker;
+mod linux;
+
 use super::error::{Context, Error, Result};
+use crate::sentry::boot::mounts::options;
+use crate::vfs::tmpfs::TmpfsOptions;
 
 /// Longest host name, `sethostname(2)`.
 const HOST_NAME_MAX: usize = 64;
@@ -129,6 +135,7 @@ fn check_process(spec: &Spec) -> Check {
     no_nul("process.args", args)?;
     let env = process.env().as_deref().unwrap_or_default();
     no_nul("process.env", env)?;
+    linux::check_process(process)?;
     if let Some(bad) = env.iter().position(|entry| !entry.contains('=')) {
         return Err(Problem::new(format!("process.env[{bad}]"), format!("{:?} is not NAME=VALUE", env[bad])));
     }
@@ -193,6 +200,15 @@ fn check_mounts(bundle: &Path, spec: &mut Spec) -> Check {
         } else if mount.typ().is_none() {
             return Err(Problem::new(format!("mounts[{index}].type"), "is missing"));
         }
+        let kind = if is_bind(mount) { None } else { mount.typ().as_deref() };
+        let options = mount.options().iter().flatten().map(String::as_str);
+        let parsed =
+            options::parse(kind, options).map_err(|text| Problem::new(format!("mounts[{index}].options"), text))?;
+        if kind == Some("tmpfs") {
+            TmpfsOptions::parse(&parsed.data, u64::MAX).map_err(|_| {
+                Problem::new(format!("mounts[{index}].options"), format!("{:?}: bad value", parsed.data))
+            })?;
+        }
         if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
             return Err(Problem::new(format!("mounts[{index}].uidMappings"), "id-mapped mounts are not supported"));
         }
@@ -218,12 +234,14 @@ fn check_linux(spec: &Spec, leniency: Leniency) -> Check {
                 let found = fs::metadata(path).doing(|| path.display().to_string());
                 found.map_err(|error| Problem::new(field("path"), error.to_string()))?;
             }
+            (LinuxNamespaceType::Time, None) => {} // without offsets its clocks are those of any
             (_, Some(path)) if !path.as_os_str().is_empty() => {
                 return Err(Problem::new(field("path"), format!("joining another {typ} namespace is not supported")));
             }
             _ => {}
         }
     }
+    linux::check(linux)?;
     match linux.resources().as_ref().and_then(limited) {
         Some(what) if !leniency.ignore_cgroups => Err(Problem::new(
             format!("linux.resources.{what}"),
@@ -253,10 +271,7 @@ fn check_rest(spec: &Spec) -> Check {
             return Err(Problem::new(field, format!("is longer than {HOST_NAME_MAX} bytes")));
         }
     }
-    match spec.hooks() {
-        Some(hooks) if *hooks != Default::default() => Err(Problem::new("hooks", "hooks are not supported yet")),
-        _ => Ok(()),
-    }
+    linux::check_hooks(spec)
 }
 
 #[cfg(test)]
@@ -310,7 +325,9 @@ mod tests {
         assert_eq!(refused("/root", json!({"path": "/no such"})), "root.path");
         assert_eq!(refused("/root", json!({"path": "/proc/self/stat"})), "root.path");
         assert_eq!(refused("/hostname", json!("h".repeat(65))), "hostname");
-        assert_eq!(refused("/hooks", json!({"prestart": [{"path": "/bin/true"}]})), "hooks");
+        assert_eq!(refused("/hooks", json!({"prestart": [{"path": "bin/true"}]})), "hooks.prestart[0].path");
+        let hooks = json!({"poststop": [{"path": "/a"}, {"path": "/b", "timeout": 0}]});
+        assert_eq!(refused("/hooks", hooks), "hooks.poststop[1].timeout");
     }
 
     #[test]

@@ -1,0 +1,27 @@
+//! `linux` of the specification, but for files: what holds for all processes of the container.
+
+use std::sync::Arc;
+
+use oci_spec::runtime::Spec;
+
+use super::{Doing, Outcome};
+use crate::sentry::kernel::Kernel;
+use crate::sentry::namespaces::UtsNamespace;
+use crate::sentry::seccomp::oci;
+use crate::sentry::sysctl;
+
+/// Puts it in force. Must come before the first task is made.
+pub fn apply(kernel: &Kernel, spec: &Spec, uts: &Arc<UtsNamespace>) -> Outcome<()> {
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    for (name, value) in linux.sysctl().iter().flatten() {
+        sysctl::apply(kernel, uts, name, value).doing(|| format!("linux.sysctl.{name}"))?;
+    }
+    if let Some(profile) = linux.seccomp() {
+        let filter = oci::compile(profile).map_err(|(field, text)| format!("linux.seccomp.{field}: {text}"))?;
+        let _ = kernel.seccomp_profile.set(filter); // a kernel is set up once
+    }
+    if let Some(resources) = linux.resources() {
+        *kernel.resources.lock() = resources.clone();
+    }
+    Ok(())
+}

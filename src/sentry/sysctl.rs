@@ -1,0 +1,141 @@
+//! Kernel parameters that can be set: by `linux.sysctl` of the specification and by writing to `/proc/sys`.
+//!
+//! A parameter that `/proc/sys` shows and nothing here can change may be "set" to the value that it has. Any other value is
+//! refused, and so is what is not there: nothing is taken that has no effect.
+
+use std::sync::Arc;
+
+use crate::errno::{Errno, Result};
+use crate::netstack::stack::settings::Settings;
+use crate::sentry::kernel::Kernel;
+use crate::sentry::namespaces::UtsNamespace;
+use crate::vfs::proc::sysctl::fixed;
+
+/// A parameter of the network that can be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Net {
+    /// `net.ipv4.ip_unprivileged_port_start`.
+    PortStart,
+    /// `net.ipv4.ping_group_range`.
+    PingGroups,
+}
+
+impl Net {
+    /// All, with their paths beneath `/proc/sys`.
+    pub const ALL: [(Net, &'static str); 2] =
+        [(Net::PortStart, "net/ipv4/ip_unprivileged_port_start"), (Net::PingGroups, "net/ipv4/ping_group_range")];
+
+    /// As `/proc/sys` shows it, without the end of the line.
+    pub fn show(self, settings: &Settings) -> String {
+        match self {
+            Net::PortStart => settings.port_start().to_string(),
+            Net::PingGroups => {
+                let (first, last) = settings.ping_groups();
+                format!("{first}\t{last}")
+            }
+        }
+    }
+
+    /// Sets it from text. `EINVAL`.
+    pub fn set(self, settings: &Settings, text: &str) -> Result<()> {
+        match (self, numbers(text)?.as_slice()) {
+            (Net::PortStart, &[port]) if port <= 65_536 => settings.set_port_start(port),
+            (Net::PingGroups, &[first, last]) => settings.set_ping_groups(first, last),
+            _ => return Err(Errno::EINVAL),
+        }
+        Ok(())
+    }
+}
+
+fn numbers(text: &str) -> Result<Vec<u32>> {
+    text.split_whitespace().map(|word| word.parse().map_err(|_| Errno::EINVAL)).collect()
+}
+
+/// Checks one entry of `linux.sysctl`; what is wrong with it, in words.
+pub fn check(name: &str, value: &str) -> std::result::Result<(), String> {
+    match place(name)? {
+        Place::Net(which) => which.set(&Settings::default(), value).map_err(|_| format!("{value:?} is no value of it")),
+        Place::DomainName if value.len() > 64 => Err("is longer than 64 bytes".into()),
+        Place::DomainName => Ok(()),
+        Place::Fixed(has) if has.split_whitespace().eq(value.split_whitespace()) => Ok(()),
+        Place::Fixed(has) => Err(format!("cannot be set to {value:?}: in a sandbox it is always {has:?}")),
+    }
+}
+
+/// Sets one, which [`check`] has accepted. `EINVAL`.
+pub fn apply(kernel: &Kernel, uts: &Arc<UtsNamespace>, name: &str, value: &str) -> Result<()> {
+    match place(name).map_err(|_| Errno::EINVAL)? {
+        Place::Net(which) => which.set(kernel.net.settings(), value)?,
+        Place::DomainName => uts.set_domain(value.as_bytes()),
+        Place::Fixed(_) => {}
+    }
+    Ok(())
+}
+
+enum Place {
+    Net(Net),
+    DomainName,
+    Fixed(&'static str),
+}
+
+/// Finds a parameter by its name: `net.ipv4.ip_forward` or `net/ipv4/ip_forward`. One that is not of a namespace is the
+/// host's, or all containers': those runc refuses too.
+fn place(name: &str) -> std::result::Result<Place, String> {
+    let path = name.replace('.', "/");
+    if path == "kernel/domainname" {
+        return Ok(Place::DomainName);
+    }
+    let ipc = ["kernel/sem", "kernel/msgmax", "kernel/msgmnb", "kernel/msgmni"];
+    let namespaced = path.starts_with("net/")
+        || path.starts_with("kernel/shm")
+        || path.starts_with("fs/mqueue/")
+        || ipc.contains(&path.as_str());
+    if !namespaced {
+        return Err("is not in a separate kernel namespace".into());
+    }
+    if let Some((which, _)) = Net::ALL.iter().find(|(_, known)| *known == path) {
+        return Ok(Place::Net(*which));
+    }
+    fixed(&path).map(Place::Fixed).ok_or_else(|| "is not there in a sandbox".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_docker_sets_is_taken() {
+        assert_eq!(check("net.ipv4.ip_unprivileged_port_start", "0"), Ok(()));
+        assert_eq!(check("net.ipv4.ping_group_range", "0 2147483647"), Ok(()));
+        assert_eq!(check("kernel.domainname", "example.org"), Ok(()));
+        assert_eq!(check("net.ipv4.ip_forward", "0"), Ok(()));
+    }
+
+    #[test]
+    fn what_has_no_effect_is_refused() {
+        for (name, value) in [
+            ("net.ipv4.ip_forward", "1"),
+            ("net.ipv4.ip_unprivileged_port_start", "65537"),
+            ("net.ipv4.ping_group_range", "0"),
+            ("net.ipv4.no_such", "0"),
+            ("vm.swappiness", "60"),
+            ("kernel.hostname", "x"),
+            ("kernel.shmmax", "1"),
+        ] {
+            assert!(check(name, value).is_err(), "{name}={value}");
+        }
+    }
+
+    #[test]
+    fn settings_take_effect() {
+        let settings = Settings::default();
+        assert!(settings.is_privileged(80) && !settings.is_privileged(0) && !settings.is_privileged(1024));
+        Net::PortStart.set(&settings, "80\n").unwrap();
+        assert!(settings.is_privileged(79) && !settings.is_privileged(80));
+        Net::PingGroups.set(&settings, "5\t6").unwrap();
+        assert_eq!([4, 5, 6, 7].map(|group| settings.may_ping([group].into_iter())), [false, true, true, false]);
+        assert_eq!(Net::PingGroups.show(&settings), "5\t6");
+        Net::PingGroups.set(&settings, "1 0").unwrap();
+        assert!(!settings.may_ping([0, 1].into_iter()));
+    }
+}
