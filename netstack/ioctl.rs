@@ -130,10 +130,4 @@ impl Stack {
         }
         Ok(0)
     }
-
-    /// Whether `SO_BINDTODEVICE` may name it: an interface, or none. `ENODEV`.
-    pub fn check_device(&self, value: &[u8]) -> Result<()> {
-        let name = value.split(|&byte| byte == 0).next().unwrap_or_default();
-        if name.is_empty() || self.interfaces.by_name(name).is_some() { Ok(()) } else { Err(Errno::ENODEV) }
-    }
 }

@@ -16,5 +16,6 @@ mod tests;
 pub mod udp;
 pub mod unix;
 
+pub(crate) use socket::Endpoint;
 pub use socket::{Ancillary, Message, RecvFlags, SockAddr, Socket, SocketOption};
 pub use stack::{SocketCred, Stack};

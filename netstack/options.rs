@@ -1,9 +1,11 @@
 //! Options that all Internet sockets have: `socket(7)`, `ip(7)`, `ipv6(7)`.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use crate::errno::{Errno, Result};
-use crate::netstack::SocketOption;
+use crate::netstack::stack::{Interfaces, SocketCred};
+use crate::netstack::{SocketOption, Stack};
 
 /// `/proc/sys/net/core/rmem_max` and `wmem_max`, before doubling.
 const MAX_BUF: usize = 212_992;
@@ -49,8 +51,66 @@ const SWITCHES: [(i32, i32); 34] = [
     (libc::IPPROTO_IPV6, libc::IPV6_RECVRTHDR),
     (libc::IPPROTO_IPV6, libc::IPV6_AUTOFLOWLABEL),
 ];
+/// From `asm-generic/socket.h`.
+const SO_BINDTOIFINDEX: i32 = 62;
 /// From `linux/in6.h`.
 const IPV6_FREEBIND: i32 = 78;
+
+/// Values of `IP_MTU_DISCOVER` and `IPV6_MTU_DISCOVER`: `linux/in.h`.
+mod discover {
+    pub const DONT: i32 = 0;
+    pub const WANT: i32 = 1;
+    pub const DO: i32 = 2;
+    pub const PROBE: i32 = 3;
+    pub const INTERFACE: i32 = 4;
+    pub const OMIT: i32 = 5;
+}
+
+/// What a socket's packets have in their IP header, and where they may go. IPv4's and IPv6's are apart, also in one socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpOptions {
+    /// `IP_TTL` and `IPV6_UNICAST_HOPS`.
+    hops: [u8; 2],
+    /// `IP_TOS` and `IPV6_TCLASS`.
+    tos: [u8; 2],
+    /// `IP_MTU_DISCOVER` and `IPV6_MTU_DISCOVER`.
+    discover: [i32; 2],
+    /// `SO_BINDTODEVICE`: an interface's index.
+    pub device: Option<u32>,
+}
+
+impl Default for IpOptions {
+    fn default() -> IpOptions {
+        IpOptions { hops: [64, 64], tos: [0, 0], discover: [discover::WANT; 2], device: None }
+    }
+}
+
+impl IpOptions {
+    /// Time to live or hop limit of packets to `remote`, which is no group.
+    pub fn hops(&self, remote: IpAddr) -> u8 {
+        self.hops[usize::from(remote.is_ipv6())]
+    }
+
+    /// Type of service or traffic class of packets to `remote`.
+    pub fn tos(&self, remote: IpAddr) -> u8 {
+        self.tos[usize::from(remote.is_ipv6())]
+    }
+
+    /// Whether a router may not cut packets that fit the interface.
+    pub fn dont_fragment(&self, remote: IpAddr) -> bool {
+        matches!(self.discover[usize::from(remote.is_ipv6())], discover::WANT | discover::DO | discover::PROBE)
+    }
+
+    /// Whether packets that do not fit the interface are refused (`EMSGSIZE`) rather than cut.
+    pub fn whole(&self, remote: IpAddr) -> bool {
+        matches!(self.discover[usize::from(remote.is_ipv6())], discover::DO | discover::PROBE | discover::INTERFACE)
+    }
+
+    /// Whether what arrives on `interface` is for this socket.
+    pub fn takes_from(&self, interface: u32) -> bool {
+        self.device.is_none_or(|device| device == interface)
+    }
+}
 
 /// What the options set.
 #[derive(Clone)]
@@ -71,17 +131,17 @@ pub struct Common {
     pub low_water: i32,
     /// `SO_LINGER`.
     pub linger: [u8; 8],
-    /// `IP_TOS`, `IPV6_TCLASS`.
-    pub tos: u8,
-    /// `IP_TTL`, `IPV6_UNICAST_HOPS`.
-    pub ttl: u8,
+    /// What goes into the IP header.
+    pub ip: IpOptions,
     /// `IP_MULTICAST_TTL`, `IPV6_MULTICAST_HOPS`.
-    pub multicast_ttl: u8,
-    /// `SO_BINDTODEVICE`: an interface's name.
-    pub device: Vec<u8>,
+    multicast_hops: [u8; 2],
+    /// `IP_MULTICAST_IF`, `IPV6_MULTICAST_IF`: the interface, and the address that was given for IPv4's.
+    multicast_interface: [u32; 2],
+    multicast_addr: Ipv4Addr,
+    /// `SO_PRIORITY`: `lo` and the TAP device have no queue here in which one packet could go before another.
     priority: i32,
+    /// `SO_MARK`: there are neither rules that route by it nor filters that look at it.
     mark: i32,
-    mtu_discover: [i32; 2],
     /// Bit n is [`SWITCHES`]`[n]`.
     switches: u64,
 }
@@ -98,13 +158,12 @@ impl Common {
             send_buf_set: false,
             low_water: 1,
             linger: [0; 8],
-            tos: 0,
-            ttl: 64,
-            multicast_ttl: 1,
-            device: Vec::new(),
+            ip: IpOptions::default(),
+            multicast_hops: [1, 1],
+            multicast_interface: [0, 0],
+            multicast_addr: Ipv4Addr::UNSPECIFIED,
             priority: 0,
             mark: 0,
-            mtu_discover: [1, 1],
             switches: 0,
         };
         for on in [libc::IP_MULTICAST_LOOP, libc::IP_MULTICAST_ALL] {
@@ -140,17 +199,17 @@ impl Common {
             (libc::SOL_SOCKET, libc::SO_LINGER) => return Ok(self.linger.to_vec()),
             (libc::SOL_SOCKET, libc::SO_RCVTIMEO) => return Ok(timeval(self.receive_timeout)),
             (libc::SOL_SOCKET, libc::SO_SNDTIMEO) => return Ok(timeval(self.send_timeout)),
-            (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => {
-                let end: &[u8] = if self.device.is_empty() { &[] } else { &[0] };
-                return Ok([&self.device, end].concat());
-            }
-            (libc::IPPROTO_IP, libc::IP_TOS) | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => self.tos.into(),
-            (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) => self.ttl.into(),
-            (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS) => {
-                self.multicast_ttl.into()
-            }
-            (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER) => self.mtu_discover[0],
-            (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER) => self.mtu_discover[1],
+            (libc::SOL_SOCKET, SO_BINDTOIFINDEX) => self.ip.device.unwrap_or(0) as i32,
+            (libc::IPPROTO_IP, libc::IP_TOS) => self.ip.tos[0].into(),
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => self.ip.tos[1].into(),
+            (libc::IPPROTO_IP, libc::IP_TTL) => self.ip.hops[0].into(),
+            (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) => self.ip.hops[1].into(),
+            (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL) => self.multicast_hops[0].into(),
+            (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS) => self.multicast_hops[1].into(),
+            (libc::IPPROTO_IP, libc::IP_MULTICAST_IF) => return Ok(self.multicast_addr.octets().to_vec()),
+            (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF) => self.multicast_interface[1] as i32,
+            (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER) => self.ip.discover[0],
+            (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER) => self.ip.discover[1],
             (level, name) if SWITCHES.contains(&(level, name)) => self.is_set(level, name).into(),
             (level, name) => {
                 log::debug!("getsockopt: level {level} option {name} is not known");
@@ -188,23 +247,22 @@ impl Common {
             (libc::SOL_SOCKET, libc::SO_LINGER) => self.linger = *value.first_chunk().ok_or(Errno::EINVAL)?,
             (libc::SOL_SOCKET, libc::SO_RCVTIMEO) => self.receive_timeout = timeout(value)?,
             (libc::SOL_SOCKET, libc::SO_SNDTIMEO) => self.send_timeout = timeout(value)?,
-            (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => {
-                let name = value.split(|&byte| byte == 0).next().unwrap_or_default();
-                self.device = name[..name.len().min(libc::IFNAMSIZ - 1)].to_vec();
+            (libc::IPPROTO_IP, libc::IP_TOS) => {
+                self.ip.tos[0] = int()? as u8;
+                self.priority = priority_of(self.ip.tos[0]);
             }
-            (libc::IPPROTO_IP, libc::IP_TOS) => self.tos = int()? as u8,
-            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => self.tos = byte(int()?, 0)?,
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => self.ip.tos[1] = byte(int()?, 0)?,
             (libc::IPPROTO_IP, libc::IP_TTL) => match int()? {
-                -1 => self.ttl = 64,
-                ttl @ 1..=255 => self.ttl = ttl as u8,
+                -1 => self.ip.hops[0] = 64,
+                ttl @ 1..=255 => self.ip.hops[0] = ttl as u8,
                 _ => return Err(Errno::EINVAL),
             },
-            (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) => self.ttl = byte(int()?, 64)?,
-            (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS) => {
-                self.multicast_ttl = byte(int()?, 1)?;
-            }
-            (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER) => self.mtu_discover[0] = discovery(int()?)?,
-            (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER) => self.mtu_discover[1] = discovery(int()?)?,
+            (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) => self.ip.hops[1] = byte(int()?, 64)?,
+            (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL) => self.multicast_hops[0] = byte(int()?, 1)?,
+            (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS) => self.multicast_hops[1] = byte(int()?, 1)?,
+            (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP) if !(0..=1).contains(&int()?) => return Err(Errno::EINVAL),
+            (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER) => self.ip.discover[0] = discovery(int()?)?,
+            (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER) => self.ip.discover[1] = discovery(int()?)?,
             (level, name) => {
                 if !SWITCHES.contains(&(level, name)) {
                     log::debug!("setsockopt: level {level} option {name} is not known");
@@ -216,17 +274,149 @@ impl Common {
         Ok(())
     }
 
-    /// Whether `SO_LINGER` asks for a reset.
-    pub fn lingers_not(&self) -> bool {
-        let word = |at: usize| {
-            i32::from_ne_bytes([self.linger[at], self.linger[at + 1], self.linger[at + 2], self.linger[at + 3]])
+    /// [`Common::get`], with what needs to know the interfaces. `room` is the length of the user's buffer.
+    pub fn get_on(&self, stack: &Stack, option: SocketOption, room: usize) -> Result<Vec<u8>> {
+        if (option.level, option.name) != (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) {
+            return self.get(option);
+        }
+        let Some(interface) = self.ip.device.and_then(|device| stack.interfaces().get(device)) else {
+            return Ok(Vec::new());
         };
-        word(0) != 0 && word(4) == 0
+        if room < libc::IFNAMSIZ {
+            return Err(Errno::EINVAL);
+        }
+        Ok([interface.name.as_bytes(), &[0]].concat())
+    }
+
+    /// [`Common::set`] on a socket of type `kind`, with what needs capabilities or the interfaces: `EPERM`, `ENODEV`,
+    /// `EADDRNOTAVAIL`, and `ENOPROTOOPT` or `EINVAL` for what sockets of that type do not have.
+    pub fn set_on(
+        &mut self,
+        stack: &Stack,
+        cred: &SocketCred,
+        kind: i32,
+        option: SocketOption,
+        value: &[u8],
+    ) -> Result<()> {
+        let admin = cred.net_admin || cred.net_raw;
+        let int = value.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)).ok_or(Errno::EINVAL);
+        let interfaces = stack.interfaces();
+        match (option.level, option.name) {
+            (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => {
+                let name = value.split(|&byte| byte == 0).next().unwrap_or_default();
+                let name = &name[..name.len().min(libc::IFNAMSIZ - 1)];
+                let found = interfaces.by_name(name).map(|interface| interface.index);
+                let device = if name.is_empty() { None } else { Some(found.ok_or(Errno::ENODEV)?) };
+                self.bind_to_device(device, cred)?;
+            }
+            (libc::SOL_SOCKET, SO_BINDTOIFINDEX) => {
+                let index = u32::try_from(int?).map_err(|_| Errno::EINVAL)?;
+                self.bind_to_device((index != 0).then_some(index), cred)?;
+            }
+            (libc::SOL_SOCKET, libc::SO_MARK) if !admin => return Err(Errno::EPERM),
+            (libc::SOL_SOCKET, libc::SO_PRIORITY) if !admin && !(0..=6).contains(&int?) => return Err(Errno::EPERM),
+            (libc::IPPROTO_IP, libc::IP_HDRINCL) if kind != libc::SOCK_RAW => return Err(Errno::ENOPROTOOPT),
+            (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL | libc::IP_MULTICAST_IF) if kind == libc::SOCK_STREAM => {
+                return Err(Errno::EINVAL);
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS | libc::IPV6_MULTICAST_IF) if kind == libc::SOCK_STREAM => {
+                return Err(Errno::ENOPROTOOPT);
+            }
+            (libc::IPPROTO_IP, libc::IP_MULTICAST_IF) => self.set_multicast_v4(interfaces, value)?,
+            (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF) => {
+                let index = int?;
+                let found = u32::try_from(index).ok().filter(|&index| index == 0 || interfaces.get(index).is_some());
+                self.multicast_interface[1] = found.ok_or(Errno::ENODEV)?;
+            }
+            _ => return self.set(option, value),
+        }
+        if matches!(option.name, libc::SO_MARK | libc::SO_PRIORITY) && option.level == libc::SOL_SOCKET {
+            return self.set(option, value);
+        }
+        Ok(())
+    }
+
+    /// As Linux since 5.7: anybody may bind a socket to a device, but only the privileged may undo it. `EPERM`.
+    fn bind_to_device(&mut self, device: Option<u32>, cred: &SocketCred) -> Result<()> {
+        if self.ip.device.is_some() && !cred.net_raw {
+            return Err(Errno::EPERM);
+        }
+        self.ip.device = device;
+        Ok(())
+    }
+
+    /// `IP_MULTICAST_IF`: an address, a `struct ip_mreq` or a `struct ip_mreqn`. `EINVAL`, `EADDRNOTAVAIL`.
+    fn set_multicast_v4(&mut self, interfaces: &Interfaces, value: &[u8]) -> Result<()> {
+        let octets = |at: usize| value.get(at..).and_then(|rest| rest.first_chunk::<4>()).copied();
+        let (addr, index) = match (octets(0), octets(4), octets(8)) {
+            (_, Some(addr), Some(index)) => (Ipv4Addr::from(addr), u32::from_ne_bytes(index)),
+            (_, Some(addr), None) => (Ipv4Addr::from(addr), 0),
+            (Some(addr), None, _) => (Ipv4Addr::from(addr), 0),
+            _ => return Err(Errno::EINVAL),
+        };
+        let found = match (index, addr.is_unspecified()) {
+            (0, true) => 0,
+            (0, false) => interfaces.owner(addr.into()).ok_or(Errno::EADDRNOTAVAIL)?,
+            (index, _) => interfaces.get(index).ok_or(Errno::EADDRNOTAVAIL)?.index,
+        };
+        (self.multicast_interface[0], self.multicast_addr) = (found, addr);
+        Ok(())
+    }
+
+    /// Time to live or hop limit of packets to `remote`.
+    pub fn hops(&self, remote: IpAddr) -> u8 {
+        if remote.is_multicast() { self.multicast_hops[usize::from(remote.is_ipv6())] } else { self.ip.hops(remote) }
+    }
+
+    /// The interface that packets to `remote` must take.
+    pub fn device(&self, remote: IpAddr) -> Option<u32> {
+        let group = Some(self.multicast_interface[usize::from(remote.is_ipv6())]);
+        self.ip.device.or(group.filter(|&index| index != 0 && remote.is_multicast()))
+    }
+
+    /// The source address that `IP_MULTICAST_IF` gives packets to `remote`.
+    pub fn multicast_source(&self, remote: IpAddr) -> Option<IpAddr> {
+        let given = remote.is_ipv4() && remote.is_multicast() && !self.multicast_addr.is_unspecified();
+        given.then_some(self.multicast_addr.into())
+    }
+
+    /// Whether packets to the group `remote` come back to this host: `IP_MULTICAST_LOOP`, `IPV6_MULTICAST_LOOP`.
+    pub fn loops(&self, remote: IpAddr) -> bool {
+        match remote {
+            IpAddr::V4(_) => self.is_set(libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP),
+            IpAddr::V6(_) => self.is_set(libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP),
+        }
+    }
+
+    /// TCP's own bits of the type of service are not the user's: RFC 3168.
+    pub fn clear_congestion_bits(&mut self) {
+        self.ip.tos = self.ip.tos.map(|tos| tos & !3);
+    }
+
+    /// How long `SO_LINGER` has `close` wait; zero asks for a reset.
+    pub fn lingers(&self) -> Option<Duration> {
+        let [on, seconds] = *self.linger.as_chunks::<4>().0 else { return None };
+        let seconds = u64::from(u32::from_ne_bytes(seconds));
+        (i32::from_ne_bytes(on) != 0).then(|| Duration::from_secs(seconds))
+    }
+}
+
+/// The queueing class of a type of service: `rt_tos2priority`, RFC 1349.
+fn priority_of(tos: u8) -> i32 {
+    const BEST_EFFORT: i32 = 0;
+    const BULK: i32 = 2;
+    const INTERACTIVE_BULK: i32 = 4;
+    const INTERACTIVE: i32 = 6;
+    match (tos & 0x10 != 0, tos & 0x08 != 0) {
+        (false, false) => BEST_EFFORT,
+        (false, true) => BULK,
+        (true, false) => INTERACTIVE,
+        (true, true) => INTERACTIVE_BULK,
     }
 }
 
 fn discovery(value: i32) -> Result<i32> {
-    if (0..=5).contains(&value) { Ok(value) } else { Err(Errno::EINVAL) }
+    if (discover::DONT..=discover::OMIT).contains(&value) { Ok(value) } else { Err(Errno::EINVAL) }
 }
 
 /// Linux doubles what is asked for, to make room for its own overhead.

@@ -1,6 +1,5 @@
 //! Raw sockets (`raw(7)`) and ping sockets (`SOCK_DGRAM` with `IPPROTO_ICMP` or `IPPROTO_ICMPV6`, `icmp(7)`).
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,12 +12,12 @@ use smoltcp::wire::checksum;
 use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
 use crate::netstack::options::Common;
-use crate::netstack::stack::packet::{Header, ICMP, ICMPV6, Packet, be16, fill_ipv4_checksum};
+use crate::netstack::stack::packet::{Header, ICMP, ICMPV6, Packet, be16, fill_ipv4_checksum, identification};
 use crate::netstack::stack::{SocketCred, Stack, random_u64};
-use crate::netstack::{Ancillary, Message, RecvFlags, SockAddr, Socket, SocketOption, addr};
+use crate::netstack::{Ancillary, Endpoint, Message, RecvFlags, SockAddr, Socket, SocketOption, addr};
 use crate::vfs::anon::{AnonAttr, DEV_SOCKET};
-use crate::vfs::file::{File, IoctlMemory};
-use crate::vfs::inode::{Attr, NodeType, SetAttr};
+use crate::vfs::file::IoctlMemory;
+use crate::vfs::inode::NodeType;
 use crate::wait::{Events, WaitQueue};
 
 /// `/proc/sys/net/core/rmem_default`.
@@ -83,7 +82,7 @@ pub fn input(stack: &Stack, packet: &Packet<'_>, interface: u32) {
         return;
     }
     let sockets: Vec<Arc<RawSocket>> = stack.raw.all.read().iter().filter_map(Weak::upgrade).collect();
-    for socket in sockets.iter().filter(|socket| socket.wants(packet)) {
+    for socket in sockets.iter().filter(|socket| socket.wants(packet, interface)) {
         let bytes = if packet.source.is_ipv4() && socket.ident.is_none() { packet.bytes } else { packet.payload };
         socket.enqueue(Received {
             from: packet.source,
@@ -115,9 +114,12 @@ impl RawSocket {
         made
     }
 
-    fn wants(&self, packet: &Packet<'_>) -> bool {
+    fn wants(&self, packet: &Packet<'_>, interface: u32) -> bool {
         let v4 = packet.source.is_ipv4();
         if v4 != (self.domain == libc::AF_INET) || packet.protocol != self.protocol {
+            return false;
+        }
+        if !self.options.lock().ip.takes_from(interface) {
             return false;
         }
         let state = self.state.lock();
@@ -162,17 +164,20 @@ impl RawSocket {
         let options = self.options.lock().clone();
         let header_included = self.domain == libc::AF_INET
             && (options.is_set(libc::IPPROTO_IP, libc::IP_HDRINCL) || i32::from(self.protocol) == libc::IPPROTO_RAW);
-        let route = self.stack.interfaces().route(remote)?;
+        let mut route = self.stack.interfaces().route_by(remote, options.device(remote))?;
         if route.broadcast && !remote.is_multicast() && !options.is_set(libc::SOL_SOCKET, libc::SO_BROADCAST) {
             return Err(Errno::EACCES);
         }
+        route.broadcast &= !remote.is_multicast() || options.loops(remote);
         let header = Header {
-            source: own.unwrap_or(route.source),
+            source: own.or(options.multicast_source(remote)).unwrap_or(route.source),
             destination: if remote.is_unspecified() { route.next_hop } else { remote },
             protocol: self.protocol,
-            ttl: if remote.is_multicast() { options.multicast_ttl } else { options.ttl },
-            tos: options.tos,
-            id: 0,
+            ttl: options.hops(remote),
+            tos: options.ip.tos(remote),
+            id: if options.ip.dont_fragment(remote) { 0 } else { identification() },
+            // A packet with its own header is never cut.
+            whole: header_included || options.ip.whole(remote),
         };
         let bytes = data.take_vec(len)?;
         if bytes.len() < len {
@@ -272,16 +277,16 @@ impl Drop for RawSocket {
     }
 }
 
-impl File for RawSocket {
-    fn read(&self, _offset: u64, sink: &mut dyn Sink) -> Result<usize> {
-        self.recv(sink, RecvFlags::empty()).map(|message| message.len)
+impl Endpoint for RawSocket {
+    fn attr(&self) -> &AnonAttr {
+        &self.attr
     }
 
-    fn write(&self, _offset: u64, source: &mut dyn Source) -> Result<usize> {
-        self.send(source, None, Ancillary::default(), 0)
+    fn waiters(&self) -> &WaitQueue {
+        &self.waiters
     }
 
-    fn poll(&self) -> Events {
+    fn readiness(&self) -> Events {
         let state = self.state.lock();
         let mut events = Events::WRITE;
         if !state.queue.is_empty() || state.shut_read {
@@ -292,34 +297,9 @@ impl File for RawSocket {
         events
     }
 
-    fn wait_queue(&self) -> Option<&WaitQueue> {
-        Some(&self.waiters)
-    }
-
-    fn ioctl(&self, mem: &dyn IoctlMemory, cmd: u32, arg: u64) -> Result<u64> {
+    fn control(&self, mem: &dyn IoctlMemory, cmd: u32, arg: u64) -> Result<u64> {
         let first = self.state.lock().queue.front().map_or(0, |received| received.bytes.len());
         crate::netstack::ioctl::ioctl(&self.stack, mem, cmd, arg, (first, 0))
-    }
-
-    fn anonymous_attr(&self) -> Option<Attr> {
-        Some(self.attr.get())
-    }
-
-    fn set_anonymous_attr(&self, set: &SetAttr) -> Result<()> {
-        self.attr.set(set);
-        Ok(())
-    }
-
-    fn anonymous_name(&self) -> Option<String> {
-        Some(format!("socket:[{}]", self.attr.ino))
-    }
-
-    fn as_socket(&self) -> Option<&dyn Socket> {
-        Some(self)
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 
@@ -344,7 +324,8 @@ impl Socket for RawSocket {
             return Ok(());
         }
         let remote = addr::to_connect(addr::from_user(self.domain, addr)?).ip();
-        let route = self.stack.interfaces().route(remote)?;
+        let device = self.options.lock().device(remote);
+        let route = self.stack.interfaces().route_by(remote, device)?;
         let mut state = self.state.lock();
         state.peer = Some(remote);
         state.addr.get_or_insert(route.source);
@@ -427,7 +408,7 @@ impl Socket for RawSocket {
         })
     }
 
-    fn get_option(&self, option: SocketOption, _room: usize) -> Result<Vec<u8>> {
+    fn get_option(&self, option: SocketOption, room: usize) -> Result<Vec<u8>> {
         match (option.level, option.name) {
             (libc::SOL_SOCKET, libc::SO_ERROR) => {
                 Ok(self.state.lock().error.take().map_or(0, Errno::raw).to_ne_bytes().to_vec())
@@ -435,7 +416,7 @@ impl Socket for RawSocket {
             (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => Ok(vec![0; 4]),
             (SOL_RAW, ICMP_FILTER) if self.protocol == ICMP => Ok(self.state.lock().icmp_filter.to_ne_bytes().to_vec()),
             (libc::SOL_ICMPV6, ICMP_FILTER) if self.protocol == ICMPV6 => Ok(self.state.lock().icmpv6_filter.to_vec()),
-            _ => self.options.lock().get(option),
+            _ => self.options.lock().get_on(&self.stack, option, room),
         }
     }
 
@@ -458,10 +439,11 @@ impl Socket for RawSocket {
                 let at = value.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)).ok_or(Errno::EINVAL)?;
                 if self.protocol == ICMPV6 && at == 2 { Ok(()) } else { Err(Errno::EINVAL) }
             }
-            (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => self.stack.check_device(value),
-            (libc::SOL_SOCKET, libc::SO_MARK) if !self.cred.net_admin => Err(Errno::EPERM),
             (libc::SOL_SOCKET, libc::SO_ERROR | libc::SO_ACCEPTCONN | libc::SO_SNDLOWAT) => Err(Errno::ENOPROTOOPT),
-            _ => self.options.lock().set(option, value),
+            _ => {
+                let kind = if self.ident.is_some() { libc::SOCK_DGRAM } else { libc::SOCK_RAW };
+                self.options.lock().set_on(&self.stack, &self.cred, kind, option, value)
+            }
         }
     }
 

@@ -1,11 +1,15 @@
 //! What every socket can do, whatever its family.
 
+use std::any::Any;
 use std::net::{SocketAddrV4, SocketAddrV6};
 use std::sync::Arc;
 
 use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
-use crate::vfs::file::{File, OpenFile};
+use crate::vfs::anon::AnonAttr;
+use crate::vfs::file::{File, IoctlMemory, OpenFile};
+use crate::vfs::inode::{Attr, SetAttr};
+use crate::wait::{Events, WaitQueue};
 
 /// A socket address, decoded from or encoded to `struct sockaddr_*` by the system-call layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,9 +143,88 @@ pub trait Socket: File {
     /// `setsockopt(2)`.
     fn set_option(&self, option: SocketOption, value: &[u8]) -> Result<()>;
 
+    /// What the last `close(2)` does before it lets go: begins to end the connection, and says how long to wait for the
+    /// peer to have everything (`SO_LINGER`), which [`Socket::has_lingered`] tells. `None` when there is nothing to wait for.
+    fn linger(&self) -> Option<std::time::Duration> {
+        None
+    }
+
+    /// Whether the peer has everything, or never will.
+    fn has_lingered(&self) -> bool {
+        true
+    }
+
+    /// `SO_RCVLOWAT` of a stream: a blocking read waits for as many bytes, or as many as there is room for.
+    fn low_water(&self) -> usize {
+        1
+    }
+
     /// `SO_RCVTIMEO` or (with `send`) `SO_SNDTIMEO`; `None` waits for ever.
     fn timeout(&self, send: bool) -> Option<std::time::Duration> {
         let _ = send;
         None
+    }
+}
+
+/// What makes a [`Socket`] a [`File`]: the rest is the same for all families.
+pub trait Endpoint: Socket + Sized + 'static {
+    /// Owner, mode and inode number.
+    fn attr(&self) -> &AnonAttr;
+
+    /// [`File::wait_queue`].
+    fn waiters(&self) -> &WaitQueue;
+
+    /// [`File::poll`].
+    fn readiness(&self) -> Events;
+
+    /// [`File::ioctl`].
+    fn control(&self, mem: &dyn IoctlMemory, cmd: u32, arg: u64) -> Result<u64>;
+
+    /// `read(2)`, which knows neither addresses nor control data.
+    fn take(&self, sink: &mut dyn Sink) -> Result<usize> {
+        self.recv(sink, RecvFlags::empty()).map(|message| message.len)
+    }
+}
+
+impl<S: Endpoint> File for S {
+    fn read(&self, _offset: u64, sink: &mut dyn Sink) -> Result<usize> {
+        self.take(sink)
+    }
+
+    fn write(&self, _offset: u64, source: &mut dyn Source) -> Result<usize> {
+        self.send(source, None, Ancillary::default(), 0)
+    }
+
+    fn poll(&self) -> Events {
+        self.readiness()
+    }
+
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        Some(self.waiters())
+    }
+
+    fn ioctl(&self, mem: &dyn IoctlMemory, cmd: u32, arg: u64) -> Result<u64> {
+        self.control(mem, cmd, arg)
+    }
+
+    fn anonymous_attr(&self) -> Option<Attr> {
+        Some(self.attr().get())
+    }
+
+    fn set_anonymous_attr(&self, set: &SetAttr) -> Result<()> {
+        self.attr().set(set);
+        Ok(())
+    }
+
+    fn anonymous_name(&self) -> Option<String> {
+        Some(format!("socket:[{}]", self.attr().ino))
+    }
+
+    fn as_socket(&self) -> Option<&dyn Socket> {
+        Some(self)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
     }
 }

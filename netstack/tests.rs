@@ -134,7 +134,7 @@ impl Random {
 fn mutated(random: &mut Random, mac: [u8; 6], flow: Option<(u16, u16)>) -> Vec<u8> {
     let (source, destination) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
     let protocol = [TCP, UDP, 1, 6, 6, 6][random.below(6)];
-    let header = Header { source, destination, protocol, ttl: 64, tos: 0, id: 0 };
+    let header = Header { source, destination, protocol, ttl: 64, tos: 0, id: 0, whole: false };
     let mut packet: Vec<u8> = (0..20 + random.below(100)).map(|_| random.next() as u8).collect();
     packet.resize(packet.len() + 20, 0);
     if protocol == TCP {
@@ -195,17 +195,19 @@ fn garbage_does_no_harm() {
 fn idle_connections_cost_nothing() {
     let (one, two) = pair(true);
     let listening = listener(&two, "10.0.0.2:80", 4096);
-    // The fastest of many short runs: other tests take the CPU meanwhile.
+    let rounds = 200;
+    let looks = || {
+        let of = |stack: &Stack| stack.tcp.engines.looks.load(std::sync::atomic::Ordering::Relaxed);
+        of(&one) + of(&two)
+    };
+    // How often connections were looked at for some round trips on one of them.
     let echo = |client: &_, server: &_| {
-        let run = |_| {
-            let start = Instant::now();
-            for _ in 0..50 {
-                write_all(client, b"ping").unwrap();
-                assert_eq!(read(server, 10).unwrap(), b"ping");
-            }
-            start.elapsed()
-        };
-        (0..60).map(run).min().unwrap()
+        let before = looks();
+        for _ in 0..rounds {
+            write_all(client, b"ping").unwrap();
+            assert_eq!(read(server, 10).unwrap(), b"ping");
+        }
+        looks() - before
     };
     let open = || {
         let client = tcp(&one);
@@ -215,14 +217,82 @@ fn idle_connections_cost_nothing() {
         (client, server)
     };
     let (client, server) = open();
-    echo(&client, &server);
     let alone = echo(&client, &server);
     let idle: Vec<_> = (0..2000).map(|_| open()).collect();
     let among_many = echo(&client, &server);
-    // Which thread of which stack reads a packet differs from time to time, and waking one costs up to 50 us: two in each
-    // round trip are allowed for. Looking through the idle ones, at 30 ns each for every packet, would cost twice that.
-    let wakes = Duration::from_micros(100) * 50;
-    assert!(among_many < alone * 3 + wakes, "{alone:?} alone, {among_many:?} among {}", idle.len());
+    // A delayed acknowledgement here and there makes a difference; one look at each idle connection would make a greater one.
+    assert!(among_many < alone * 2 + idle.len() / 2, "{alone} looks alone, {among_many} among {}", idle.len());
+}
+
+/// `IP_MTU_DISCOVER`, `IP_MTU`, `IP_TTL`, `IP_TOS` and their like, on a link with an MTU of 1500.
+#[test]
+fn ip_options_reach_the_wire() {
+    let (one, two) = pair(true);
+    for (address, level, discover, mtu, headers) in [
+        ("10.0.0.2:7", libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_MTU, 28),
+        ("[fd00::2]:7", libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_MTU, 48),
+    ] {
+        let domain = if level == libc::IPPROTO_IP { libc::AF_INET } else { libc::AF_INET6 };
+        let make = |stack: &Arc<Stack>| stack.socket(domain, libc::SOCK_DGRAM, 0, ROOT).unwrap();
+        let (from, to) = (make(&one), make(&two));
+        to.sock().bind(&at(address)).unwrap();
+        from.sock().connect(&at(address)).unwrap();
+        let option = crate::netstack::SocketOption { level, name: mtu };
+        assert_eq!(from.sock().get_option(option, 4).unwrap(), 1500i32.to_ne_bytes());
+        let send = |len: usize| from.write(0, &mut &pattern(len)[..]);
+        for (value, whole) in [(0, false), (1, false), (2, true), (3, true), (4, true), (5, false)] {
+            set(&from, level, discover, value).unwrap();
+            assert_eq!(send(1500 - headers), Ok(1500 - headers), "{address} {value}");
+            assert_eq!(read(&to, 5000).unwrap().len(), 1500 - headers);
+            let longer = 1501 - headers;
+            assert_eq!(send(longer), if whole { Err(Errno::EMSGSIZE) } else { Ok(longer) }, "{address} {value}");
+            if !whole {
+                assert!(read(&to, 5000).unwrap() == pattern(longer), "{address} {value}");
+            }
+        }
+    }
+    // What a raw socket sees of a datagram.
+    let watcher = two.socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_UDP, ROOT).unwrap();
+    let from = one.socket(libc::AF_INET6, libc::SOCK_DGRAM, 0, ROOT).unwrap();
+    set(&from, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, 7).unwrap();
+    set(&from, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, 0x20).unwrap();
+    set(&from, libc::IPPROTO_IP, libc::IP_TTL, 9).unwrap();
+    set(&from, libc::IPPROTO_IP, libc::IP_TOS, 0x10).unwrap();
+    let seen = |discover: i32| {
+        set(&from, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, discover).unwrap();
+        from.sock().send(&mut &b"x"[..], Some(&at("10.0.0.2:7")), Default::default(), 0).unwrap();
+        let packet = read(&watcher, 100).unwrap();
+        (packet[1], packet[8], packet[6] & 0x40 != 0)
+    };
+    assert_eq!(seen(1), (0x10, 9, true), "IPv4's own options, also in an IPv6 socket");
+    assert_eq!(seen(0), (0x10, 9, false));
+}
+
+/// A socket that is bound to a device takes nothing from others, and sends by no other.
+#[test]
+fn devices_are_kept_apart() {
+    let (one, two) = pair(true);
+    let bound = |device: &[u8]| {
+        let socket = udp(&two);
+        let option = crate::netstack::SocketOption { level: libc::SOL_SOCKET, name: libc::SO_BINDTODEVICE };
+        socket.sock().set_option(option, device).unwrap();
+        socket.sock().bind(&at("0.0.0.0:7")).unwrap();
+        socket
+    };
+    let (inner, outer) = (bound(b"lo\0\0"), bound(b"eth0"));
+    let from = udp(&one);
+    from.sock().send(&mut &b"wire"[..], Some(&at("10.0.0.2:7")), Default::default(), 0).unwrap();
+    assert_eq!(read(&outer, 10).unwrap(), b"wire");
+    let from = udp(&two);
+    from.sock().send(&mut &b"loop"[..], Some(&at("127.0.0.1:7")), Default::default(), 0).unwrap();
+    assert_eq!(read(&inner, 10).unwrap(), b"loop");
+    assert_eq!(read_now(&inner, 10), Err(Errno::EAGAIN));
+    assert_eq!(read_now(&outer, 10), Err(Errno::EAGAIN));
+    inner.sock().send(&mut &b"gone"[..], Some(&at("10.0.0.1:7")), Default::default(), 0).unwrap();
+    assert_eq!(
+        outer.sock().send(&mut &b"x"[..], Some(&at("[::1]:7")), Default::default(), 0),
+        Err(Errno::EAFNOSUPPORT)
+    );
 }
 
 /// A round trip with this thread as the poller, and how long it takes: printed with `--nocapture`.

@@ -134,7 +134,8 @@ impl WaitQueue {
         }
     }
 
-    /// Wakes those that wait for any of `events`: all that are not exclusive, and the first exclusive one that takes it.
+    /// Wakes those that wait for any of `events`: all that are not exclusive, and the first exclusive one that takes it. An
+    /// end or an error is everybody's.
     pub fn wake(&self, events: Events) {
         self.wake_any(events);
     }
@@ -147,15 +148,24 @@ impl WaitQueue {
         }
         let entries = self.entries.lock();
         let mut taken = false;
+        let for_all = events.intersects(Events::ALWAYS | Events::RDHUP);
         let mut exclusive_done = false;
         for entry in entries.slots.iter().flatten().filter(|entry| entry.mask.intersects(events)) {
             if entry.exclusive {
-                exclusive_done = exclusive_done || entry.target.wake(events);
+                exclusive_done = exclusive_done || (entry.target.wake(events) && !for_all);
             } else {
                 taken |= entry.target.wake(events);
             }
         }
         taken || exclusive_done
+    }
+
+    /// Wakes one exclusive waiter for any of `events`: what a waiter does that leaves with a wake-up it did not use.
+    pub fn pass_on(&self, events: Events) {
+        let entries = self.entries.lock();
+        let mut exclusive =
+            entries.slots.iter().flatten().filter(|entry| entry.exclusive && entry.mask.intersects(events));
+        exclusive.any(|entry| entry.target.wake(events));
     }
 
     /// Whether nobody waits.
@@ -293,6 +303,22 @@ mod tests {
         queue.wake(Events::IN);
         queue.wake(Events::IN);
         assert_eq!(woken(&parkers), 2, "a waiter that has its token already does not use up another wake-up");
+        queue.wake(Events::IN | Events::HUP);
+        assert_eq!(woken(&parkers), 3, "an end is for all");
+    }
+
+    #[test]
+    fn an_unused_wake_up_is_passed_on() {
+        let queue = WaitQueue::new();
+        let parkers: Vec<_> = (0..3).map(|_| Arc::new(Parker::new())).collect();
+        let first = queue.add(parkers[0].clone(), Events::IN, true);
+        queue.add(parkers[1].clone(), Events::IN, true);
+        queue.add(parkers[2].clone(), Events::IN, false);
+        queue.remove(first);
+        queue.pass_on(Events::OUT);
+        assert!(!parkers[1].has_token());
+        queue.pass_on(Events::IN);
+        assert!(parkers[1].has_token() && !parkers[2].has_token(), "one exclusive waiter, and nobody else");
     }
 
     #[test]

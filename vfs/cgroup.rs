@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, Weak};
 
+use crate::container::cgroup::weight_of_shares;
 use crate::platform::placement;
 use crate::sentry::kernel::Kernel;
 use crate::vfs::inode::{Caching, FileSystem};
@@ -98,7 +99,7 @@ fn cpu_max(kernel: &Kernel) -> String {
 fn cpu_weight(kernel: &Kernel) -> String {
     let resources = kernel.resources.lock();
     let shares = resources.cpu().as_ref().and_then(|cpu| cpu.shares()).filter(|&shares| shares > 0);
-    let weight = shares.map_or(100, |shares| 1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142);
+    let weight = shares.map_or(100, weight_of_shares);
     format!("{weight}\n")
 }
 

@@ -31,26 +31,40 @@ const APPLETS: &[&str] = &["sh", "ls", "cat", "ps", "uname", "dmesg", "id", "sle
 
 /// Makes a root file system at `root` that nginx can run in. Packages are kept in `cache` for the next time.
 pub fn nginx_root(root: &Path, cache: &Path) -> io::Result<()> {
-    fs::create_dir_all(cache)?;
-    fs::create_dir_all(root)?;
-    merged_usr(root)?;
-    for package in closure(&["base-files", "base-passwd", "busybox-static", "nginx"])? {
-        unpack(&download(&package, cache)?, root)?;
-    }
+    packages_root(root, &["base-files", "base-passwd", "busybox-static", "nginx"], cache)?;
     for applet in APPLETS {
         let link = root.join("usr/bin").join(applet);
         if !link.exists() {
             symlink("busybox", link)?;
         }
     }
+    configure_nginx(root)
+}
+
+/// Makes a root file system at `root` of packages, `base-passwd` among them, and what they depend on.
+pub fn packages_root(root: &Path, packages: &[&str], cache: &Path) -> io::Result<()> {
+    fs::create_dir_all(cache)?;
+    fs::create_dir_all(root)?;
+    merged_usr(root)?;
+    for archive in download(&closure(packages)?, cache)? {
+        unpack(&archive, root)?;
+    }
     // What the packages' scripts would do.
     for name in ["passwd", "group"] {
         fs::copy(root.join("usr/share/base-passwd").join(format!("{name}.master")), root.join("etc").join(name))?;
     }
+    for directory in ["dev", "home", "mnt", "proc", "root", "run", "srv", "sys", "tmp"] {
+        fs::create_dir_all(root.join(directory))?;
+    }
+    Ok(())
+}
+
+/// What the scripts of nginx's packages would do.
+pub fn configure_nginx(root: &Path) -> io::Result<()> {
     let enabled = root.join("etc/nginx/sites-enabled");
     fs::create_dir_all(&enabled)?;
     symlink("../sites-available/default", enabled.join("default"))?;
-    for directory in ["var/www/html", "var/log/nginx", "var/lib/nginx", "run", "proc", "sys", "dev", "tmp"] {
+    for directory in ["var/www/html", "var/log/nginx", "var/lib/nginx"] {
         fs::create_dir_all(root.join(directory))?;
     }
     fs::copy(root.join("usr/share/nginx/html/index.html"), root.join("var/www/html/index.html"))?;
@@ -79,7 +93,8 @@ fn closure(packages: &[&str]) -> io::Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     let mut queue: Vec<String> = packages.iter().map(|&name| name.to_owned()).collect();
     while let Some(name) = queue.pop() {
-        if LEFT_OUT.contains(&name.as_str()) || found.contains(&name) {
+        let left_out = LEFT_OUT.contains(&name.as_str()) && !packages.contains(&name.as_str());
+        if left_out || found.contains(&name) {
             continue;
         }
         let needs = dependencies.get(&name);
@@ -128,25 +143,33 @@ fn parse_depends(text: &str) -> BTreeMap<String, Vec<String>> {
     packages
 }
 
-/// Downloads a package into the cache unless it is there.
-fn download(package: &str, cache: &Path) -> io::Result<PathBuf> {
-    // A file is NAME_VERSION_ARCHITECTURE.deb.
-    let find = || -> io::Result<Option<PathBuf>> {
-        for entry in fs::read_dir(cache)? {
-            let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.ends_with(".deb") && name.split('_').next() == Some(package) {
-                return Ok(Some(path));
-            }
-        }
-        Ok(None)
-    };
-    if let Some(path) = find()? {
-        return Ok(path);
+/// Downloads the packages that are not in the cache, all in one go; returns where they are.
+fn download(packages: &BTreeSet<String>, cache: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = cached(cache)?;
+    let missing: Vec<&String> = packages.iter().filter(|&package| !found.contains_key(package)).collect();
+    if !missing.is_empty() {
+        let as_root = ["-o", "APT::Sandbox::User=root"];
+        run(Command::new("apt-get").args(as_root).args(["download", "--quiet"]).args(missing).current_dir(cache))?;
+        found = cached(cache)?;
     }
-    let as_root = ["-o", "APT::Sandbox::User=root"];
-    run(Command::new("apt-get").args(as_root).args(["download", "--quiet", package]).current_dir(cache))?;
-    find()?.ok_or_else(|| io::Error::other(format!("apt-get download {package} made no file")))
+    let path = |package: &String| {
+        let path = found.remove(package);
+        path.ok_or_else(|| io::Error::other(format!("apt-get download {package} made no file")))
+    };
+    packages.iter().map(path).collect()
+}
+
+/// The packages in the cache by name: a file is NAME_VERSION_ARCHITECTURE.deb.
+fn cached(cache: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(cache)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if let (true, Some(package)) = (name.ends_with(".deb"), name.split('_').next()) {
+            found.insert(package.to_owned(), path);
+        }
+    }
+    Ok(found)
 }
 
 /// Unpacks a package. Links such as `lib -> usr/lib` stay links.

@@ -4,7 +4,6 @@
 mod message;
 mod route;
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,10 +16,10 @@ use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
 use crate::netstack::options::Common;
 use crate::netstack::stack::{SocketCred, Stack};
-use crate::netstack::{Ancillary, Message, RecvFlags, SockAddr, Socket, SocketOption};
+use crate::netstack::{Ancillary, Endpoint, Message, RecvFlags, SockAddr, Socket, SocketOption};
 use crate::vfs::anon::{AnonAttr, DEV_SOCKET};
-use crate::vfs::file::{File, IoctlMemory};
-use crate::vfs::inode::{Attr, NodeType, SetAttr};
+use crate::vfs::file::IoctlMemory;
+use crate::vfs::inode::NodeType;
 use crate::wait::{Events, WaitQueue};
 
 const DEFAULT_BUF: usize = 212_992;
@@ -109,16 +108,16 @@ impl NetlinkSocket {
     }
 }
 
-impl File for NetlinkSocket {
-    fn read(&self, _offset: u64, sink: &mut dyn Sink) -> Result<usize> {
-        self.recv(sink, RecvFlags::empty()).map(|message| message.len)
+impl Endpoint for NetlinkSocket {
+    fn attr(&self) -> &AnonAttr {
+        &self.attr
     }
 
-    fn write(&self, _offset: u64, source: &mut dyn Source) -> Result<usize> {
-        self.send(source, None, Ancillary::default(), 0)
+    fn waiters(&self) -> &WaitQueue {
+        &self.waiters
     }
 
-    fn poll(&self) -> Events {
+    fn readiness(&self) -> Events {
         let state = self.state.lock();
         let mut events = Events::WRITE;
         if !state.queue.is_empty() {
@@ -128,34 +127,9 @@ impl File for NetlinkSocket {
         events
     }
 
-    fn wait_queue(&self) -> Option<&WaitQueue> {
-        Some(&self.waiters)
-    }
-
-    fn ioctl(&self, mem: &dyn IoctlMemory, cmd: u32, arg: u64) -> Result<u64> {
+    fn control(&self, mem: &dyn IoctlMemory, cmd: u32, arg: u64) -> Result<u64> {
         let first = self.state.lock().queue.front().map_or(0, Vec::len);
         crate::netstack::ioctl::ioctl(&self.stack, mem, cmd, arg, (first, 0))
-    }
-
-    fn anonymous_attr(&self) -> Option<Attr> {
-        Some(self.attr.get())
-    }
-
-    fn set_anonymous_attr(&self, set: &SetAttr) -> Result<()> {
-        self.attr.set(set);
-        Ok(())
-    }
-
-    fn anonymous_name(&self) -> Option<String> {
-        Some(format!("socket:[{}]", self.attr.ino))
-    }
-
-    fn as_socket(&self) -> Option<&dyn Socket> {
-        Some(self)
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 
@@ -270,7 +244,7 @@ impl Socket for NetlinkSocket {
             // Extended acknowledgements, strict checks, memberships of groups that never say anything.
             (libc::SOL_NETLINK, 1 | 2 | 3 | 4 | 5 | 10 | 11 | 12) => Ok(()),
             (libc::SOL_NETLINK, _) => Err(Errno::ENOPROTOOPT),
-            _ => self.options.lock().set(option, value),
+            _ => self.options.lock().set_on(&self.stack, &self.cred, self.kind, option, value),
         }
     }
 

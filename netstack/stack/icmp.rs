@@ -86,6 +86,7 @@ impl Stack {
             ttl: 64,
             tos: packet.tos,
             id: 0,
+            whole: false,
         };
         let fill = |to: &mut [u8]| {
             to.copy_from_slice(packet.payload);
@@ -110,8 +111,15 @@ impl Stack {
         let (protocol, kind, code, most) =
             if v4 { (ICMP, UNREACHABLE, 3, QUOTED) } else { (ICMPV6, V6_UNREACHABLE, 4, QUOTED_V6) };
         let quoted = &packet.bytes[..packet.bytes.len().min(most)];
-        let header =
-            Header { source: packet.destination, destination: packet.source, protocol, ttl: 64, tos: 0xc0, id: 0 };
+        let header = Header {
+            source: packet.destination,
+            destination: packet.source,
+            protocol,
+            ttl: 64,
+            tos: 0xc0,
+            id: 0,
+            whole: false,
+        };
         let fill = |to: &mut [u8]| {
             to[..8].copy_from_slice(&[kind, code, 0, 0, 0, 0, 0, 0]);
             to[8..].copy_from_slice(quoted);
@@ -165,7 +173,7 @@ impl Stack {
     ) {
         let (Ok(mut route), IpAddr::V6(target)) = (self.interfaces.route(destination), target) else { return };
         route.broadcast = false; // no copy for ourselves
-        let header = Header { source, destination, protocol: ICMPV6, ttl: 255, tos: 0, id: 0 };
+        let header = Header { source, destination, protocol: ICMPV6, ttl: 255, tos: 0, id: 0, whole: false };
         let fill = |to: &mut [u8]| {
             to[..8].copy_from_slice(&[kind, 0, 0, 0, flags, 0, 0, 0]);
             to[8..24].copy_from_slice(&target.octets());

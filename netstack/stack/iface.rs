@@ -7,6 +7,8 @@ use crate::container::network::{Mac, NetConfig, Prefix};
 use crate::errno::{Errno, Result};
 use crate::netstack::device::{Stats, Tap};
 
+/// The index of `lo`.
+const LOOPBACK: u32 = 1;
 /// The MTU of `lo`, as on Linux.
 const LOOPBACK_MTU: u32 = 65_536;
 
@@ -62,6 +64,15 @@ pub struct Route {
     pub local: bool,
     /// To more than one host.
     pub broadcast: bool,
+    /// Where it seems to arrive when it does not leave the sandbox: as on Linux the interface that has the address.
+    pub arrives: u32,
+}
+
+impl Route {
+    /// Whether packets leave the sandbox: neither those to this host nor those to neighbours of `lo` do.
+    pub fn leaves(&self) -> bool {
+        !self.local && self.interface != LOOPBACK
+    }
 }
 
 /// All interfaces.
@@ -172,8 +183,49 @@ impl Interfaces {
                 IpAddr::V4(addr) if addr.is_loopback() => Ipv4Addr::LOCALHOST.into(),
                 other => other,
             };
-            return Ok(Route { interface: 1, source, next_hop: destination, local: true, broadcast: false });
+            let arrives = self.owner(destination).unwrap_or(1);
+            return Ok(Route { interface: 1, source, next_hop: destination, local: true, broadcast: false, arrives });
         }
+        self.outward(destination)
+    }
+
+    /// The way to `destination` by way of `device` when that is given: `SO_BINDTODEVICE`, `IP_MULTICAST_IF`.
+    ///
+    /// As on Linux an IPv4 address that no route by that device leads to is taken to be its neighbour; of `lo`'s neighbours
+    /// there are none, and what is sent to them is gone. `ENETUNREACH` for IPv6, and for a device that is not there.
+    pub fn route_by(&self, destination: IpAddr, device: Option<u32>) -> Result<Route> {
+        let Some(device) = device else { return self.route(destination) };
+        let interface = self.get(device).ok_or(Errno::ENETUNREACH)?;
+        let local = self.is_local(destination) || destination.is_unspecified();
+        if !interface.is_loopback() {
+            let lo_only = local && self.route(destination)?.arrives == 1;
+            return match destination {
+                _ if !lo_only => self.route(destination),
+                IpAddr::V4(_) => self.outward(destination),
+                IpAddr::V6(_) => Err(Errno::ENETUNREACH),
+            };
+        }
+        if local {
+            return Ok(Route { arrives: device, ..self.route(destination)? });
+        }
+        let source = match destination {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) if destination.is_multicast() => Ipv6Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => return Err(Errno::ENETUNREACH),
+        };
+        let group = destination.is_multicast();
+        Ok(Route { interface: device, source, next_hop: destination, local: group, broadcast: group, arrives: device })
+    }
+
+    /// The interface that has an address: its index.
+    pub fn owner(&self, addr: IpAddr) -> Option<u32> {
+        let loopback = matches!(addr, IpAddr::V4(v4) if v4.is_loopback());
+        let has = |interface: &&Interface| interface.addresses.iter().any(|prefix| prefix.addr == addr);
+        if loopback { Some(1) } else { self.all.iter().find(has).map(|interface| interface.index) }
+    }
+
+    /// The way out of the sandbox.
+    fn outward(&self, destination: IpAddr) -> Result<Route> {
         let interface = self.external().ok_or(Errno::ENETUNREACH)?;
         let broadcast = self.is_broadcast(destination);
         let everybody = broadcast || destination.is_multicast();
@@ -185,7 +237,8 @@ impl Interfaces {
             *gateway.ok_or(Errno::ENETUNREACH)?
         };
         let source = source_for(interface, next_hop).ok_or(Errno::ENETUNREACH)?;
-        Ok(Route { interface: interface.index, source, next_hop, local: false, broadcast: everybody })
+        let arrives = interface.index;
+        Ok(Route { interface: arrives, source, next_hop, local: false, broadcast: everybody, arrives })
     }
 }
 
@@ -260,6 +313,21 @@ mod tests {
         assert_eq!(way("2001::1"), Err(Errno::ENETUNREACH), "no gateway of that family");
         assert!(all.route("10.0.0.255".parse().unwrap()).unwrap().broadcast);
         assert!(all.may_bind("10.0.0.255".parse().unwrap()) && !all.may_bind("10.0.0.7".parse().unwrap()));
+    }
+
+    #[test]
+    fn devices_restrict_routes() {
+        let all = interfaces();
+        let way = |to: &str, device| all.route_by(to.parse().unwrap(), Some(device)).map(|r| (r.local, r.arrives));
+        assert_eq!(way("127.0.0.1", 1), Ok((true, 1)));
+        assert_eq!(way("127.0.0.1", 2), Ok((false, 2)), "taken for a neighbour");
+        assert_eq!(way("::1", 2), Err(Errno::ENETUNREACH));
+        assert_eq!(way("10.0.0.2", 2), Ok((true, 2)));
+        assert_eq!(way("10.0.0.2", 1), Ok((true, 1)));
+        assert_eq!(way("8.8.8.8", 1), Ok((false, 1)));
+        assert_eq!(way("2001::1", 1), Err(Errno::ENETUNREACH));
+        assert_eq!(way("239.1.2.3", 1), Ok((true, 1)));
+        assert_eq!(way("10.0.0.1", 9), Err(Errno::ENETUNREACH));
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Stack {
         }
         raw::input(self, packet, arrival.interface);
         match packet.protocol {
-            TCP if arrival.valid || checksum_is_right(packet) => tcp::input(self, packet),
+            TCP if arrival.valid || checksum_is_right(packet) => tcp::input(self, packet, arrival.interface),
             UDP if arrival.valid || checksum_is_right(packet) => udp::input(self, packet, arrival),
             ICMP if packet.source.is_ipv4() => self.input_icmp(packet),
             ICMPV6 if packet.source.is_ipv6() && (arrival.valid || checksum_is_right(packet)) => {

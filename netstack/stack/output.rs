@@ -115,7 +115,7 @@ impl Stack {
     /// Builds an IP packet whose payload of `len` bytes `fill` writes, and sends it to a route: out, or back in. When
     /// `checksum` is given, that field (an offset in the payload) gets the Internet checksum with a pseudo header.
     ///
-    /// `EMSGSIZE` when it is longer than a packet can be.
+    /// `EMSGSIZE` when it is longer than a packet can be, or than fits the interface while `header` forbids to cut it.
     pub fn send_packet(
         &self,
         route: &Route,
@@ -126,6 +126,10 @@ impl Stack {
     ) -> Result<()> {
         let start = header.size();
         if start + len > MAX_PACKET {
+            return Err(Errno::EMSGSIZE);
+        }
+        let mtu = self.interfaces.get(route.interface).map_or(1500, |interface| interface.mtu as usize);
+        if header.whole && start + len > mtu {
             return Err(Errno::EMSGSIZE);
         }
         self.frames.with(|frame| {
@@ -139,13 +143,13 @@ impl Stack {
                 bytes.get_mut(field..field + 2).ok_or(Errno::EINVAL)?.copy_from_slice(&sum.to_be_bytes());
                 offload.partial = Some(Partial { start: start as u16, offset });
             }
-            let mtu = self.interfaces.get(route.interface).map_or(1500, |interface| interface.mtu as usize);
             if route.local || route.broadcast {
                 offload.complete(frame.packet_mut());
                 offload.partial = None;
                 self.loop_back(frame.packet());
             }
-            if route.local {
+            // What goes to a neighbour of `lo` has arrived, and nobody takes it.
+            if !route.leaves() {
                 return Ok(());
             }
             if frame.len() > mtu {

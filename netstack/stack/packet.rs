@@ -144,6 +144,8 @@ pub struct Header {
     pub tos: u8,
     /// IPv4 identification; 0 sets "do not fragment".
     pub id: u16,
+    /// It is refused rather than cut when it does not fit the interface.
+    pub whole: bool,
 }
 
 impl Header {
@@ -188,6 +190,17 @@ pub fn fill_ipv4_checksum(packet: &mut [u8]) {
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
+/// Lets routers cut an IPv4 packet, which gets an identification for that; its checksum is to be made anew.
+pub fn allow_fragments(packet: &mut [u8]) {
+    packet[4..6].copy_from_slice(&identification().to_be_bytes());
+    packet[6] &= !0x40;
+}
+
+/// An identification of a packet that may be cut: not 0.
+pub fn identification() -> u16 {
+    super::random_u64() as u16 | 1
+}
+
 /// Sets the type of service of a packet without IPv4 options.
 pub fn set_tos(packet: &mut [u8], tos: u8) {
     if packet[0] >> 4 == 4 {
@@ -218,7 +231,7 @@ mod tests {
 
     fn header(source: &str, destination: &str) -> Header {
         let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
-        Header { source, destination, protocol: UDP, ttl: 64, tos: 0x10, id: 0 }
+        Header { source, destination, protocol: UDP, ttl: 64, tos: 0x10, id: 0, whole: false }
     }
 
     #[test]

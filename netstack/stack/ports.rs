@@ -38,10 +38,15 @@ pub struct Binding {
     pub uid: u32,
     /// A TCP listener.
     pub listening: bool,
+    /// `SO_BINDTODEVICE`: an interface's index.
+    pub device: Option<u32>,
 }
 
 impl Binding {
     fn overlaps(&self, other: &Binding) -> bool {
+        if self.device.is_some() && other.device.is_some() && self.device != other.device {
+            return false;
+        }
         match (self.addr, other.addr) {
             (Some(one), Some(two)) => one == two,
             _ => (self.v4 && other.v4) || (self.v6 && other.v6),
@@ -181,8 +186,16 @@ mod tests {
     use super::*;
     use crate::netstack::stack::Stack;
 
-    const ANY: Binding =
-        Binding { addr: None, v4: true, v6: false, reuse_addr: false, reuse_port: false, uid: 0, listening: false };
+    const ANY: Binding = Binding {
+        addr: None,
+        v4: true,
+        v6: false,
+        reuse_addr: false,
+        reuse_port: false,
+        uid: 0,
+        listening: false,
+        device: None,
+    };
 
     #[test]
     fn conflicts_are_those_of_linux() {
@@ -193,8 +206,16 @@ mod tests {
         assert_eq!(refused(ANY), Some(Errno::EADDRINUSE));
         assert_eq!(refused(local), Some(Errno::EADDRINUSE), "all addresses include that one");
         assert_eq!(refused(Binding { v4: false, v6: true, ..ANY }), None, "another family");
+        assert_eq!(
+            refused(Binding { device: Some(1), ..ANY }),
+            Some(Errno::EADDRINUSE),
+            "all devices include that one"
+        );
         assert!(stack.lease(Protocol::Udp, 80, ANY).is_ok(), "another protocol");
         drop(first);
+        let on_lo = stack.lease(Protocol::Tcp, 80, Binding { device: Some(1), ..ANY }).unwrap();
+        assert_eq!(refused(Binding { device: Some(2), ..ANY }), None, "another device");
+        drop(on_lo);
         let reusing = Binding { reuse_addr: true, ..ANY };
         let mut first = stack.lease(Protocol::Tcp, 80, reusing).unwrap();
         assert_eq!(refused(ANY), Some(Errno::EADDRINUSE), "both must want to share");

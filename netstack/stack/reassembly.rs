@@ -91,6 +91,7 @@ impl Reassembly {
             ttl: whole.ttl,
             tos: whole.tos,
             id: 0,
+            whole: false,
         };
         let mut bytes = vec![0; header.size()];
         whole.pieces.iter().for_each(|(_, piece)| bytes.extend_from_slice(piece));
@@ -111,6 +112,7 @@ mod tests {
             ttl: 9,
             tos: 0,
             id: 1,
+            whole: false,
         };
         let mut bytes = vec![0; 20];
         bytes.extend_from_slice(payload);

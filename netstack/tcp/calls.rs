@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use smoltcp::socket::tcp::State as Machine;
 
-use super::conn::ALL;
+use super::conn::{ALL, RECEIVE_RING};
 use super::listen::{Listener, Ready};
 use super::{Bound, Phase, TcpSocket};
 use crate::errno::{Errno, Result};
@@ -15,8 +15,8 @@ use crate::netstack::stack::ports::Protocol;
 use crate::netstack::{Ancillary, Message, RecvFlags, SockAddr, Socket, SocketOption, addr};
 use crate::vfs::file::File;
 
-/// The bits of `IP_TOS` that tell of congestion: RFC 3168.
-const ECN: u8 = 3;
+/// The most that `SO_RCVLOWAT` keeps: half of the longest receive buffer, as on Linux.
+const MAX_LOW_WATER: i32 = (RECEIVE_RING / 2) as i32;
 
 impl Socket for TcpSocket {
     fn domain(&self) -> (i32, i32, i32) {
@@ -224,6 +224,9 @@ impl Socket for TcpSocket {
             log::debug!("send: urgent data is not implemented");
             return Err(Errno::EOPNOTSUPP);
         }
+        if flags & libc::MSG_FASTOPEN != 0 && matches!(*self.phase.lock(), Phase::Idle | Phase::Failed) {
+            return Err(Errno::EOPNOTSUPP); // `tcp_fastopen` is 0
+        }
         let phase = self.phase.lock();
         match &*phase {
             Phase::Wire { conn, .. } => {
@@ -250,7 +253,7 @@ impl Socket for TcpSocket {
         Ok(Message { len: self.sink_all(sink, flags)?, ..Message::default() })
     }
 
-    fn get_option(&self, option: SocketOption, _room: usize) -> Result<Vec<u8>> {
+    fn get_option(&self, option: SocketOption, room: usize) -> Result<Vec<u8>> {
         let value = match (option.level, option.name) {
             (libc::IPPROTO_TCP, name) => return self.tcp_option(name),
             (libc::SOL_SOCKET, libc::SO_ERROR) => self.take_error().map_or(0, Errno::raw),
@@ -259,10 +262,10 @@ impl Socket for TcpSocket {
             (libc::IPPROTO_IP, libc::IP_MTU) | (libc::IPPROTO_IPV6, libc::IPV6_MTU) => {
                 let tuple = self.tuple().ok_or(Errno::ENOTCONN)?;
                 let interfaces = self.stack.interfaces();
-                let route = interfaces.route(tuple.remote.ip())?;
+                let route = interfaces.route_by(tuple.remote.ip(), self.options.lock().common.ip.device)?;
                 interfaces.get(route.interface).map_or(1500, |interface| interface.mtu) as i32
             }
-            _ => return self.options.lock().common.get(option),
+            _ => return self.options.lock().common.get_on(&self.stack, option, room),
         };
         Ok(value.to_ne_bytes().to_vec())
     }
@@ -273,19 +276,44 @@ impl Socket for TcpSocket {
             (libc::SOL_SOCKET, libc::SO_ERROR | libc::SO_ACCEPTCONN | libc::SO_SNDLOWAT) => {
                 return Err(Errno::ENOPROTOOPT);
             }
-            (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => self.stack.check_device(value)?,
-            (libc::SOL_SOCKET, libc::SO_MARK) if !self.cred.net_admin => return Err(Errno::EPERM),
             (libc::IPPROTO_IPV6, _) if self.domain != libc::AF_INET6 => return Err(Errno::ENOPROTOOPT),
             (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) if self.bound.lock().is_some() => return Err(Errno::EINVAL),
             _ => {}
         }
         {
             let mut options = self.options.lock();
-            options.common.set(option, value)?;
-            options.common.tos &= !ECN; // congestion notification is TCP's own
+            options.common.set_on(&self.stack, &self.cred, libc::SOCK_STREAM, option, value)?;
+            options.common.clear_congestion_bits();
+            options.common.low_water = options.common.low_water.min(MAX_LOW_WATER);
         }
         self.push_options();
         Ok(())
+    }
+
+    /// A connection within this host has delivered everything that it took.
+    fn linger(&self) -> Option<Duration> {
+        let time = self.options.lock().common.lingers().filter(|time| !time.is_zero())?;
+        let conn = match &*self.phase.lock() {
+            Phase::Wire { conn, .. } => conn.clone(),
+            _ => return None,
+        };
+        if !conn.begin_end() {
+            return None;
+        }
+        (!self.has_lingered()).then_some(time)
+    }
+
+    fn has_lingered(&self) -> bool {
+        match &*self.phase.lock() {
+            Phase::Wire { conn, .. } => {
+                !matches!(conn.lock().tcp_phase(), Machine::FinWait1 | Machine::Closing | Machine::LastAck)
+            }
+            _ => true,
+        }
+    }
+
+    fn low_water(&self) -> usize {
+        usize::try_from(self.options.lock().common.low_water).unwrap_or(1)
     }
 
     fn timeout(&self, send: bool) -> Option<Duration> {

@@ -16,6 +16,7 @@ use smoltcp::wire::IpEndpoint;
 use super::engine::{Engine, now};
 use super::listen::Listener;
 use super::memory::{Lent, MEMORY};
+use super::meter::{Clamp, Meter};
 use super::options::TcpOptions;
 use super::segment::{ACK, RST, SYN, Segment, mss_option};
 use crate::errno::{Errno, Result};
@@ -31,8 +32,6 @@ pub const RECEIVE_RING: usize = 1 << 20;
 pub const SEND_RING: usize = 2 << 20;
 /// What a peer that says nothing takes: RFC 9293, 3.7.1.
 const DEFAULT_MSS: u16 = 536;
-/// How long a connection is tried to be made: six retransmissions, `/proc/sys/net/ipv4/tcp_syn_retries`.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(127);
 /// How long an incoming one may take: `tcp_synack_retries`.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(63);
 /// How long data may stay unacknowledged: `tcp_retries2`.
@@ -91,6 +90,12 @@ pub struct State {
     pub lease: Option<Arc<Lease>>,
     /// Segments received and sent, for `TCP_INFO`.
     pub segments: (u32, u32),
+    /// What was sent and how soon it was acknowledged.
+    pub meter: Meter,
+    /// `TCP_WINDOW_CLAMP`'s view of our window.
+    clamp: Clamp,
+    /// When a segment last came (monotonic, microseconds).
+    heard: i64,
     /// Bytes received and sent.
     pub bytes: (u64, u64),
 }
@@ -138,7 +143,27 @@ impl State {
 
     /// Linux's rule for `EPOLLOUT`: at least half as much room as is in use.
     pub fn is_writable(&self) -> bool {
-        self.view().may_send() && self.room() > 0 && self.room() * 2 >= self.view().send_queue()
+        self.view().may_send()
+            && self.room() > 0
+            && self.room() * 2 >= self.view().send_queue()
+            && !self.has_enough_not_sent()
+    }
+
+    /// Bytes of the send buffer that were not sent even once.
+    pub fn not_sent(&self) -> usize {
+        usize::try_from(self.bytes.1.saturating_sub(self.meter.sent)).unwrap_or(usize::MAX)
+    }
+
+    /// Whether `TCP_NOTSENT_LOWAT` wants no more.
+    pub fn has_enough_not_sent(&self) -> bool {
+        let low = self.options.not_sent_low_water as usize;
+        low != 0 && self.not_sent() >= low
+    }
+
+    /// Whether there is as much to read as `SO_RCVLOWAT` asks for, or as there can be.
+    pub fn has_enough_to_read(&self) -> bool {
+        let readable = self.readable();
+        readable > 0 && (readable >= self.options.low_water || readable * 2 >= self.view().recv_capacity())
     }
 
     /// The receive window, the send ring's size, the peer's segment size: for `TCP_INFO`.
@@ -155,7 +180,8 @@ pub struct Conn {
     pub tuple: Tuple,
     /// Who waits for it.
     pub queue: Arc<WaitQueue>,
-    next_hop: IpAddr,
+    /// Whom to hand packets to. A neighbour of `lo`, of whom there is none, gets nothing.
+    next_hop: Option<IpAddr>,
     /// The longest segment that its way takes.
     mss: u16,
     state: Mutex<State>,
@@ -164,7 +190,7 @@ pub struct Conn {
 impl Conn {
     /// A closed connection, to be opened either way.
     pub fn new(stack: &Stack, tuple: Tuple, queue: Arc<WaitQueue>, options: &TcpOptions) -> Result<Arc<Conn>> {
-        let route = stack.interfaces().route(tuple.remote.ip())?;
+        let route = stack.interfaces().route_by(tuple.remote.ip(), options.ip.device)?;
         let mtu = stack.interfaces().get(route.interface).map_or(1500, |interface| interface.mtu).min(65_535);
         let headers = if tuple.remote.is_ipv4() { 40 } else { 60 };
         let mss = (mtu - headers) as u16;
@@ -201,14 +227,17 @@ impl Conn {
             lease: None,
             segments: (0, 0),
             bytes: (0, 0),
+            meter: Meter::default(),
+            clamp: Clamp::default(),
+            heard: now().total_micros(),
         };
-        state.apply_options();
+        state.apply_options(tuple.remote.ip());
         Ok(Arc::new_cyclic(|me| Conn {
             me: me.clone(),
             stack: stack.me.clone(),
             tuple,
             queue,
-            next_hop: route.next_hop,
+            next_hop: route.leaves().then_some(route.next_hop),
             mss,
             state: Mutex::new(state),
         }))
@@ -216,18 +245,22 @@ impl Conn {
 
     /// Its state, locked.
     pub fn lock(&self) -> MutexGuard<'_, State> {
+        #[cfg(test)]
+        if let Some(stack) = self.stack.upgrade() {
+            stack.tcp.engines.looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
         self.state.lock()
     }
 
     /// Begins to connect.
     pub fn connect(&self, stack: &Stack) -> Result<()> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         stack.tcp.engines.with(|engine| {
             engine.reseed();
             let (local, remote) = (endpoint(self.tuple.local), endpoint(self.tuple.remote));
             let opened = state.machine().connect(engine.context(), remote, local);
             opened.map_err(|_| Errno::EADDRNOTAVAIL)?;
-            state.deadline = Some(later(CONNECT_TIMEOUT));
+            state.deadline = Some(later(state.options.connect_timeout()));
             self.pump(stack, engine, &mut state);
             self.settle(stack, engine, &mut state, None);
             Ok(())
@@ -236,7 +269,7 @@ impl Conn {
 
     /// Takes the SYN that a listener got.
     pub fn accept_syn(&self, stack: &Stack, listener: &Arc<Listener>, packet: &Packet<'_>, segment: &Segment) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.listener = Some(Arc::downgrade(listener));
         state.deadline = Some(later(HANDSHAKE_TIMEOUT));
         if state.machine().listen(endpoint(self.tuple.local)).is_err() {
@@ -247,7 +280,7 @@ impl Conn {
 
     /// Takes a segment.
     pub fn input(&self, stack: &Stack, packet: &Packet<'_>, segment: &Segment) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if state.tcp_phase() == Phase::SynReceived && segment.has(ACK) && !segment.has(RST) {
             // As Linux: the last step of the handshake is ignored while there is no room to accept it.
             let listener = state.listener.as_ref().and_then(Weak::upgrade);
@@ -267,7 +300,16 @@ impl Conn {
         let bytes = patched.as_deref().unwrap_or(packet.bytes);
         state.segments.0 = state.segments.0.wrapping_add(1);
         // More than one segment in one: acknowledge at once, or a peer whose window is still small waits.
-        let at_once = segment.len > usize::from(self.mss.min(state.peer_mss)) || state.options.quick_ack;
+        let at_once = segment.len > usize::from(self.mss.min(state.peer_mss)) || state.options.quick_ack == Some(true);
+        state.heard = now().total_micros();
+        if segment.has(ACK) {
+            state.meter.acknowledged(segment.ack, state.heard);
+        }
+        if state.options.keep_alive {
+            // A probe comes when the peer was silent for that long from now on.
+            let idle = smoltcp::time::Duration::from_secs(state.options.keep_idle.into());
+            state.machine().set_keep_alive(Some(idle));
+        }
         state.machine().set_ack_delay((!at_once).then_some(ACK_DELAY));
         stack.tcp.engines.with(|engine| {
             if fresh {
@@ -322,7 +364,12 @@ impl Conn {
         if segment.flags & (SYN | RST) != RST {
             state.sent = (segment.end(), segment.ack);
         }
-        packet::set_tos(bytes, state.options.tos);
+        state.meter.sending(&segment, now().total_micros());
+        state.clamp.apply(&mut bytes[start..], &segment, state.options.window_clamp);
+        packet::set_tos(bytes, state.options.ip.tos(self.tuple.remote.ip()));
+        if start == 20 && !state.options.ip.dont_fragment(self.tuple.remote.ip()) {
+            packet::allow_fragments(bytes);
+        }
         if start == 20 {
             packet::fill_ipv4_checksum(bytes);
         }
@@ -344,7 +391,9 @@ impl Conn {
             }),
             valid: false,
         };
-        stack.transmit(&mut engine.frame, self.next_hop, offload);
+        if let Some(next_hop) = self.next_hop {
+            stack.transmit(&mut engine.frame, next_hop, offload);
+        }
     }
 
     /// Draws the conclusions from what has changed. `error` is what a reset meant.
@@ -396,6 +445,14 @@ impl Conn {
             }
             Phase::CloseWait | Phase::Closing | Phase::TimeWait => ALL,
             Phase::Established => Events::WRITE,
+            // Whoever lingers waits for that.
+            Phase::FinWait2 if !state.orphan => Events::HUP,
+            Phase::FinWait2 if state.orphan => {
+                // Without `TCP_LINGER2`'s wait the timer, due at once, ends it.
+                let patience = state.options.linger2.unwrap_or_default();
+                state.deadline = Some(later(patience));
+                ALL
+            }
             _ => Events::empty(),
         }
     }
@@ -453,7 +510,7 @@ impl Conn {
     /// Gives the connection up with `error`, without a word to the peer.
     pub fn fail(&self, error: Errno) {
         let Some(stack) = self.stack.upgrade() else { return };
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if state.established || state.tcp_phase() == Phase::Closed {
             return;
         }
@@ -487,11 +544,14 @@ impl Conn {
 
 impl State {
     /// Hands the options that smoltcp knows to it.
-    pub fn apply_options(&mut self) {
+    pub fn apply_options(&mut self, remote: IpAddr) {
         let options = self.options.clone();
         let machine = self.machine();
         machine.set_nagle_enabled(!options.no_delay);
-        machine.set_hop_limit(Some(options.ttl.max(1)));
+        machine.set_hop_limit(Some(options.ip.hops(remote).max(1)));
+        if machine.congestion_control() != options.congestion {
+            machine.set_congestion_control(options.congestion);
+        }
         let idle = options.keep_alive.then(|| smoltcp::time::Duration::from_secs(options.keep_idle.into()));
         machine.set_keep_alive(idle);
         if let Some(limit) = options.send_ring {
@@ -506,12 +566,20 @@ impl State {
         let dead = Duration::from_secs(
             u64::from(options.keep_idle) + u64::from(options.keep_interval) * u64::from(options.keep_count),
         );
+        let dead = options.user_timeout.map_or(dead, |limit| limit.max(Duration::from_secs(options.keep_idle.into())));
+        // Unanswered probes follow each other faster than the first follows the peer's last word.
+        let silent = now().total_micros().saturating_sub(self.heard);
+        let probing = options.keep_alive && silent >= i64::from(options.keep_idle) * 1_000_000;
+        let interval = smoltcp::time::Duration::from_secs(options.keep_interval.into());
         let limit = if self.view().send_queue() > 0 {
             Some(options.user_timeout.unwrap_or(RETRANSMIT_TIMEOUT))
         } else {
             options.keep_alive.then_some(dead)
         };
         let limit = limit.map(|limit| smoltcp::time::Duration::from_micros(limit.as_micros() as u64));
+        if probing {
+            self.machine().set_keep_alive(Some(interval));
+        }
         self.machine().set_timeout(limit);
     }
 }
@@ -519,7 +587,7 @@ impl State {
 impl TimerTarget for Conn {
     fn expired(&self, id: TimerId) {
         let Some(stack) = self.stack.upgrade() else { return };
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if state.timer == Some(id) {
             state.timer = None;
         }
@@ -535,7 +603,7 @@ impl TimerTarget for Conn {
                 state.machine().abort();
                 self.gone(&stack, &mut state);
                 self.queue.wake(ALL);
-            } else if state.phase == Phase::FinWait2 {
+            } else if state.phase == Phase::FinWait2 && state.options.linger2.is_some() {
                 state.phase = Phase::Closed;
                 stack.tcp.begin_time_wait(&stack, self, state.sent);
                 self.gone(&stack, &mut state);

@@ -84,12 +84,20 @@ fn context(frame: &mut Frame, segmentation: bool) -> Interface {
 pub struct Engines {
     segmentation: bool,
     unused: Mutex<Vec<Box<Engine>>>,
+    /// How often a connection was looked at: what a test of cost counts.
+    #[cfg(test)]
+    pub looks: std::sync::atomic::AtomicUsize,
 }
 
 impl Engines {
     /// With `segmentation` the device cuts long segments.
     pub fn new(segmentation: bool) -> Engines {
-        Engines { segmentation, unused: Mutex::default() }
+        Engines {
+            segmentation,
+            unused: Mutex::default(),
+            #[cfg(test)]
+            looks: std::sync::atomic::AtomicUsize::new(0),
+        }
     }
 
     /// Lends an engine to `work`.

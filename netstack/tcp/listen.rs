@@ -164,13 +164,18 @@ impl Listener {
         }
     }
 
-    /// How well it suits a connection to `local`: 0 not at all, else the more the better.
-    pub fn suits(&self, local: SocketAddr) -> u8 {
-        match (self.binding.takes(local.ip()), self.binding.addr, self.binding.v6 && self.binding.v4) {
+    /// How well it suits a connection to `local` that comes by `interface`: 0 not at all, else the more the better.
+    pub fn suits(&self, local: SocketAddr, interface: u32) -> u8 {
+        let ip = self.options.lock().ip;
+        if !ip.takes_from(interface) {
+            return 0;
+        }
+        let addressed = match (self.binding.takes(local.ip()), self.binding.addr, self.binding.v6 && self.binding.v4) {
             (false, ..) => 0,
             (true, Some(_), _) => 3,
             (true, None, false) => 2,
             (true, None, true) => 1,
-        }
+        };
+        if addressed == 0 { 0 } else { addressed + if ip.device.is_some() { 4 } else { 0 } }
     }
 }

@@ -162,12 +162,12 @@ impl LocalEnd {
         }
     }
 
-    /// What it is ready for.
-    pub fn poll(&self) -> Events {
+    /// What it is ready for, when fewer than `low_water` bytes (or half of what fits) are nothing to read.
+    pub fn poll(&self, low_water: usize) -> Events {
         self.with(|mine, theirs| {
             let mut events = Events::empty();
             let (no_read, no_write) = (mine.done_reading(), mine.done_writing());
-            if no_read || mine.unread() > 0 {
+            if no_read || mine.unread() >= low_water.clamp(1, RING / 2) {
                 events |= Events::READ;
             }
             let unread = theirs.unread();

@@ -15,6 +15,7 @@ mod engine;
 mod listen;
 mod local;
 mod memory;
+mod meter;
 mod options;
 mod segment;
 mod tables;
@@ -22,12 +23,12 @@ mod tables;
 mod tests;
 mod transfer;
 
-use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+pub use self::options::congestion_controls;
 pub use self::tables::{Row, Tables, input, rows, unreachable};
 
 use self::conn::{ALL, Conn, Tuple};
@@ -35,19 +36,22 @@ use self::listen::Listener;
 use self::local::LocalEnd;
 use self::options::TcpOptions;
 use crate::errno::{Errno, Result};
-use crate::io::{Sink, Source};
+use crate::io::Sink;
 use crate::netstack::options::Common;
 use crate::netstack::stack::ports::{Binding, Lease, Protocol};
 use crate::netstack::stack::{SocketCred, Stack};
-use crate::netstack::{Ancillary, RecvFlags, Socket};
+use crate::netstack::{Endpoint, RecvFlags, Socket};
 use crate::vfs::anon::{AnonAttr, DEV_SOCKET};
-use crate::vfs::file::{File, IoctlMemory};
-use crate::vfs::inode::{Attr, NodeType, SetAttr};
+use crate::vfs::file::IoctlMemory;
+use crate::vfs::inode::NodeType;
 use crate::wait::{Events, WaitQueue};
 
 /// What `SO_RCVBUF` and `SO_SNDBUF` show before they are set: the middle values of `tcp_rmem` and `tcp_wmem`.
 const RECEIVE_BUF: usize = 131_072;
 const SEND_BUF: usize = 16_384;
+
+/// From `asm-generic/sockios.h`.
+const SIOCATMARK: u64 = 0x8905;
 
 /// All options of a socket.
 #[derive(Clone)]
@@ -61,8 +65,8 @@ impl Options {
     fn for_connection(&self) -> TcpOptions {
         let common = &self.common;
         TcpOptions {
-            ttl: common.ttl,
-            tos: common.tos,
+            ip: common.ip,
+            low_water: usize::try_from(common.low_water).unwrap_or(1),
             keep_alive: common.is_set(libc::SOL_SOCKET, libc::SO_KEEPALIVE),
             receive_ring: common.receive_buf_set.then_some(common.receive_buf),
             send_ring: common.send_buf_set.then_some(common.send_buf),
@@ -152,12 +156,14 @@ impl TcpSocket {
             reuse_port: is_set(libc::SO_REUSEPORT),
             uid: self.cred.uid,
             listening,
+            device: options.common.ip.device,
         }
     }
 
     /// The ends of a connection to `remote`, for which a port is taken if there is none.
     fn ends(&self, remote: SocketAddr) -> Result<(Tuple, bool)> {
-        let route = self.stack.interfaces().route(remote.ip())?;
+        let device = self.options.lock().common.ip.device;
+        let route = self.stack.interfaces().route_by(remote.ip(), device)?;
         if route.broadcast {
             return Err(Errno::ENETUNREACH);
         }
@@ -167,7 +173,7 @@ impl TcpSocket {
         if source.is_ipv4() != remote.is_ipv4() {
             return Err(if chosen.is_some() { Errno::EINVAL } else { Errno::ENETUNREACH });
         }
-        if source.is_loopback() && !route.local {
+        if source.is_loopback() && route.leaves() {
             return Err(Errno::EINVAL);
         }
         let tuple = |port| Tuple { local: SocketAddr::new(source, port), remote };
@@ -219,7 +225,9 @@ impl TcpSocket {
 
     fn connect_local(&self, phase: &mut Phase, tuple: Tuple) -> Result<()> {
         let reverse = Tuple { local: tuple.remote, remote: tuple.local };
-        let Some(listener) = self.stack.tcp.listener(&reverse) else {
+        let device = self.options.lock().common.ip.device;
+        let arrives = self.stack.interfaces().route_by(tuple.remote.ip(), device)?.arrives;
+        let Some(listener) = self.stack.tcp.listener(&reverse, arrives) else {
             *phase = Phase::Idle;
             return Err(Errno::ECONNREFUSED);
         };
@@ -336,7 +344,7 @@ impl Sink for Discard {
 
 impl Drop for TcpSocket {
     fn drop(&mut self) {
-        let reset = self.options.get_mut().common.lingers_not();
+        let reset = self.options.get_mut().common.lingers() == Some(std::time::Duration::ZERO);
         match std::mem::replace(self.phase.get_mut(), Phase::Idle) {
             Phase::Wire { conn, .. } => conn.close(reset),
             Phase::Local { end, .. } => end.close(reset),
@@ -350,16 +358,20 @@ impl Drop for TcpSocket {
     }
 }
 
-impl File for TcpSocket {
-    fn read(&self, _offset: u64, sink: &mut dyn Sink) -> Result<usize> {
+impl Endpoint for TcpSocket {
+    fn attr(&self) -> &AnonAttr {
+        &self.attr
+    }
+
+    fn waiters(&self) -> &WaitQueue {
+        &self.queue
+    }
+
+    fn take(&self, sink: &mut dyn Sink) -> Result<usize> {
         self.sink_all(sink, RecvFlags::empty())
     }
 
-    fn write(&self, _offset: u64, source: &mut dyn Source) -> Result<usize> {
-        self.send(source, None, Ancillary::default(), 0)
-    }
-
-    fn poll(&self) -> Events {
+    fn readiness(&self) -> Events {
         let pending = self.error.lock().is_some();
         let phase = self.phase.lock();
         let mut events = match &*phase {
@@ -373,7 +385,7 @@ impl File for TcpSocket {
                 }
             }
             Phase::Wire { conn, .. } => conn.poll(),
-            Phase::Local { end, .. } => end.poll(),
+            Phase::Local { end, .. } => end.poll(self.low_water()),
         };
         if pending {
             events |= Events::ERR | Events::READ | Events::RDHUP;
@@ -381,11 +393,11 @@ impl File for TcpSocket {
         events
     }
 
-    fn wait_queue(&self) -> Option<&WaitQueue> {
-        Some(&self.queue)
-    }
-
-    fn ioctl(&self, mem: &dyn IoctlMemory, cmd: u32, arg: u64) -> Result<u64> {
+    fn control(&self, mem: &dyn IoctlMemory, cmd: u32, arg: u64) -> Result<u64> {
+        if u64::from(cmd) == SIOCATMARK {
+            // There is no urgent data, so that what is read next is none.
+            return mem.write(arg, &0i32.to_ne_bytes()).map(|()| 0);
+        }
         let queued = match &*self.phase.lock() {
             Phase::Wire { conn, .. } => {
                 let state = conn.lock();
@@ -396,26 +408,5 @@ impl File for TcpSocket {
             _ => (0, 0),
         };
         crate::netstack::ioctl::ioctl(&self.stack, mem, cmd, arg, queued)
-    }
-
-    fn anonymous_attr(&self) -> Option<Attr> {
-        Some(self.attr.get())
-    }
-
-    fn set_anonymous_attr(&self, set: &SetAttr) -> Result<()> {
-        self.attr.set(set);
-        Ok(())
-    }
-
-    fn anonymous_name(&self) -> Option<String> {
-        Some(format!("socket:[{}]", self.attr.ino))
-    }
-
-    fn as_socket(&self) -> Option<&dyn Socket> {
-        Some(self)
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }

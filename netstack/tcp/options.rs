@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::conn::Conn;
 use super::{Phase, TcpSocket};
 use crate::errno::{Errno, Result};
-use smoltcp::socket::tcp::State as Machine;
+use crate::netstack::options::IpOptions;
+use smoltcp::socket::tcp::{CongestionControl, State as Machine};
 
 /// What a connection's own options are.
 #[derive(Clone)]
@@ -14,8 +15,8 @@ pub struct TcpOptions {
     pub no_delay: bool,
     /// `TCP_CORK`.
     pub cork: bool,
-    /// `TCP_QUICKACK`.
-    pub quick_ack: bool,
+    /// `TCP_QUICKACK`, when set.
+    pub quick_ack: Option<bool>,
     /// `TCP_DEFER_ACCEPT`.
     pub defer_accept: bool,
     /// Its value.
@@ -32,16 +33,44 @@ pub struct TcpOptions {
     pub user_timeout: Option<Duration>,
     /// `TCP_MAXSEG`.
     pub max_segment: Option<u16>,
-    /// `IP_TTL`.
-    pub ttl: u8,
-    /// `IP_TOS`.
-    pub tos: u8,
+    /// `TCP_CONGESTION`.
+    pub congestion: CongestionControl,
+    /// `TCP_SYNCNT`.
+    pub syn_count: u32,
+    /// `TCP_LINGER2`: how long the peer's end is waited for after `close`; `None` not at all.
+    pub linger2: Option<Duration>,
+    /// `TCP_WINDOW_CLAMP`, bytes; 0 for none.
+    pub window_clamp: u32,
+    /// `TCP_NOTSENT_LOWAT`, bytes; 0 for none.
+    pub not_sent_low_water: u32,
+    /// `TCP_FASTOPEN`: how many connections may wait that came with data. As `tcp_fastopen` is 0, none comes so.
+    pub fast_open: i32,
+    /// `SO_RCVLOWAT`.
+    pub low_water: usize,
+    /// IP's options.
+    pub ip: IpOptions,
     /// `SO_RCVBUF`, when set.
     pub receive_ring: Option<usize>,
     /// `SO_SNDBUF`, when set.
     pub send_ring: Option<usize>,
-    /// `TCP_LINGER2`, `TCP_SYNCNT`, `TCP_WINDOW_CLAMP`, `TCP_NOTSENT_LOWAT`, `TCP_FASTOPEN`: kept and read back.
-    pub kept: [i32; 5],
+}
+
+/// `/proc/sys/net/ipv4/tcp_fin_timeout`.
+const FIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// `TCP_FIN_TIMEOUT_MAX`, seconds.
+const MAX_FIN_TIMEOUT: i32 = 120;
+/// `SOCK_MIN_RCVBUF / 2`.
+const MIN_WINDOW_CLAMP: u32 = 1152;
+/// From `linux/tcp.h`.
+const TCP_FASTOPEN_CONNECT: i32 = 30;
+
+/// Congestion controls by name. The first is what connections start with: it sends what the peer's window allows.
+const CONGESTION: [(&str, CongestionControl); 3] =
+    [("none", CongestionControl::None), ("reno", CongestionControl::Reno), ("cubic", CongestionControl::Cubic)];
+
+/// The names of the congestion controls that there are, the default first: `tcp_available_congestion_control`.
+pub fn congestion_controls() -> impl Iterator<Item = &'static str> {
+    CONGESTION.iter().map(|(name, _)| *name)
 }
 
 impl Default for TcpOptions {
@@ -49,7 +78,7 @@ impl Default for TcpOptions {
         TcpOptions {
             no_delay: false,
             cork: false,
-            quick_ack: false,
+            quick_ack: None,
             defer_accept: false,
             defer_seconds: 0,
             keep_alive: false,
@@ -58,21 +87,40 @@ impl Default for TcpOptions {
             keep_count: 9,
             user_timeout: None,
             max_segment: None,
-            ttl: 64,
-            tos: 0,
+            congestion: CONGESTION[0].1,
+            syn_count: 6,
+            linger2: Some(FIN_TIMEOUT),
+            window_clamp: 0,
+            not_sent_low_water: 0,
+            fast_open: 0,
+            low_water: 1,
+            ip: IpOptions::default(),
             receive_ring: None,
             send_ring: None,
-            kept: [60, 6, 0, 0, 0],
         }
     }
 }
 
-/// In the order of [`TcpOptions::kept`].
-const KEPT: [i32; 5] =
-    [libc::TCP_LINGER2, libc::TCP_SYNCNT, libc::TCP_WINDOW_CLAMP, libc::TCP_NOTSENT_LOWAT, libc::TCP_FASTOPEN];
+impl TcpOptions {
+    /// How long a connection is tried to be made: the time of `TCP_SYNCNT` retransmissions, each after twice the time of
+    /// that before, of a second to begin with and two minutes at most.
+    pub fn connect_timeout(&self) -> Duration {
+        let waits = (0..=self.syn_count).map(|n| if n < 7 { 1u64 << n } else { 120 });
+        let all = Duration::from_secs(waits.sum());
+        self.user_timeout.map_or(all, |limit| limit.min(all))
+    }
+}
 
-/// The one congestion control there is: smoltcp's sends what the window allows.
-const CONGESTION: &[u8] = b"cubic";
+/// What `TCP_DEFER_ACCEPT` makes of a time: that of as many retransmissions as it takes, `secs_to_retrans`.
+fn deferred(seconds: i32) -> i32 {
+    let mut period = 0;
+    let mut wait = 1;
+    while period < seconds {
+        period += wait;
+        wait = (wait * 2).min(120);
+    }
+    period
+}
 
 impl TcpSocket {
     pub(super) fn tcp_option(&self, name: i32) -> Result<Vec<u8>> {
@@ -81,7 +129,7 @@ impl TcpSocket {
         let value = match name {
             libc::TCP_NODELAY => tcp.no_delay.into(),
             libc::TCP_CORK => tcp.cork.into(),
-            libc::TCP_QUICKACK => 1,
+            libc::TCP_QUICKACK => tcp.quick_ack.unwrap_or(true).into(),
             libc::TCP_DEFER_ACCEPT => tcp.defer_seconds,
             libc::TCP_KEEPIDLE => tcp.keep_idle as i32,
             libc::TCP_KEEPINTVL => tcp.keep_interval as i32,
@@ -92,14 +140,25 @@ impl TcpSocket {
                 drop(options);
                 i32::from(set.unwrap_or(self.with_wire(|conn| conn.lock().sizes().2).unwrap_or(536)))
             }
-            libc::TCP_CONGESTION => return Ok([CONGESTION, &[0; 11]].concat()),
+            libc::TCP_CONGESTION => {
+                let found = CONGESTION.iter().find(|(_, control)| *control == tcp.congestion);
+                let mut name = found.map_or("", |(name, _)| name).as_bytes().to_vec();
+                name.resize(16, 0);
+                return Ok(name);
+            }
+            libc::TCP_SYNCNT => tcp.syn_count as i32,
+            libc::TCP_LINGER2 => tcp.linger2.map_or(-1, |time| time.as_secs() as i32),
+            libc::TCP_WINDOW_CLAMP => tcp.window_clamp as i32,
+            libc::TCP_NOTSENT_LOWAT => tcp.not_sent_low_water as i32,
+            libc::TCP_FASTOPEN => tcp.fast_open,
+            TCP_FASTOPEN_CONNECT => 0,
             libc::TCP_INFO => {
                 drop(options);
                 return Ok(self.info());
             }
             name => {
-                let at = KEPT.iter().position(|&kept| kept == name).ok_or(Errno::ENOPROTOOPT)?;
-                tcp.kept[at]
+                log::debug!("getsockopt: TCP option {name} is not known");
+                return Err(Errno::ENOPROTOOPT);
             }
         };
         Ok(value.to_ne_bytes().to_vec())
@@ -107,8 +166,20 @@ impl TcpSocket {
 
     pub(super) fn set_tcp_option(&self, name: i32, value: &[u8]) -> Result<()> {
         if name == libc::TCP_CONGESTION {
+            if value.is_empty() {
+                return Err(Errno::EINVAL);
+            }
             let asked = value.split(|&byte| byte == 0).next().unwrap_or_default();
-            return if asked == CONGESTION { Ok(()) } else { Err(Errno::ENOENT) };
+            let found = CONGESTION.iter().find(|(name, _)| name.as_bytes() == asked);
+            self.options.lock().tcp.congestion = found.ok_or(Errno::ENOENT)?.1;
+            self.push_options();
+            return Ok(());
+        }
+        // Only what has no connection can be told how to make one.
+        if name == libc::TCP_FASTOPEN
+            && !matches!(*self.phase.lock(), Phase::Idle | Phase::Failed | Phase::Listening(_))
+        {
+            return Err(Errno::EINVAL);
         }
         let int = value.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)).ok_or(Errno::EINVAL)?;
         let within = |most: i32| if (1..=most).contains(&int) { Ok(int as u32) } else { Err(Errno::EINVAL) };
@@ -118,8 +189,8 @@ impl TcpSocket {
             match name {
                 libc::TCP_NODELAY => tcp.no_delay = int != 0,
                 libc::TCP_CORK => tcp.cork = int != 0,
-                libc::TCP_QUICKACK => tcp.quick_ack = int != 0,
-                libc::TCP_DEFER_ACCEPT => (tcp.defer_accept, tcp.defer_seconds) = (int > 0, int.max(0)),
+                libc::TCP_QUICKACK => tcp.quick_ack = Some(int != 0),
+                libc::TCP_DEFER_ACCEPT => (tcp.defer_accept, tcp.defer_seconds) = (int > 0, deferred(int)),
                 libc::TCP_KEEPIDLE => tcp.keep_idle = within(32_767)?,
                 libc::TCP_KEEPINTVL => tcp.keep_interval = within(32_767)?,
                 libc::TCP_KEEPCNT => tcp.keep_count = within(127)?,
@@ -131,12 +202,26 @@ impl TcpSocket {
                     let most = u16::try_from(int).ok().filter(|&most| most == 0 || (88..=32_767).contains(&most));
                     tcp.max_segment = most.map(|most| (most > 0).then_some(most)).ok_or(Errno::EINVAL)?;
                 }
-                name => {
-                    let Some(at) = KEPT.iter().position(|&kept| kept == name) else {
-                        log::debug!("setsockopt: TCP option {name} is not known");
-                        return Err(Errno::ENOPROTOOPT);
+                libc::TCP_SYNCNT => tcp.syn_count = within(127)?,
+                libc::TCP_LINGER2 => {
+                    tcp.linger2 = match int {
+                        ..0 => None,
+                        0 => Some(FIN_TIMEOUT),
+                        seconds => Some(Duration::from_secs(seconds.min(MAX_FIN_TIMEOUT) as u64)),
                     };
-                    tcp.kept[at] = int;
+                }
+                libc::TCP_WINDOW_CLAMP if int == 0 => tcp.window_clamp = 0,
+                libc::TCP_WINDOW_CLAMP => tcp.window_clamp = (int as u32).max(MIN_WINDOW_CLAMP),
+                libc::TCP_NOTSENT_LOWAT => tcp.not_sent_low_water = int as u32,
+                libc::TCP_FASTOPEN if int < 0 => return Err(Errno::EINVAL),
+                libc::TCP_FASTOPEN => tcp.fast_open = int,
+                TCP_FASTOPEN_CONNECT => {
+                    // `tcp_fastopen` is 0.
+                    return Err(if (0..=1).contains(&int) { Errno::EOPNOTSUPP } else { Errno::EINVAL });
+                }
+                name => {
+                    log::debug!("setsockopt: TCP option {name} is not known");
+                    return Err(Errno::ENOPROTOOPT);
                 }
             }
         }
@@ -151,7 +236,7 @@ impl TcpSocket {
             Phase::Wire { conn, .. } => {
                 let mut state = conn.lock();
                 state.options = tcp;
-                conn.step(&mut state, |state| state.apply_options());
+                conn.step(&mut state, |state| state.apply_options(conn.tuple.remote.ip()));
             }
             Phase::Listening(listener) => *listener.options.lock() = tcp,
             Phase::Local { end, .. } => {
@@ -171,7 +256,8 @@ impl TcpSocket {
         Some(work(&conn))
     }
 
-    /// `struct tcp_info` of `linux/tcp.h`.
+    /// `struct tcp_info` of `linux/tcp.h`. What is not known here is 0: smoltcp tells neither its congestion window nor its
+    /// retransmission timer.
     fn info(&self) -> Vec<u8> {
         let mut info = vec![0u8; 248];
         let mut put32 = |at: usize, value: usize| {
@@ -179,8 +265,7 @@ impl TcpSocket {
         };
         let mut bytes = (0, 0);
         let mut state = 7;
-        // Retransmission timeout, acknowledgement timeout (us), segment sizes.
-        put32(8, 200_000);
+        // The acknowledgement timeout, us.
         put32(12, 40_000);
         match &*self.phase.lock() {
             Phase::Wire { conn, .. } => {
@@ -190,10 +275,12 @@ impl TcpSocket {
                 put32(16, mss.into());
                 put32(20, mss.into());
                 put32(24, conn.unsent() / usize::from(mss).max(1));
-                put32(68, 1000);
-                put32(80, 10);
+                put32(68, conn.meter.smoothed_us() as usize);
+                put32(72, conn.meter.variation_us() as usize);
                 put32(84, mss.into());
                 put32(96, window);
+                put32(100, conn.meter.resent_segments as usize);
+                put32(144, conn.not_sent());
                 put32(136, conn.segments.1 as usize);
                 put32(140, conn.segments.0 as usize);
             }
@@ -201,8 +288,6 @@ impl TcpSocket {
                 (state, bytes) = (end.tcp_state(), end.bytes());
                 put32(16, 32_768);
                 put32(20, 32_768);
-                put32(68, 10);
-                put32(80, 10);
                 put32(84, 32_768);
                 put32(96, 65_536);
             }

@@ -152,12 +152,12 @@ impl Tables {
         }
     }
 
-    /// The listener for a connection. Of several with `SO_REUSEPORT` each gets its share.
-    pub fn listener(&self, tuple: &Tuple) -> Option<Arc<Listener>> {
+    /// The listener for a connection that comes by `interface`. Of several with `SO_REUSEPORT` each gets its share.
+    pub fn listener(&self, tuple: &Tuple, interface: u32) -> Option<Arc<Listener>> {
         let listeners = self.listeners.read();
         let all = listeners.get(&tuple.local.port())?;
-        let best = all.iter().map(|listener| listener.suits(tuple.local)).max().filter(|&best| best > 0)?;
-        let suitable = || all.iter().filter(|listener| listener.suits(tuple.local) == best);
+        let best = all.iter().map(|listener| listener.suits(tuple.local, interface)).max().filter(|&best| best > 0)?;
+        let suitable = || all.iter().filter(|listener| listener.suits(tuple.local, interface) == best);
         let count = suitable().count();
         let nth = if count > 1 { self.hasher.hash_one(tuple) as usize % count } else { 0 };
         suitable().nth(nth).cloned()
@@ -238,8 +238,8 @@ impl TimerTarget for TimeWaitTimer {
     }
 }
 
-/// Takes a TCP packet, its checksum verified.
-pub fn input(stack: &Stack, packet: &Packet<'_>) {
+/// Takes a TCP packet that came by `interface`, its checksum verified.
+pub fn input(stack: &Stack, packet: &Packet<'_>, interface: u32) {
     let Some(segment) = Segment::parse(packet.payload) else { return };
     // Neither a group nor nobody is an end of a connection: RFC 9293, 3.9.2.3.
     let source = packet.source;
@@ -253,29 +253,36 @@ pub fn input(stack: &Stack, packet: &Packet<'_>) {
         Tuple { local: (packet.destination, segment.destination).into(), remote: (source, segment.source).into() };
     match stack.tcp.find(&tuple) {
         Some(Flow::Wire(conn)) => conn.input(stack, packet, &segment),
-        Some(Flow::TimeWait(seq, ack)) => input_time_wait(stack, &tuple, packet, &segment, (seq, ack)),
-        Some(Flow::Local) | None => input_unknown(stack, tuple, packet, &segment),
+        Some(Flow::TimeWait(seq, ack)) => input_time_wait(stack, &tuple, packet, &segment, (seq, ack), interface),
+        Some(Flow::Local) | None => input_unknown(stack, tuple, packet, &segment, interface),
     }
 }
 
 /// A segment of a connection that is over: RFC 9293, 3.10.7.4; RFC 6191 for a new one in its place.
-fn input_time_wait(stack: &Stack, tuple: &Tuple, packet: &Packet<'_>, segment: &Segment, (seq, ack): (u32, u32)) {
+fn input_time_wait(
+    stack: &Stack,
+    tuple: &Tuple,
+    packet: &Packet<'_>,
+    segment: &Segment,
+    (seq, ack): (u32, u32),
+    interface: u32,
+) {
     let newer = segment.seq.wrapping_sub(ack) as i32 >= 0;
     if segment.has(SYN) && !segment.has(ACK) && newer {
         stack.tcp.end_time_wait(tuple);
-        input_unknown(stack, *tuple, packet, segment);
+        input_unknown(stack, *tuple, packet, segment, interface);
     } else if !segment.has(RST) && (segment.len > 0 || segment.end() != segment.seq) {
         reply(stack, packet, segment, seq, ack, ACK);
     }
 }
 
-fn input_unknown(stack: &Stack, tuple: Tuple, packet: &Packet<'_>, segment: &Segment) {
+fn input_unknown(stack: &Stack, tuple: Tuple, packet: &Packet<'_>, segment: &Segment, interface: u32) {
     if segment.has(RST) {
         return;
     }
     if segment.has(SYN)
         && !segment.has(ACK)
-        && let Some(listener) = stack.tcp.listener(&tuple)
+        && let Some(listener) = stack.tcp.listener(&tuple, interface)
     {
         return listener.syn(stack, tuple, packet, segment);
     }
@@ -290,8 +297,15 @@ fn input_unknown(stack: &Stack, tuple: Tuple, packet: &Packet<'_>, segment: &Seg
 /// Answers with a bare header.
 fn reply(stack: &Stack, packet: &Packet<'_>, segment: &Segment, seq: u32, ack: u32, flags: u8) {
     let Ok(route) = stack.interfaces().route(packet.source) else { return };
-    let header =
-        Header { source: packet.destination, destination: packet.source, protocol: TCP, ttl: 64, tos: 0, id: 0 };
+    let header = Header {
+        source: packet.destination,
+        destination: packet.source,
+        protocol: TCP,
+        ttl: 64,
+        tos: 0,
+        id: 0,
+        whole: false,
+    };
     let fill = |to: &mut [u8]| {
         to.fill(0);
         to[..2].copy_from_slice(&segment.destination.to_be_bytes());

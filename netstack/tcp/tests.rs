@@ -3,6 +3,7 @@
 use super::*;
 use crate::netstack::testing::*;
 use crate::netstack::{SockAddr, SocketOption};
+use crate::vfs::file::File;
 
 /// Stacks and two sockets.
 type Connected = (Vec<Arc<Stack>>, Arc<dyn File>, Arc<dyn File>);

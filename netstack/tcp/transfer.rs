@@ -27,7 +27,7 @@ impl Conn {
             return Ok(0);
         }
         let (mut done, mut failed) = (0, None);
-        while state.view().may_send() && failed.is_none() {
+        while state.view().may_send() && failed.is_none() && !state.has_enough_not_sent() {
             let limit = state.room().min(source.left());
             if limit == 0 {
                 break;
@@ -43,7 +43,10 @@ impl Conn {
                 }
             });
             match taken {
-                Ok(n) if n > 0 => done += n,
+                Ok(n) if n > 0 => {
+                    done += n;
+                    state.bytes.1 += n as u64;
+                }
                 _ => break,
             }
         }
@@ -51,7 +54,6 @@ impl Conn {
             state.writable = false; // to be told of a change
             return Err(failed.unwrap_or(Errno::EAGAIN));
         }
-        state.bytes.1 += done as u64;
         let held = (more || state.options.cork) && state.unsent() < usize::from(state.peer_mss);
         if held {
             let until = *state.corked_until.get_or_insert_with(|| later(CORK_TIMEOUT));
@@ -131,6 +133,21 @@ impl Conn {
         self.queue.wake(ALL);
     }
 
+    /// Ends the connection on this side, for one who then waits for the peer to have everything. Not when bytes are unread,
+    /// which is for [`Conn::close`] to tell the peer.
+    pub fn begin_end(&self) -> bool {
+        let mut state = self.lock();
+        let open =
+            matches!(state.tcp_phase(), Phase::Established | Phase::CloseWait | Phase::FinWait1 | Phase::LastAck);
+        if !open || state.readable() > 0 {
+            return false;
+        }
+        state.shut_write = true;
+        state.corked_until = None;
+        self.step(&mut state, |state| state.machine().close());
+        true
+    }
+
     /// The last descriptor is closed. `linger` is `SO_LINGER`'s zero: a reset instead of an end.
     pub fn close(&self, linger: bool) {
         let Some(stack) = self.stack.upgrade() else { return };
@@ -149,7 +166,11 @@ impl Conn {
             }
             _ if linger || state.readable() > 0 => self.abort_locked(&stack, &mut state),
             _ => {
-                state.deadline = Some(later(ORPHAN_TIMEOUT));
+                let patience = match state.tcp_phase() {
+                    Phase::FinWait2 => state.options.linger2.unwrap_or_default(),
+                    _ => ORPHAN_TIMEOUT,
+                };
+                state.deadline = Some(later(patience));
                 self.step(&mut state, |state| state.machine().close());
             }
         }
@@ -165,7 +186,7 @@ impl Conn {
             return events;
         }
         let (no_read, no_write) = (state.finished_reading(), state.finished_writing());
-        if no_read || state.readable() > 0 {
+        if no_read || state.has_enough_to_read() {
             events |= Events::READ;
         }
         events.set(Events::RDHUP, no_read);

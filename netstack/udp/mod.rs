@@ -4,7 +4,6 @@ mod receive;
 #[cfg(test)]
 mod tests;
 
-use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
@@ -18,13 +17,13 @@ use self::receive::Datagram;
 use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
 use crate::netstack::options::Common;
-use crate::netstack::stack::packet::{Header, UDP};
+use crate::netstack::stack::packet::{self, Header, UDP};
 use crate::netstack::stack::ports::{Binding, Lease, Protocol};
 use crate::netstack::stack::{Route, SocketCred, Stack};
-use crate::netstack::{Ancillary, Message, RecvFlags, SockAddr, Socket, SocketOption, addr};
+use crate::netstack::{Ancillary, Endpoint, Message, RecvFlags, SockAddr, Socket, SocketOption, addr};
 use crate::vfs::anon::{AnonAttr, DEV_SOCKET};
-use crate::vfs::file::{File, IoctlMemory};
-use crate::vfs::inode::{Attr, NodeType, SetAttr};
+use crate::vfs::file::IoctlMemory;
+use crate::vfs::inode::NodeType;
 use crate::wait::{Events, WaitQueue};
 
 /// `/proc/sys/net/core/rmem_default`.
@@ -129,6 +128,7 @@ impl UdpSocket {
             reuse_port: self.is_set(libc::SOL_SOCKET, libc::SO_REUSEPORT),
             uid: self.cred.uid,
             listening: false,
+            device: self.options.lock().ip.device,
         }
     }
 
@@ -159,16 +159,20 @@ impl UdpSocket {
 
     /// The way to `remote` and the source address to use. `EACCES`: a broadcast that was not allowed.
     fn way(&self, state: &State, remote: SocketAddr, source: Option<IpAddr>) -> Result<(Route, IpAddr)> {
-        let route = self.stack.interfaces().route(remote.ip())?;
+        let (device, group_source) = {
+            let options = self.options.lock();
+            (options.device(remote.ip()), options.multicast_source(remote.ip()))
+        };
+        let route = self.stack.interfaces().route_by(remote.ip(), device)?;
         if route.broadcast && !remote.ip().is_multicast() && !self.is_set(libc::SOL_SOCKET, libc::SO_BROADCAST) {
             return Err(Errno::EACCES);
         }
         let own = state.addr.filter(|addr| !addr.is_multicast() && !self.stack.interfaces().is_broadcast(*addr));
-        let source = source.or(own).unwrap_or(route.source);
+        let source = source.or(own).or(group_source).unwrap_or(route.source);
         if source.is_ipv4() != remote.is_ipv4() {
             return Err(Errno::ENETUNREACH);
         }
-        if source.is_loopback() && !route.local {
+        if source.is_loopback() && route.leaves() {
             return Err(Errno::EINVAL);
         }
         Ok((route, source))
@@ -178,14 +182,18 @@ impl UdpSocket {
         let len = data.left();
         let mut state = self.state.lock();
         let port = self.autobind(&mut state)?;
-        let (route, source) = self.way(&state, remote, source_addr)?;
+        let (mut route, source) = self.way(&state, remote, source_addr)?;
         drop(state);
         if len + HEADER + if remote.is_ipv4() { 20 } else { 0 } > MAX_DATAGRAM {
             return Err(Errno::EMSGSIZE);
         }
-        let (tos, ttl) = {
+        let ip = remote.ip();
+        let (tos, ttl, dont_fragment, whole) = {
             let options = self.options.lock();
-            (options.tos, if remote.ip().is_multicast() { options.multicast_ttl } else { options.ttl })
+            route.broadcast &= !ip.is_multicast() || options.loops(ip);
+            let whole =
+                options.ip.whole(ip) || (ip.is_ipv6() && options.is_set(libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG));
+            (options.ip.tos(ip), options.hops(ip), options.ip.dont_fragment(ip), whole)
         };
         if route.local {
             let bytes = data.take_vec(len)?;
@@ -195,7 +203,7 @@ impl UdpSocket {
             let datagram = Datagram {
                 from: SocketAddr::new(source, port),
                 to: if remote.ip().is_unspecified() { route.next_hop } else { remote.ip() },
-                interface: route.interface,
+                interface: route.arrives,
                 ttl,
                 tos,
                 bytes,
@@ -210,7 +218,8 @@ impl UdpSocket {
             }
             return Ok(len);
         }
-        let header = Header { source, destination: remote.ip(), protocol: UDP, ttl, tos, id: 0 };
+        let id = if dont_fragment { 0 } else { packet::identification() };
+        let header = Header { source, destination: ip, protocol: UDP, ttl, tos, id, whole };
         let fill = |to: &mut [u8]| {
             to[..2].copy_from_slice(&port.to_be_bytes());
             to[2..4].copy_from_slice(&remote.port().to_be_bytes());
@@ -268,16 +277,16 @@ impl Drop for UdpSocket {
     }
 }
 
-impl File for UdpSocket {
-    fn read(&self, _offset: u64, sink: &mut dyn Sink) -> Result<usize> {
-        self.recv(sink, RecvFlags::empty()).map(|message| message.len)
+impl Endpoint for UdpSocket {
+    fn attr(&self) -> &AnonAttr {
+        &self.attr
     }
 
-    fn write(&self, _offset: u64, source: &mut dyn Source) -> Result<usize> {
-        self.send(source, None, Ancillary::default(), 0)
+    fn waiters(&self) -> &WaitQueue {
+        &self.waiters
     }
 
-    fn poll(&self) -> Events {
+    fn readiness(&self) -> Events {
         let state = self.state.lock();
         let mut events = Events::WRITE | Events::WRBAND;
         if !state.queue.is_empty() || state.shut_read {
@@ -289,34 +298,9 @@ impl File for UdpSocket {
         events
     }
 
-    fn wait_queue(&self) -> Option<&WaitQueue> {
-        Some(&self.waiters)
-    }
-
-    fn ioctl(&self, mem: &dyn IoctlMemory, cmd: u32, arg: u64) -> Result<u64> {
+    fn control(&self, mem: &dyn IoctlMemory, cmd: u32, arg: u64) -> Result<u64> {
         let first = self.state.lock().queue.front().map_or(0, |datagram| datagram.bytes.len());
         crate::netstack::ioctl::ioctl(&self.stack, mem, cmd, arg, (first, 0))
-    }
-
-    fn anonymous_attr(&self) -> Option<Attr> {
-        Some(self.attr.get())
-    }
-
-    fn set_anonymous_attr(&self, set: &SetAttr) -> Result<()> {
-        self.attr.set(set);
-        Ok(())
-    }
-
-    fn anonymous_name(&self) -> Option<String> {
-        Some(format!("socket:[{}]", self.attr.ino))
-    }
-
-    fn as_socket(&self) -> Option<&dyn Socket> {
-        Some(self)
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 
@@ -425,7 +409,7 @@ impl Socket for UdpSocket {
         self.receive(sink, flags)
     }
 
-    fn get_option(&self, option: SocketOption, _room: usize) -> Result<Vec<u8>> {
+    fn get_option(&self, option: SocketOption, room: usize) -> Result<Vec<u8>> {
         let value = match (option.level, option.name) {
             (libc::SOL_SOCKET, libc::SO_ERROR) => self.state.lock().error.take().map_or(0, Errno::raw),
             (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => 0,
@@ -434,10 +418,10 @@ impl Socket for UdpSocket {
             (libc::IPPROTO_IP, libc::IP_MTU) | (libc::IPPROTO_IPV6, libc::IPV6_MTU) => {
                 let peer = self.state.lock().peer.ok_or(Errno::ENOTCONN)?;
                 let interfaces = self.stack.interfaces();
-                let route = interfaces.route(peer.ip())?;
+                let route = interfaces.route_by(peer.ip(), self.options.lock().ip.device)?;
                 interfaces.get(route.interface).map_or(1500, |interface| interface.mtu) as i32
             }
-            _ => return self.options.lock().get(option),
+            _ => return self.options.lock().get_on(&self.stack, option, room),
         };
         Ok(value.to_ne_bytes().to_vec())
     }
@@ -447,8 +431,7 @@ impl Socket for UdpSocket {
             (libc::SOL_SOCKET, libc::SO_ERROR | libc::SO_ACCEPTCONN | libc::SO_SNDLOWAT) => {
                 return Err(Errno::ENOPROTOOPT);
             }
-            (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => self.stack.check_device(value)?,
-            (libc::SOL_SOCKET, libc::SO_MARK) if !self.cred.net_admin => return Err(Errno::EPERM),
+            (libc::IPPROTO_TCP, _) => return Err(Errno::ENOPROTOOPT),
             (libc::IPPROTO_IPV6, _) if self.domain != libc::AF_INET6 => return Err(Errno::ENOPROTOOPT),
             (libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP) | (libc::IPPROTO_IPV6, libc::IPV6_ADD_MEMBERSHIP) => {
                 let group = receive::group_of(option.level, value)?;
@@ -469,12 +452,9 @@ impl Socket for UdpSocket {
                 state.groups.swap_remove(at);
                 return Ok(());
             }
-            (libc::IPPROTO_IP, libc::IP_MULTICAST_IF) | (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF) => {
-                return Ok(()); // there is one interface that has groups
-            }
             _ => {}
         }
-        self.options.lock().set(option, value)
+        self.options.lock().set_on(&self.stack, &self.cred, libc::SOCK_DGRAM, option, value)
     }
 
     fn timeout(&self, send: bool) -> Option<Duration> {

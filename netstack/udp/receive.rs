@@ -94,6 +94,10 @@ impl UdpSocket {
     fn suits(&self, datagram: &Datagram) -> u8 {
         let state = self.state.lock();
         let Some(lease) = &state.lease else { return 0 };
+        let ip = self.options.lock().ip;
+        if !ip.takes_from(datagram.interface) {
+            return 0;
+        }
         let group = datagram.to.is_multicast();
         let wildcard = match state.addr {
             Some(addr) if addr != datagram.to => return 0,
@@ -107,7 +111,10 @@ impl UdpSocket {
         if state.peer.is_some_and(|peer| peer != datagram.from) {
             return 0;
         }
-        1 + u8::from(!wildcard) * 2 + u8::from(state.peer.is_some()) * 4 + u8::from(self.domain == libc::AF_INET)
+        1 + u8::from(!wildcard) * 2
+            + u8::from(state.peer.is_some()) * 4
+            + u8::from(self.domain == libc::AF_INET)
+            + u8::from(ip.device.is_some()) * 8
     }
 
     fn enqueue(&self, datagram: Datagram) {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::io::SliceSink;
 use crate::netstack::testing::*;
+use crate::vfs::file::File;
 
 fn send_to(file: &Arc<dyn File>, bytes: &[u8], to: &str) -> Result<usize> {
     file.sock().send(&mut &*bytes, Some(&at(to)), Ancillary::default(), 0)

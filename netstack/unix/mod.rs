@@ -26,7 +26,6 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -40,10 +39,10 @@ use self::options::Options;
 use self::side::{ALL, Phase, Side, WRITE};
 use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
-use crate::netstack::{Ancillary, Message, RecvFlags, SockAddr, Socket, SocketOption};
+use crate::netstack::{Ancillary, Endpoint, Message, RecvFlags, SockAddr, Socket, SocketOption};
 use crate::vfs::anon::{AnonAttr, DEV_SOCKET};
 use crate::vfs::file::{File, IoctlMemory};
-use crate::vfs::inode::{Attr, NodeType, SetAttr};
+use crate::vfs::inode::NodeType;
 use crate::wait::{Events, WaitQueue};
 
 /// The three types of UNIX sockets.
@@ -233,16 +232,16 @@ impl Drop for UnixSocket {
     }
 }
 
-impl File for UnixSocket {
-    fn read(&self, _offset: u64, sink: &mut dyn Sink) -> Result<usize> {
-        self.recv(sink, RecvFlags::empty()).map(|message| message.len)
+impl Endpoint for UnixSocket {
+    fn attr(&self) -> &AnonAttr {
+        &self.attr
     }
 
-    fn write(&self, _offset: u64, source: &mut dyn Source) -> Result<usize> {
-        self.send(source, None, Ancillary::default(), 0)
+    fn waiters(&self) -> &WaitQueue {
+        &self.side.queue
     }
 
-    fn poll(&self) -> Events {
+    fn readiness(&self) -> Events {
         let state = self.side.state.lock();
         let mut events = Events::empty();
         let (mut pending, mut listening) = (false, false);
@@ -267,11 +266,7 @@ impl File for UnixSocket {
         events
     }
 
-    fn wait_queue(&self) -> Option<&WaitQueue> {
-        Some(&self.side.queue)
-    }
-
-    fn ioctl(&self, mem: &dyn IoctlMemory, cmd: u32, arg: u64) -> Result<u64> {
+    fn control(&self, mem: &dyn IoctlMemory, cmd: u32, arg: u64) -> Result<u64> {
         let value = match u64::from(cmd) {
             libc::FIONREAD => self.readable_bytes()?,
             libc::TIOCOUTQ => self.side.sent.load(Ordering::Relaxed),
@@ -279,27 +274,6 @@ impl File for UnixSocket {
         };
         mem.write(arg, &i32::try_from(value).unwrap_or(i32::MAX).to_ne_bytes())?;
         Ok(0)
-    }
-
-    fn anonymous_attr(&self) -> Option<Attr> {
-        Some(self.attr.get())
-    }
-
-    fn set_anonymous_attr(&self, set: &SetAttr) -> Result<()> {
-        self.attr.set(set);
-        Ok(())
-    }
-
-    fn anonymous_name(&self) -> Option<String> {
-        Some(format!("socket:[{}]", self.attr.ino))
-    }
-
-    fn as_socket(&self) -> Option<&dyn Socket> {
-        Some(self)
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 

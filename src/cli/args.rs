@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::limit_args::{EventsArgs, InstallArgs, UninstallArgs, UpdateArgs};
 use crate::container::network::{Mac, NetConfig, Prefix};
 use crate::container::sandbox::Options;
 use crate::container::spec::Leniency;
@@ -69,10 +70,15 @@ pub struct Globals {
     #[arg(long, value_parser = PossibleValuesParser::new(["root:memory", "none"]))]
     pub overlay2: Option<String>,
 
-    /// Run containers without the resource limits that config.json sets, which are not supported yet
+    /// Run containers without the cgroup and the resource limits that config.json sets
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", hide_default_value = true, hide_possible_values = true)]
     pub ignore_cgroups: bool,
+
+    /// Make cgroups through systemd: refused, as that is not supported yet
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub systemd_cgroup: bool,
 
     /// Refused: sandboxes are made by root
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
@@ -141,6 +147,16 @@ pub enum Command {
     List(ListArgs),
     /// Remove what is left of a container
     Delete(DeleteArgs),
+    /// Change the limits of a container
+    Update(UpdateArgs),
+    /// Print what a container uses, and processes killed for want of memory
+    Events(EventsArgs),
+    /// Print what this runtime can do, as JSON
+    Features,
+    /// Make Docker know this runtime
+    Install(InstallArgs),
+    /// Make Docker forget this runtime
+    Uninstall(UninstallArgs),
     /// Describe the flags that go before the command
     Flags,
     /// The sentry's process
@@ -326,6 +342,11 @@ impl Command {
             Command::State(args) => ("state", args.id.as_str()),
             Command::List(_) => ("list", ""),
             Command::Delete(args) => ("delete", args.ids.first().map_or("", String::as_str)),
+            Command::Update(args) => ("update", args.id.as_str()),
+            Command::Events(args) => ("events", args.id.as_str()),
+            Command::Features => ("features", ""),
+            Command::Install(_) => ("install", ""),
+            Command::Uninstall(_) => ("uninstall", ""),
             Command::Flags => ("flags", ""),
             Command::Boot(args) => ("boot", args.id.as_str()),
             Command::Gofer(args) => ("gofer", args.id.as_str()),
@@ -376,6 +397,7 @@ impl Globals {
         }
         Ok(Options {
             state_root: self.state_root(),
+            systemd_cgroup: self.systemd_cgroup,
             platform: self.platform.clone(),
             strace: self.strace,
             debug: self.debug,

@@ -153,7 +153,7 @@ fn limits() -> Value {
 }
 
 /// What root has: every capability, inside the sandbox.
-const CAPABILITIES: &[&str] = &[
+pub(super) const CAPABILITIES: &[&str] = &[
     "CAP_AUDIT_CONTROL",
     "CAP_AUDIT_READ",
     "CAP_AUDIT_WRITE",

@@ -20,13 +20,18 @@ mod args;
 mod create;
 mod delete;
 mod do_command;
+mod events;
+mod features;
+mod install;
 mod kill;
+mod limit_args;
 mod list;
 mod normalise;
 mod run;
 mod spec;
 mod start;
 mod state;
+mod update;
 mod wait;
 
 use args::{Cli, Command, Globals};
@@ -82,6 +87,11 @@ fn dispatch(cli: Cli) -> ExitCode {
             Command::State(args) => state::run(globals, args),
             Command::List(args) => list::run(globals, args),
             Command::Delete(args) => delete::run(globals, args),
+            Command::Update(args) => update::run(globals, args),
+            Command::Events(args) => events::run(globals, args),
+            Command::Features => features::run(),
+            Command::Install(args) => install::install(args),
+            Command::Uninstall(args) => install::uninstall(args),
             Command::Boot(_) | Command::Gofer(_) | Command::Flags => Ok(0),
         }),
     };

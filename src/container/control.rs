@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
-use oci_spec::runtime::{Process as ProcessSpec, Spec};
+use oci_spec::runtime::{LinuxResources, Process as ProcessSpec, Spec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -101,6 +101,13 @@ pub enum Request {
         /// The container.
         id: String,
     },
+    /// Tells the container its limits, which have been set on the host. The answer has no content.
+    Limit {
+        /// The container.
+        id: String,
+        /// All of them, `linux.resources`.
+        resources: Box<LinuxResources>,
+    },
     /// Stops every process of the container, without its notice. The answer has no content and comes when all stand still.
     Pause {
         /// The container.
@@ -144,6 +151,7 @@ impl Request {
             | Request::Signal { id, .. }
             | Request::Ps { id }
             | Request::Events { id }
+            | Request::Limit { id, .. }
             | Request::Pause { id }
             | Request::Resume { id }
             | Request::Resize { id, .. }

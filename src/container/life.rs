@@ -6,8 +6,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use oci_spec::runtime::Spec;
+
 use super::control::{Client, Exit, Request, State, Target};
 use super::error::{Error, Result};
+use super::hooks::{self, Point};
 use super::spawn;
 use super::state::{self, Record, StateDir, Status};
 
@@ -52,6 +55,14 @@ impl Container {
         self.directory.save(&self.record)
     }
 
+    /// Runs the hooks of a point of its life.
+    pub fn run_hooks(&self, spec: &Spec, point: Point) -> Result<()> {
+        match spec.hooks() {
+            Some(hooks) if !point.of(hooks).is_empty() => hooks::run(Some(hooks), point, &self.record.hook_state()?),
+            _ => Ok(()),
+        }
+    }
+
     /// Lets the program of a created container go.
     pub fn start(&mut self) -> Result<()> {
         let refuse = |text: &str| Err(Error::Usage(text.into()));
@@ -64,7 +75,8 @@ impl Container {
         // Hooks may take their time.
         let mut client = state::connect(self.root(), &self.record)?;
         client.call::<()>(&Request::Start { id: self.record.id.clone() })?;
-        self.save_status(Status::Running)
+        self.save_status(Status::Running)?;
+        self.run_hooks(&self.directory.spec()?, Point::Poststart)
     }
 
     /// Sends a signal. The text of the error for a container that has ended is what containerd looks for.
@@ -98,6 +110,11 @@ impl Container {
         for process in [sentry, self.record.stand_in, self.record.gofer].into_iter().flatten() {
             spawn::kill_and_wait(process)?;
         }
+        // A command that was killed may not have come to writing it.
+        if let Ok(spec) = self.directory.spec() {
+            self.run_hooks(&spec, Point::Poststop)?;
+        }
+        self.record.cgroup.destroy()?;
         self.directory.remove()
     }
 }

@@ -15,6 +15,7 @@
 //! logs) and hands descriptors to the two processes, which then give up everything else.
 
 pub mod boot;
+pub mod cgroup;
 pub mod control;
 pub mod error;
 pub mod gofer;

@@ -19,9 +19,11 @@ use nix::unistd::pipe2;
 use serde::Serialize;
 
 use super::boot::{BootConfig, ContainerConfig, GoferMount, LogTarget};
+use super::cgroup;
 use super::control;
 use super::error::{Context, Error, Result};
 use super::gofer::{GoferConfig, Tree};
+use super::hooks::Point;
 use super::life::Container;
 use super::network::{NetConfig, Tap, find_tap, open_tap};
 use super::report::Reader;
@@ -36,6 +38,8 @@ use crate::logging::{self, Format};
 pub struct Options {
     /// Where state is kept.
     pub state_root: PathBuf,
+    /// Whether cgroups are asked of systemd.
+    pub systemd_cgroup: bool,
     /// The platform's name.
     pub platform: String,
     /// Trace system calls.
@@ -62,7 +66,7 @@ pub struct Options {
 
 /// A sandbox whose first container this command has made. Unless detached it ends with this value.
 pub struct Sandbox {
-    // In the order of dropping: the processes go before the state that they can be found by.
+    // In the order of dropping: the processes go before the cgroups and the state that they can be found by.
     pub(super) sentry: Child,
     pub(super) gofer: Child,
     pub(super) claim: Claim,
@@ -84,6 +88,8 @@ impl Sandbox {
         let tap = open_interface(bundle, options)?;
         let mut claim = Claim::new(&options.state_root, new_record(id, bundle), bundle)?;
         let (to_gofer, trees) = connections(bundle, options)?;
+        let cgroup = cgroup::Held::create(&bundle.spec, id, options.systemd_cgroup)?;
+        claim.container()?.record.cgroup = cgroup.cgroup();
         // Both processes set themselves up at the same time, once they are written down.
         let (gofer, gofer_pipes) = start_gofer(id, bundle, options, trees)?;
         let (sentry, sentry_pipes) = start_sentry(id, bundle, options, &claim, to_gofer, tap)?;
@@ -91,7 +97,13 @@ impl Sandbox {
         container.record.sentry = HostProcess::of(sentry.pid());
         container.record.gofer = HostProcess::of(gofer.pid());
         container.directory.save(&container.record)?;
+        cgroup.enter(&[sentry.pid(), gofer.pid()])?;
+        // It goes with the claim now.
+        cgroup.release();
         gofer_pipes.go()?;
+        for point in [Point::Prestart, Point::CreateRuntime, Point::CreateContainer] {
+            container.run_hooks(&bundle.spec, point)?;
+        }
         sentry_pipes.go()?;
         let mut sandbox = Sandbox {
             sentry,
@@ -103,6 +115,8 @@ impl Sandbox {
             progress: Progress::default(),
         };
         sandbox.wait_started()?;
+        let process = bundle.spec.process().as_ref();
+        cgroup::oom::expose_stubs(sandbox.sentry.pid(), process.and_then(|process| process.oom_score_adj()))?;
         sandbox.claim.container()?.save_status(Status::Created)?;
         Ok(sandbox)
     }
@@ -197,6 +211,7 @@ fn new_record(id: &str, bundle: &Bundle) -> Record {
         sandbox: None,
         stand_in: None,
         annotations: bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+        cgroup: Default::default(),
     }
 }
 

@@ -10,7 +10,7 @@
 //! ROOT/.new-…, .old-…   directories that are just being made or removed, or were when a command was killed
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -19,9 +19,10 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{ContainerState, Spec, State, StateBuilder};
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::Cgroup;
 use super::control::{Client, SOCKET};
 use super::error::{Context, Error, Result};
 
@@ -108,6 +109,9 @@ pub struct Record {
     pub stand_in: Option<HostProcess>,
     /// Annotations of its specification.
     pub annotations: BTreeMap<String, String>,
+    /// Its cgroups on the host.
+    #[serde(default)]
+    pub cgroup: Cgroup,
 }
 
 impl Record {
@@ -126,7 +130,23 @@ impl Record {
         }
     }
 
-    /// The state document that `state` prints and hooks get. The process number is the sentry's, as no process of the
+    /// The state as hooks get it, whose status is theirs to fill in.
+    pub fn hook_state(&self) -> Result<State> {
+        let mut state = StateBuilder::default()
+            .version(self.oci_version.clone())
+            .id(self.id.clone())
+            .status(ContainerState::Creating)
+            .bundle(self.bundle.clone());
+        if let Some(process) = self.process() {
+            state = state.pid(process.pid);
+        }
+        if !self.annotations.is_empty() {
+            state = state.annotations(self.annotations.clone().into_iter().collect::<HashMap<_, _>>());
+        }
+        state.build().map_err(|error| Error::Usage(error.to_string()))
+    }
+
+    /// The state document that `state` prints. The process number is the sentry's, as no process of the
     /// container exists on the host.
     pub fn document(&self) -> Document {
         let status = self.status();
@@ -414,6 +434,7 @@ mod tests {
             sandbox: None,
             stand_in: None,
             annotations: Default::default(),
+            cgroup: Default::default(),
         }
     }
 

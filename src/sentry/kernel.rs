@@ -1,7 +1,7 @@
 //! What there is one of in a container: a kernel of its own, whose costly parts the containers of a sandbox share.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use oci_spec::runtime::LinuxResources;
@@ -71,6 +71,8 @@ pub struct Kernel {
     pub terminals: Arc<Terminals>,
     /// `--strace`.
     pub tracer: Option<Arc<Tracer>>,
+    /// How many threads there may be: the `pids` controller's limit. Set at any time, looked at when one is made.
+    task_limit: AtomicUsize,
     /// Pending signals of each user; leaf lock.
     users: Mutex<HashMap<u32, Weak<PendingCount>>>,
     /// Where the first process waits to be started.
@@ -132,6 +134,7 @@ impl Kernel {
             devices: parts.devices,
             terminals: parts.terminals,
             tracer: parts.tracer,
+            task_limit: AtomicUsize::new(usize::MAX),
             users: Mutex::default(),
             gate: Gate::default(),
             ended: Mutex::new(None),
@@ -158,11 +161,23 @@ impl Kernel {
         count
     }
 
-    /// An id for a task that `parent` makes. `EAGAIN`: its user has too many (`RLIMIT_NPROC`), or there is none left.
+    /// Sets the limits of the container; `pids` is the one that the sentry itself keeps. A limit of 0 is none, as in the
+    /// specification.
+    pub fn set_resources(&self, resources: LinuxResources) {
+        let limit = resources.pids().and_then(|pids| usize::try_from(pids.limit()).ok()).filter(|&limit| limit > 0);
+        self.task_limit.store(limit.unwrap_or(usize::MAX), Ordering::Relaxed);
+        *self.resources.lock() = resources;
+    }
+
+    /// An id for a task that `parent` makes. `EAGAIN`: its user has too many (`RLIMIT_NPROC`), the container has (the
+    /// `pids` controller's limit), or there is none left.
     pub fn allocate_id(&self, tree: &mut TaskTree, parent: &Task) -> Result<i32> {
         let creds = parent.creds();
         let exempt = creds.ruid == 0 || creds.has(Caps::SYS_ADMIN) || creds.has(Caps::SYS_RESOURCE);
         if !exempt && tree.tasks_of(creds.ruid) >= parent.limit(libc::RLIMIT_NPROC) {
+            return Err(Errno::EAGAIN);
+        }
+        if tree.thread_count() >= self.task_limit.load(Ordering::Relaxed) {
             return Err(Errno::EAGAIN);
         }
         tree.allocate_id()

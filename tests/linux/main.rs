@@ -27,6 +27,7 @@ mod paths;
 mod pipes;
 mod processes;
 mod signals;
+mod socket_options;
 mod system;
 mod terminals;
 mod timers;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 
 use super::{caller, system};
 use crate::errno::{Errno, Result};
+use crate::netstack::tcp::congestion_controls;
 use crate::sentry::creds::{Caps, LAST_CAP};
 use crate::sentry::fdtable::NR_OPEN;
 use crate::sentry::kernel::Kernel;
@@ -43,6 +44,10 @@ pub fn fill(sys: &Arc<Dir>, kernel: &Weak<Kernel>) {
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
         sys.make_dirs(dir).add_content(name, 0o644, Arc::new(NetSetting { kernel: kernel.clone(), which }));
     }
+    let controls: Vec<&str> = congestion_controls().collect();
+    add("net/ipv4/tcp_congestion_control", controls.first().unwrap_or(&""));
+    add("net/ipv4/tcp_available_congestion_control", &controls.join(" "));
+    add("net/ipv4/tcp_allowed_congestion_control", &controls.join(" "));
     let names = sys.make_dirs("kernel");
     add("kernel/osrelease", RELEASE);
     add("kernel/version", VERSION);
@@ -174,9 +179,6 @@ const FIXED: &[(&str, &str)] = &[
     ("net/ipv4/ip_local_reserved_ports", ""),
     ("net/ipv4/ip_nonlocal_bind", "0"),
     ("net/ipv4/tcp_abort_on_overflow", "0"),
-    ("net/ipv4/tcp_allowed_congestion_control", "reno cubic"),
-    ("net/ipv4/tcp_available_congestion_control", "reno cubic"),
-    ("net/ipv4/tcp_congestion_control", "cubic"),
     ("net/ipv4/tcp_dsack", "0"),
     ("net/ipv4/tcp_ecn", "0"),
     ("net/ipv4/tcp_fastopen", "0"),
@@ -185,22 +187,22 @@ const FIXED: &[(&str, &str)] = &[
     ("net/ipv4/tcp_keepalive_probes", "9"),
     ("net/ipv4/tcp_keepalive_time", "7200"),
     ("net/ipv4/tcp_max_syn_backlog", "4096"),
-    ("net/ipv4/tcp_max_tw_buckets", "65536"),
+    ("net/ipv4/tcp_max_tw_buckets", "16384"),
     ("net/ipv4/tcp_mem", "192000\t256000\t384000"),
-    ("net/ipv4/tcp_moderate_rcvbuf", "1"),
+    ("net/ipv4/tcp_moderate_rcvbuf", "0"),
     ("net/ipv4/tcp_retries1", "3"),
     ("net/ipv4/tcp_retries2", "15"),
     ("net/ipv4/tcp_rfc1337", "0"),
-    ("net/ipv4/tcp_rmem", "4096\t131072\t6291456"),
+    ("net/ipv4/tcp_rmem", "2304\t131072\t1048576"),
     ("net/ipv4/tcp_sack", "1"),
-    ("net/ipv4/tcp_slow_start_after_idle", "1"),
+    ("net/ipv4/tcp_slow_start_after_idle", "0"),
     ("net/ipv4/tcp_syn_retries", "6"),
     ("net/ipv4/tcp_synack_retries", "5"),
     ("net/ipv4/tcp_syncookies", "0"),
-    ("net/ipv4/tcp_timestamps", "1"),
-    ("net/ipv4/tcp_tw_reuse", "2"),
+    ("net/ipv4/tcp_timestamps", "0"),
+    ("net/ipv4/tcp_tw_reuse", "0"),
     ("net/ipv4/tcp_window_scaling", "1"),
-    ("net/ipv4/tcp_wmem", "4096\t16384\t4194304"),
+    ("net/ipv4/tcp_wmem", "4608\t16384\t2097152"),
     ("net/ipv4/udp_mem", "192000\t256000\t384000"),
     ("net/ipv4/udp_rmem_min", "4096"),
     ("net/ipv4/udp_wmem_min", "4096"),

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
 #[cfg(test)]
 mod docker;
@@ -15,6 +15,9 @@ mod linux;
 use super::error::{Context, Error, Result};
 use crate::sentry::boot::mounts::options;
 use crate::vfs::tmpfs::TmpfsOptions;
+
+/// The newest version of the specification that is known.
+pub const MAX_VERSION: &str = "1.1.0";
 
 /// Longest host name, `sethostname(2)`.
 const HOST_NAME_MAX: usize = 64;
@@ -51,7 +54,12 @@ impl Bundle {
         check_process(&spec)?;
         check_root(&path, &mut spec)?;
         check_mounts(&path, &mut spec)?;
-        check_linux(&spec, leniency)?;
+        check_linux(&spec)?;
+        if leniency.ignore_cgroups
+            && let Some(linux) = spec.linux_mut()
+        {
+            linux.set_resources(None).set_cgroups_path(None);
+        }
         check_rest(&spec)?;
         Ok(Bundle { path, spec })
     }
@@ -217,7 +225,7 @@ fn check_mounts(bundle: &Path, spec: &mut Spec) -> Check {
     Ok(())
 }
 
-fn check_linux(spec: &Spec, leniency: Leniency) -> Check {
+fn check_linux(spec: &Spec) -> Check {
     let Some(linux) = spec.linux() else { return Ok(()) };
     let namespaces = linux.namespaces().as_deref().unwrap_or_default();
     for (index, namespace) in namespaces.iter().enumerate() {
@@ -241,28 +249,7 @@ fn check_linux(spec: &Spec, leniency: Leniency) -> Check {
             _ => {}
         }
     }
-    linux::check(linux)?;
-    match linux.resources().as_ref().and_then(limited) {
-        Some(what) if !leniency.ignore_cgroups => Err(Problem::new(
-            format!("linux.resources.{what}"),
-            "resource limits are not supported yet; --ignore-cgroups runs without them",
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// The first resource that is limited. Device rules are none: no host device is reachable from the sandbox.
-fn limited(resources: &LinuxResources) -> Option<&'static str> {
-    let set = [
-        ("memory", resources.memory().is_some_and(|memory| memory != Default::default())),
-        ("cpu", resources.cpu().as_ref().is_some_and(|cpu| *cpu != Default::default())),
-        ("pids", resources.pids().is_some()),
-        ("blockIO", resources.block_io().is_some()),
-        ("hugepageLimits", resources.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty())),
-        ("rdma", resources.rdma().as_ref().is_some_and(|limits| !limits.is_empty())),
-        ("unified", resources.unified().as_ref().is_some_and(|files| !files.is_empty())),
-    ];
-    set.into_iter().find_map(|(name, is_set)| is_set.then_some(name))
+    linux::check(linux)
 }
 
 fn check_rest(spec: &Spec) -> Check {
@@ -336,8 +323,6 @@ mod tests {
         assert_eq!(refused("/process/rlimits", json!([nofile, nofile])), "process.rlimits[1].type");
         let above = json!({"type": "RLIMIT_NOFILE", "soft": 3, "hard": 2});
         assert_eq!(refused("/process/rlimits", json!([above])), "process.rlimits[0].soft");
-        let linux = json!({"resources": {"pids": {"limit": 5}}});
-        assert_eq!(refused("/linux", linux), "linux.resources.pids");
     }
 
     #[test]

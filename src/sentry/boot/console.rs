@@ -185,9 +185,8 @@ impl Relay {
         let keyboard = &**ends.keyboard.object();
         let mut buf = [0; CHUNK];
         loop {
-            let typed = self.when_ready(keyboard, Events::READ, &self.typing, || {
-                keyboard.read(0, &mut SliceSink::new(&mut buf))
-            });
+            let typed = self
+                .when_ready(keyboard, Events::READ, &self.typing, || keyboard.read(0, &mut SliceSink::new(&mut buf)));
             match typed {
                 Ok(typed @ 1..) if self.put(&*ends.master, &buf[..typed], &self.typing).is_ok() => {}
                 _ => return,

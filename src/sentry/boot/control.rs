@@ -85,7 +85,11 @@ fn answer(containers: &Arc<Containers>, request: Request, _fds: Vec<OwnedFd>) ->
         Request::Events { .. } => {
             let processes = list(kernel);
             let cpu: u64 = processes.iter().map(|process| process.cpu_time).sum();
-            Ok(json!({"cpu": {"usage_us": cpu}, "pids": {"current": processes.len()}}))
+            Ok(json!({"cpu": {"usage_us": cpu}, "pids": {"current": kernel.tree.lock().thread_count()}}))
+        }
+        Request::Limit { resources, .. } => {
+            kernel.set_resources(*resources);
+            Ok(Value::Null)
         }
         Request::Network { .. } => return Err("interfaces cannot be added to a sandbox".into()),
         Request::Create { .. } => return Err("a sandbox has one container".into()),

@@ -79,12 +79,7 @@ pub fn start(
 }
 
 /// The process's terminal: in place of the standard descriptors that are one of the host's, or of all if it asks for one.
-pub(super) fn terminal(
-    kernel: &Kernel,
-    process: &Process,
-    files: &Arc<FdTable>,
-    walk: &Walk<'_>,
-) -> Outcome<Console> {
+pub(super) fn terminal(kernel: &Kernel, process: &Process, files: &Arc<FdTable>, walk: &Walk<'_>) -> Outcome<Console> {
     let replace = if process.terminal() == Some(true) { Replace::All } else { Replace::Terminals };
     Console::attach(&kernel.ptys, files, walk, replace).doing(|| "make the container's terminal".into())
 }

@@ -21,7 +21,7 @@ pub fn apply(kernel: &Kernel, spec: &Spec, uts: &Arc<UtsNamespace>) -> Outcome<(
         let _ = kernel.seccomp_profile.set(filter); // a kernel is set up once
     }
     if let Some(resources) = linux.resources() {
-        *kernel.resources.lock() = resources.clone();
+        kernel.set_resources(resources.clone());
     }
     Ok(())
 }

@@ -376,8 +376,8 @@ fn sockets(table: &mut Table) {
         51 getsockname Full "" net::getsockname;
         52 getpeername Full "" net::getpeername;
         53 socketpair Full "" net::socketpair;
-        54 setsockopt Full "" net::option::setsockopt;
-        55 getsockopt Full "" net::option::getsockopt;
+        54 setsockopt Full "SO_PRIORITY, SO_MARK: kept, as there are neither queues, nor rules nor filters that look at them; TCP_FASTOPEN_CONNECT: EOPNOTSUPP, as with tcp_fastopen = 0" net::option::setsockopt;
+        55 getsockopt Full "TCP_INFO: congestion window and retransmission timeout are 0" net::option::getsockopt;
         288 accept4 Full "" net::accept4;
         299 recvmmsg Full "" net::message::recvmmsg;
         307 sendmmsg Full "" net::message::sendmmsg;

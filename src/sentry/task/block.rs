@@ -29,17 +29,22 @@ pub enum Woken {
 pub struct Waits<'a> {
     task: &'a Arc<Task>,
     queues: Vec<(&'a WaitQueue, WaitKey)>,
+    /// The queue and the events for which no other exclusive waiter is woken.
+    alone: Option<(&'a WaitQueue, Events)>,
 }
 
 impl<'a> Waits<'a> {
     /// On no queue yet. From here on no wake-up is missed.
     pub fn new(task: &'a Arc<Task>) -> Waits<'a> {
         task.parker.reset();
-        Waits { task, queues: Vec::new() }
+        Waits { task, queues: Vec::new(), alone: None }
     }
 
     /// Registers on `queue` for `events`.
     pub fn add(&mut self, queue: &'a WaitQueue, events: Events, exclusive: bool) {
+        if exclusive {
+            self.alone = Some((queue, events));
+        }
         self.queues.push((queue, queue.add(self.task.parker.clone(), events, exclusive)));
     }
 }
@@ -48,6 +53,10 @@ impl Drop for Waits<'_> {
     fn drop(&mut self) {
         for (queue, key) in self.queues.drain(..) {
             queue.remove(key);
+        }
+        // A wake-up that came after the last look was for whoever waits next.
+        if let Some((queue, events)) = self.alone.filter(|_| self.task.parker.has_token()) {
+            queue.pass_on(events);
         }
     }
 }
@@ -98,7 +107,7 @@ impl Task {
         deadline: Option<Instant>,
         attempt: &mut dyn FnMut() -> Result<T>,
     ) -> Result<T> {
-        self.wait_in(queue, events, deadline, attempt, Task::sleep)
+        self.wait_in(queue, events, deadline, attempt, Task::sleep, false)
     }
 
     fn wait_in<T>(
@@ -108,45 +117,22 @@ impl Task {
         deadline: Option<Instant>,
         attempt: &mut dyn FnMut() -> Result<T>,
         sleep: fn(&Task, Option<Instant>) -> Woken,
+        exclusive: bool,
     ) -> Result<T> {
         let mut waits = Waits::new(self);
-        waits.add(queue, events, false);
-        self.attempt_until(deadline, attempt, sleep)
-    }
-
-    /// As [`Task::wait_in`], as one of several of which one is woken at a time.
-    fn wait_exclusively<T>(
-        self: &Arc<Self>,
-        queue: &WaitQueue,
-        events: Events,
-        deadline: Option<Instant>,
-        attempt: &mut dyn FnMut() -> Result<T>,
-        sleep: fn(&Task, Option<Instant>) -> Woken,
-    ) -> Result<T> {
-        let mut waits = Waits::new(self);
-        waits.add(queue, events, true);
-        let done = self.attempt_until(deadline, attempt, sleep);
-        drop(waits);
-        // A wake-up that came after the last look, or together with a signal, was for whoever waits next.
-        if matches!(done, Err(Errno::ERESTARTSYS)) || self.parker.has_token() {
-            queue.wake(events);
-        }
-        done
-    }
-
-    fn attempt_until<T>(
-        &self,
-        deadline: Option<Instant>,
-        attempt: &mut dyn FnMut() -> Result<T>,
-        sleep: fn(&Task, Option<Instant>) -> Woken,
-    ) -> Result<T> {
+        waits.add(queue, events, exclusive);
+        let mut last = false;
         loop {
             match attempt() {
                 Err(Errno::EAGAIN) => {}
                 done => return done,
             }
             match sleep(self, deadline) {
+                // What an exclusive waiter is told of, nobody else is: it forgets no wake-up.
+                Woken::Event if exclusive => {}
                 Woken::Event => self.parker.reset(),
+                // The wake-up may have come together with the end.
+                Woken::Deadline | Woken::Signal if exclusive && !std::mem::replace(&mut last, true) => continue,
                 Woken::Deadline => return Err(Errno::EAGAIN),
                 Woken::Signal => return Err(Errno::ERESTARTSYS),
             }
@@ -175,20 +161,45 @@ impl Current {
         events: Events,
         nonblocking: bool,
         deadline: Option<Instant>,
+        attempt: impl FnMut() -> Result<T>,
+    ) -> Result<T> {
+        self.wait_for_file(file, events, nonblocking, deadline, attempt, false)
+    }
+
+    /// As [`Current::wait_file`], for what only one of several waiters can have, like a connection to accept: one wake-up
+    /// wakes one of them.
+    pub fn wait_file_alone<T>(
+        &self,
+        file: &dyn File,
+        events: Events,
+        nonblocking: bool,
+        deadline: Option<Instant>,
+        attempt: impl FnMut() -> Result<T>,
+    ) -> Result<T> {
+        self.wait_for_file(file, events, nonblocking, deadline, attempt, true)
+    }
+
+    fn wait_for_file<T>(
+        &self,
+        file: &dyn File,
+        events: Events,
+        nonblocking: bool,
+        deadline: Option<Instant>,
         mut attempt: impl FnMut() -> Result<T>,
+        exclusive: bool,
     ) -> Result<T> {
         match attempt() {
             Err(Errno::EAGAIN) if !nonblocking => {}
             done => return done,
         }
+        // A ready item of an epoll is for one of the threads that wait.
+        let is_epoll = file.as_any().is::<Epoll>();
+        let exclusive = exclusive || is_epoll;
         match file.wait_queue() {
-            Some(queue) if file.as_any().is::<Epoll>() => {
-                self.task.wait_exclusively(queue, events, deadline, &mut attempt, Task::sleep_for_packets)
+            Some(queue) if file.as_socket().is_some() || is_epoll => {
+                self.task.wait_in(queue, events, deadline, &mut attempt, Task::sleep_for_packets, exclusive)
             }
-            Some(queue) if file.as_socket().is_some() => {
-                self.task.wait_in(queue, events, deadline, &mut attempt, Task::sleep_for_packets)
-            }
-            Some(queue) => self.task.wait_on(queue, events, deadline, &mut attempt),
+            Some(queue) => self.task.wait_in(queue, events, deadline, &mut attempt, Task::sleep, exclusive),
             None => Err(Errno::EAGAIN),
         }
     }

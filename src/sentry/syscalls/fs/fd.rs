@@ -7,6 +7,7 @@ use crate::sentry::fdtable::FdTable;
 use crate::sentry::syscalls::{Fd, SysResult};
 use crate::sentry::task::Current;
 use crate::vfs::file::OpenFile;
+use crate::wait::Events;
 
 /// `CLOSE_RANGE_UNSHARE`.
 const UNSHARE: u32 = 2;
@@ -17,7 +18,23 @@ const CLOEXEC: u32 = 4;
 pub fn close(cur: &mut Current, fd: Fd) -> SysResult {
     let files = cur.files()?;
     let file = files.remove(fd.0)?;
-    files.closed(&file).map(|()| 0)
+    let closed = files.closed(&file);
+    linger(cur, &file);
+    closed.map(|()| 0)
+}
+
+/// Has the last `close` of a socket with `SO_LINGER` wait for the peer, if `file` is the last reference to it. A signal ends
+/// that, as the time does, and `close` has succeeded all the same.
+fn linger(cur: &Current, file: &Arc<OpenFile>) {
+    if Arc::strong_count(file) > 1 {
+        return;
+    }
+    let object = &**file.object();
+    let Some(socket) = object.as_socket() else { return };
+    let Some(time) = socket.linger() else { return };
+    let gone = || if socket.has_lingered() { Ok(()) } else { Err(Errno::EAGAIN) };
+    let deadline = std::time::Instant::now().checked_add(time);
+    let _ = cur.wait_file(object, Events::HUP, false, deadline, gone);
 }
 
 /// Closes files that were taken off `files`, as [`close`] does, whatever flushing says.

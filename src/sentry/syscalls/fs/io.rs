@@ -91,6 +91,7 @@ pub fn read_file(cur: &Current, file: &OpenFile, sink: &mut UserBuffers<'_>, how
     let object = &**file.object();
     let nonblocking = file.nonblocking() || how.flags & NOWAIT != 0;
     let deadline = deadline(object, false);
+    let low_water = object.as_socket().filter(|_| !nonblocking).map_or(0, |socket| socket.low_water());
     let mut done = 0;
     loop {
         let how = how.after(done);
@@ -101,6 +102,9 @@ pub fn read_file(cur: &Current, file: &OpenFile, sink: &mut UserBuffers<'_>, how
         match once {
             Ok(n) => {
                 done += n;
+                if n > 0 && done < low_water && sink.remaining() > 0 {
+                    continue;
+                }
                 if n < PIECE || sink.remaining() == 0 || !object.seekable() {
                     return Ok(done as u64);
                 }

@@ -223,13 +223,23 @@ fn receive(cur: &Current, file: &OpenFile, sink: &mut UserBuffers<'_>, flags: i3
     let whole = flags & (libc::MSG_WAITALL | libc::MSG_PEEK) == libc::MSG_WAITALL
         && socket.domain().1 == libc::SOCK_STREAM
         && !wants.contains(RecvFlags::OOB);
+    let low_water = if nonblocking { 1 } else { socket.low_water() };
     let deadline = deadline(socket, false);
+    // As on Linux a datagram wakes one of those who wait for it, bytes of a stream wake all.
+    let alone = socket.domain().1 != libc::SOCK_STREAM;
     let once = |sink: &mut UserBuffers<'_>| {
-        cur.wait_file(&**file.object(), Events::READ, nonblocking, deadline, || socket.recv(sink, wants))
+        let object = &**file.object();
+        let attempt = || socket.recv(sink, wants);
+        match alone {
+            true => cur.wait_file_alone(object, Events::READ, nonblocking, deadline, attempt),
+            false => cur.wait_file(object, Events::READ, nonblocking, deadline, attempt),
+        }
     };
     let mut message = once(sink).map_err(|error| interrupted(error, deadline))?;
     let plain = |message: &Message| message.ancillary.files.is_empty();
-    while whole && message.len > 0 && sink.remaining() > 0 && plain(&message) {
+    // Without MSG_WAITALL: until SO_RCVLOWAT is reached. Bytes that are only looked at are counted by that look.
+    let enough = |message: &Message| message.len >= low_water || flags & libc::MSG_PEEK != 0;
+    while (whole || !enough(&message)) && message.len > 0 && sink.remaining() > 0 && plain(&message) {
         match once(sink) {
             Ok(more) if more.len > 0 => {
                 message.len += more.len;

@@ -196,7 +196,7 @@ pub fn accept4(cur: &mut Current, fd: Fd, at: u64, len: UserPtr<i32>, flags: i32
     let socket = socket_of(&file)?;
     let deadline = deadline(socket, false);
     let made = cur
-        .wait_file(&**file.object(), Events::READ, file.nonblocking(), deadline, || socket.accept())
+        .wait_file_alone(&**file.object(), Events::READ, file.nonblocking(), deadline, || socket.accept())
         .map_err(|error| interrupted(error, deadline))?;
     if at != 0 {
         // The other side may have gone meanwhile.

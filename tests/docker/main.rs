@@ -1,0 +1,28 @@
+//! Docker and containerd run containers with this runtime, as a user would: the commands, their output, their exit codes.
+//!
+//! Each test holds with `runc` too, which shows that what it expects is what Docker's users get on Linux:
+//!
+//! ```sh
+//! ENGINE_RUNTIME=runc cargo test --test docker
+//! ENGINE_DEBUG=1 cargo test --test docker -- --nocapture name     # with the runtime's logs
+//! ```
+//!
+//! They need root and what `scripts/setup` installs. See [`engine`] for where the daemons run.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod engine;
+mod leftovers;
+mod terminal;
+
+mod containerd;
+mod crashes;
+mod exec;
+mod files;
+mod flags;
+mod install;
+mod life;
+mod limits;
+mod networks;
+mod terminals;
