@@ -169,7 +169,7 @@ impl Container {
         let directory = bundle.to_owned();
         let mut command = Command::new(runsc);
         command.arg("--root").arg(bundle.join("state")).args(network.flags());
-        command.arg("run").arg("--bundle").arg(bundle).arg(id);
+        command.arg("--overlay2=root:memory").arg("run").arg("--bundle").arg(bundle).arg(id);
         let shown = format!("{command:?}").replace('"', "");
         println!("    {shown}");
         let child = command.stdin(Stdio::null()).stdout(File::create(directory.join("stdout"))?).spawn()?;

@@ -36,6 +36,14 @@ pub enum Request {
         /// The container.
         id: String,
     },
+    /// Runs the `startContainer` hooks of a created container, each of which may take its time. To be asked before `Start`
+    /// of every container; there may be none. The answer has no content.
+    StartHooks {
+        /// The container.
+        id: String,
+        /// Its state.
+        state: Box<oci_spec::runtime::State>,
+    },
     /// Lets the program of a created container go. The answer has no content.
     Start {
         /// The container.
@@ -143,6 +151,7 @@ impl Request {
     pub fn id(&self) -> &str {
         match self {
             Request::State { id }
+            | Request::StartHooks { id, .. }
             | Request::Start { id }
             | Request::Network { id, .. }
             | Request::Create { id, .. }

@@ -229,7 +229,12 @@ fn tail(output: &mut File) -> String {
     if read.is_err() {
         return String::new();
     }
-    let text = String::from_utf8_lossy(&text);
+    one_line(&text)
+}
+
+/// What a hook wrote, as one line.
+pub fn one_line(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 

@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::errno::{Errno, Result};
 use crate::netstack::stack::Stack;
 use crate::platform::Platform;
-use crate::sentry::boot::{Console, FurtherProcesses};
+use crate::sentry::boot::{Console, FurtherProcesses, StartHooks};
 use crate::sentry::bootlog::BootLog;
 use crate::sentry::creds::Caps;
 use crate::sentry::futex::FutexTable;
@@ -88,6 +88,8 @@ pub struct Kernel {
     pub ptys: Arc<DevPts>,
     /// The first process's terminal, when that is a pair with the operator's terminal at its other end.
     pub console: OnceLock<Console>,
+    /// `startContainer` hooks that are to be run, if any.
+    pub start_hooks: OnceLock<StartHooks>,
     /// `linux.seccomp`: what every process that the runtime starts has.
     pub seccomp_profile: OnceLock<Arc<Filter>>,
     /// The limits that `/sys/fs/cgroup` shows: `linux.resources`, as last changed. Leaf lock.
@@ -143,6 +145,7 @@ impl Kernel {
             further: FurtherProcesses::default(),
             ptys: parts.ptys,
             console: OnceLock::new(),
+            start_hooks: OnceLock::new(),
             seccomp_profile: OnceLock::new(),
             resources: Mutex::default(),
             boot_ns: crate::sentry::task::boottime_ns(),

@@ -20,7 +20,9 @@ pub struct Runtime {
 impl Runtime {
     /// This project's, from the same build as the running test or benchmark.
     pub fn ours() -> Runtime {
-        Runtime { name: "runsc (this)".into(), program: built("runsc"), flags: Vec::new(), cable: Cable::Tap }
+        // Tests run on the files of the host, which must stay as they are.
+        let flags = vec!["--overlay2=root:memory".to_owned()];
+        Runtime { name: "runsc (this)".into(), program: built("runsc"), flags, cable: Cable::Tap }
     }
 
     /// What the tests test: this project's, or the gVisor at `RUNSC_PEER`, which tells a mistake of a test from one of the

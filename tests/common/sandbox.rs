@@ -30,6 +30,7 @@ pub struct Sandbox<'a> {
     root: PathBuf,
     env: Vec<String>,
     mounts: Vec<Value>,
+    changes: Vec<(String, Value)>,
     network: Option<&'a Network>,
     deadline: Duration,
     quiet: bool,
@@ -49,6 +50,7 @@ impl<'a> Sandbox<'a> {
                 "LC_ALL=C.UTF-8".into(),
             ],
             mounts: Vec::new(),
+            changes: Vec::new(),
             network: None,
             deadline: DEADLINE,
             quiet: false,
@@ -78,6 +80,18 @@ impl<'a> Sandbox<'a> {
         self.mounts.push(json!({
             "destination": destination, "type": "bind", "source": source, "options": ["rbind", "ro"],
         }));
+        self
+    }
+
+    /// With a mount of the specification.
+    pub fn mount(mut self, mount: Value) -> Self {
+        self.mounts.push(mount);
+        self
+    }
+
+    /// With another value in the specification, at a JSON pointer: `/linux/sysctl`.
+    pub fn with(mut self, at: &str, value: Value) -> Self {
+        self.changes.push((at.to_owned(), value));
         self
     }
 
@@ -135,7 +149,7 @@ impl<'a> Sandbox<'a> {
             None => json!({"type": "network"}),
         };
         let cwd = if self.root == Path::new("/") { self.work() } else { "/".into() };
-        json!({
+        let mut config = json!({
             "ociVersion": "1.0.0",
             "hostname": "sandbox",
             "process": {
@@ -153,7 +167,12 @@ impl<'a> Sandbox<'a> {
             "linux": {"namespaces": [
                 {"type": "pid"}, network, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
             ]},
-        })
+        });
+        for (at, value) in &self.changes {
+            let (parent, name) = at.rsplit_once('/').expect("a JSON pointer");
+            config.pointer_mut(parent).unwrap_or_else(|| panic!("no {parent}"))[name] = value.clone();
+        }
+        config
     }
 
     /// Runs it to its end, which must come in time.

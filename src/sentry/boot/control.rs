@@ -71,6 +71,10 @@ fn answer(containers: &Arc<Containers>, request: Request, _fds: Vec<OwnedFd>) ->
         Request::State { .. } => {
             serde_json::to_value(State { status: container.status(), processes: kernel.processes().len() as u32 })
         }
+        Request::StartHooks { state, .. } => {
+            super::hooks::run(kernel, &state)?;
+            Ok(Value::Null)
+        }
         Request::Start { .. } => {
             start(&container)?;
             Ok(Value::Null)

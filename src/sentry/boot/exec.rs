@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::Process;
@@ -156,6 +157,20 @@ impl Further {
         }
         if let Some(console) = &self.console {
             console.finish();
+        }
+        self.group.kernel.tree.lock().node(self.pid()).and_then(|node| node.zombie)
+    }
+
+    /// Waits for its end, but not beyond `deadline`: `None` then.
+    pub fn wait_until(&self, deadline: Option<Instant>) -> Option<ExitStatus> {
+        let parker = Arc::new(Parker::new());
+        let key = self.group.exit_queue.add(parker.clone(), Events::READ, false);
+        while !self.has_ended() && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+            parker.park(deadline);
+        }
+        self.group.exit_queue.remove(key);
+        if !self.has_ended() {
+            return None;
         }
         self.group.kernel.tree.lock().node(self.pid()).and_then(|node| node.zombie)
     }

@@ -10,12 +10,14 @@ mod console;
 mod containers;
 mod control;
 mod exec;
+mod hooks;
 mod init;
 mod linux;
 pub(crate) mod mounts;
 
 pub use console::Console;
 pub use exec::FurtherProcesses;
+pub use hooks::StartHooks;
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
