@@ -72,11 +72,26 @@ impl Container {
             Status::Creating => return refuse("cannot start a container whose creation was interrupted: delete it"),
             Status::Running | Status::Paused => return refuse("cannot start an already running container"),
         }
-        // Hooks may take their time.
-        let mut client = state::connect(self.root(), &self.record)?;
-        client.call::<()>(&Request::Start { id: self.record.id.clone() })?;
+        let spec = self.directory.spec()?;
+        if let Err(error) = self.let_go(&spec) {
+            // As after a failed hook of `create`, but the state is for `delete` to remove.
+            if let Err(error) = self.kill(libc::SIGKILL, Target::Init) {
+                log::debug!("{error}");
+            }
+            return Err(error);
+        }
         self.save_status(Status::Running)?;
-        self.run_hooks(&self.directory.spec()?, Point::Poststart)
+        self.run_hooks(&spec, Point::Poststart)
+    }
+
+    fn let_go(&self, spec: &Spec) -> Result<()> {
+        let id = || self.record.id.clone();
+        // Without a deadline: hooks may take their time.
+        let mut client = state::connect(self.root(), &self.record)?;
+        if spec.hooks().as_ref().is_some_and(|hooks| !Point::StartContainer.of(hooks).is_empty()) {
+            client.call::<()>(&Request::StartHooks { id: id(), state: Box::new(self.record.hook_state()?) })?;
+        }
+        client.call(&Request::Start { id: id() })
     }
 
     /// Sends a signal. The text of the error for a container that has ended is what containerd looks for.
