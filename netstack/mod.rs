@@ -2,6 +2,7 @@
 
 mod addr;
 pub mod device;
+mod dns;
 mod ioctl;
 pub mod netlink;
 mod options;

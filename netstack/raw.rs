@@ -346,14 +346,14 @@ impl Socket for RawSocket {
     fn local_name(&self) -> Result<SockAddr> {
         let port = self.ident.unwrap_or(self.protocol.into());
         Ok(match self.state.lock().addr {
-            Some(ip) => addr::to_user(self.domain, SocketAddr::new(ip, port), 2),
+            Some(ip) => self.stack.shown(self.domain, SocketAddr::new(ip, port)),
             None => addr::unspecified(self.domain, port),
         })
     }
 
     fn peer_name(&self) -> Result<SockAddr> {
         let peer = self.state.lock().peer.ok_or(Errno::ENOTCONN)?;
-        Ok(addr::to_user(self.domain, SocketAddr::new(peer, 0), 2))
+        Ok(self.stack.shown(self.domain, SocketAddr::new(peer, 0)))
     }
 
     fn send(&self, source: &mut dyn Source, to: Option<&SockAddr>, _ancillary: Ancillary, flags: i32) -> Result<usize> {

@@ -96,13 +96,7 @@ impl Network {
     /// Runs `work` at the other end of the cable, on a thread of its own. Threads that it makes are there too.
     #[allow(dead_code, reason = "the tests use it, and the examples do not")]
     pub fn outside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(self.outside.path()).expect("the namespace is there as long as this is");
-        let enter_and_work = || {
-            setns(&namespace, CloneFlags::CLONE_NEWNET).expect("root may enter it");
-            work()
-        };
-        std::thread::scope(|scope| scope.spawn(enter_and_work).join())
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        self.outside.enter(work)
     }
 
     /// The name of the namespace outside, for `ip netns exec NAME`.
@@ -113,23 +107,44 @@ impl Network {
 
 /// A named network namespace.
 #[derive(Debug)]
-struct Namespace {
+pub struct Namespace {
     name: String,
 }
 
 impl Namespace {
-    fn new() -> io::Result<Namespace> {
+    /// Makes one, in which everything is down.
+    pub fn new() -> io::Result<Namespace> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("runsc-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         run(Command::new("ip").args(["netns", "add", &name]))?;
         Ok(Namespace { name })
     }
 
-    fn path(&self) -> PathBuf {
+    /// Its name, for `ip netns exec NAME`.
+    #[allow(dead_code, reason = "the tests use it, and the examples do not")]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file that stands for it.
+    pub fn path(&self) -> PathBuf {
         PathBuf::from("/run/netns").join(&self.name)
     }
 
-    fn ip(&self, words: &str) -> io::Result<()> {
+    /// Runs `work` in it, on a thread of its own. Threads that it makes are there too.
+    #[allow(dead_code, reason = "the tests use it, and the examples do not")]
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(self.path()).expect("the namespace is there as long as this is");
+        let enter_and_work = || {
+            setns(&namespace, CloneFlags::CLONE_NEWNET).expect("root may enter it");
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(enter_and_work).join())
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Runs `ip` with these words in it.
+    pub fn ip(&self, words: &str) -> io::Result<()> {
         run(Command::new("ip").args(["-n", &self.name]).args(words.split(' ')))
     }
 }

@@ -1,4 +1,5 @@
-//! The TAP device: whole Ethernet frames behind a virtio-net header, up to 64 KiB of TCP a host call both ways.
+//! The device, a TAP device or a packet socket: whole Ethernet frames behind a virtio-net header, up to 64 KiB of TCP a host
+//! call both ways.
 //!
 //! ```text
 //!  0            12          26
@@ -7,8 +8,8 @@
 //!
 //! The header says what the host still has to do: fill in a checksum, cut a long TCP segment into packets
 //! (<https://docs.oasis-open.org/virtio/virtio/v1.3/virtio-v1.3.html>, 5.1.6). The host's own packets arrive the same
-//! way. A device without the header gets finished checksums and no long segments. Frames are pooled: a packet costs no
-//! allocation.
+//! way. A packet socket of an older kernel has a header without its last field, of 10 bytes. A device without the header gets
+//! finished checksums and no long segments. Frames are pooled: a packet costs no allocation.
 
 pub mod vnet;
 
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::container::network::VnetHeader;
 use crate::errno::Errno;
 use crate::io::{host_read, host_write};
 
@@ -81,9 +83,10 @@ impl Frame {
         &mut self.buf[HEADROOM..HEADROOM + self.len]
     }
 
-    /// Writes the two headers in front of the packet and returns all, virtio-net header first.
-    fn finish(&mut self, ethernet: &Ethernet, offload: &vnet::Offload) -> &[u8] {
-        self.buf[..vnet::LEN].copy_from_slice(&offload.encode());
+    /// Writes the two headers in front of the packet and returns all; the first `len` bytes of the virtio-net header lie
+    /// just before the Ethernet header.
+    fn finish(&mut self, ethernet: &Ethernet, offload: &vnet::Offload, len: usize) -> &[u8] {
+        self.buf[vnet::LEN - len..vnet::LEN].copy_from_slice(&offload.encode()[..len]);
         let header = &mut self.buf[vnet::LEN..HEADROOM];
         header[..6].copy_from_slice(&ethernet.destination);
         header[6..12].copy_from_slice(&ethernet.source);
@@ -134,23 +137,29 @@ impl Stats {
     }
 }
 
-/// An open TAP device, or anything else that takes and gives a frame a call.
+/// An open TAP device, packet socket, or anything else that takes and gives a frame a call.
 pub struct Tap {
     fd: OwnedFd,
-    vnet: bool,
+    /// Bytes of the virtio-net header; 0 when there is none.
+    header: usize,
     /// What happened on it.
     pub stats: Stats,
 }
 
 impl Tap {
-    /// `fd` is non-blocking; `vnet` tells whether its frames carry a virtio-net header.
-    pub fn new(fd: OwnedFd, vnet: bool) -> Tap {
-        Tap { fd, vnet, stats: Stats::default() }
+    /// `fd` is non-blocking.
+    pub fn new(fd: OwnedFd, header: VnetHeader) -> Tap {
+        let header = match header {
+            VnetHeader::None => 0,
+            VnetHeader::Short => vnet::LEN - 2,
+            VnetHeader::Full => vnet::LEN,
+        };
+        Tap { fd, header, stats: Stats::default() }
     }
 
     /// Whether the host does checksums and segmentation.
     pub fn offloads(&self) -> bool {
-        self.vnet
+        self.header > 0
     }
 
     /// The descriptor, for waiting.
@@ -160,21 +169,20 @@ impl Tap {
 
     /// Sends a frame. What the device does not take is lost, as on a wire.
     pub fn send(&self, frame: &mut Frame, ethernet: &Ethernet, offload: vnet::Offload) {
-        let offload = if self.vnet {
+        let offload = if self.offloads() {
             offload
         } else {
             offload.complete(frame.packet_mut());
             vnet::Offload::default()
         };
         let len = frame.len + ETHERNET_LEN;
-        let bytes = frame.finish(ethernet, &offload);
-        let bytes = if self.vnet { bytes } else { &bytes[vnet::LEN..] };
+        let bytes = &frame.finish(ethernet, &offload, self.header)[vnet::LEN - self.header..];
         match host_write(self.fd.as_fd(), bytes, None) {
             Ok(_) => self.stats.sent(len),
             Err(error) => {
                 self.stats.tx_dropped.fetch_add(1, Ordering::Relaxed);
                 if error != Errno::EAGAIN {
-                    log::debug!("TAP device: {} bytes not sent: {error}", bytes.len());
+                    log::debug!("network device: {} bytes not sent: {error}", bytes.len());
                 }
             }
         }
@@ -182,14 +190,15 @@ impl Tap {
 
     /// Receives a frame into `buf`. `None` when there is none.
     pub fn receive<'a>(&self, buf: &'a mut RxBuffer) -> io::Result<Option<Received<'a>>> {
-        let start = if self.vnet { 0 } else { vnet::LEN };
+        let start = vnet::LEN - self.header;
         let n = match host_read(self.fd.as_fd(), &mut buf.0[start..], None) {
             Ok(n) => n + start,
             Err(Errno::EAGAIN) => return Ok(None),
             Err(error) => return Err(io::Error::from_raw_os_error(error.raw())),
         };
         self.stats.received(n.saturating_sub(vnet::LEN));
-        let offload = if self.vnet { vnet::Offload::decode(&buf.0[..n]) } else { vnet::Offload::default() };
+        let header = buf.0.get(start..n.min(vnet::LEN)).unwrap_or_default();
+        let offload = vnet::Offload::decode(header);
         Ok(Some(Received { frame: buf.0.get_mut(vnet::LEN..n).unwrap_or_default(), offload }))
     }
 }

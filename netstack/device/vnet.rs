@@ -1,5 +1,7 @@
 //! The virtio-net header in front of each frame, and checksums done here where the device does none.
 
+use std::num::NonZeroU16;
+
 use smoltcp::wire::IpAddress;
 use smoltcp::wire::checksum;
 
@@ -10,6 +12,7 @@ const F_NEEDS_CSUM: u8 = 1;
 const F_DATA_VALID: u8 = 2;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
+const GSO_UDP_L4: u8 = 5;
 
 /// A checksum to be filled in: it covers the packet from `start` to its end, and its field, which holds the sum of the
 /// pseudo header, lies `offset` bytes further.
@@ -41,6 +44,8 @@ pub struct Offload {
     pub segmentation: Option<Segmentation>,
     /// On reception: the checksum is known to be right, or was never wrong since it has not been made yet.
     pub valid: bool,
+    /// On reception: it is several UDP datagrams with one header, each but the last with so many bytes.
+    pub datagrams: Option<NonZeroU16>,
 }
 
 impl Offload {
@@ -61,10 +66,12 @@ impl Offload {
         header
     }
 
-    /// What the header of a received frame says of its checksum.
+    /// What the header of a received frame, if there is one, says of its checksum and of datagrams in it. TCP segments need
+    /// no telling: a long one is as good as several.
     pub fn decode(header: &[u8]) -> Offload {
-        let flags = header.first().copied().unwrap_or(0);
-        Offload { valid: flags & (F_NEEDS_CSUM | F_DATA_VALID) != 0, ..Offload::default() }
+        let Some(&[flags, kind, _, _, a, b]) = header.first_chunk::<6>() else { return Offload::default() };
+        let datagrams = if kind == GSO_UDP_L4 { NonZeroU16::new(u16::from_ne_bytes([a, b])) } else { None };
+        Offload { valid: flags & (F_NEEDS_CSUM | F_DATA_VALID) != 0, datagrams, ..Offload::default() }
     }
 
     /// Does the checksum here.
@@ -115,7 +122,7 @@ mod tests {
         let offload = Offload {
             partial: Some(Partial { start: 20, offset: 16 }),
             segmentation: Some(Segmentation { v6: false, size: 1460, headers: 40 }),
-            valid: false,
+            ..Offload::default()
         };
         let header = offload.encode();
         assert_eq!((header[0], header[1]), (1, 1));

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::message::Request;
 use crate::errno::{Errno, Result};
 use crate::netstack::stack::Stack;
-use crate::netstack::stack::iface::{Interface, is_link_local, mask_v4};
+use crate::netstack::stack::iface::{Interface, RouteEntry, is_link_local, mask_v4};
 
 const NEWLINK: u16 = 16;
 const GETLINK: u16 = 18;
@@ -27,7 +27,6 @@ const ROUTE_HEADER: usize = 12;
 const TABLE_MAIN: u8 = 254;
 const TABLE_LOCAL: u8 = 255;
 const PROTOCOL_KERNEL: u8 = 2;
-const PROTOCOL_BOOT: u8 = 3;
 const SCOPE_UNIVERSE: u8 = 0;
 const SCOPE_LINK: u8 = 253;
 const SCOPE_HOST: u8 = 254;
@@ -153,6 +152,7 @@ struct Entry {
     kind: u8,
     gateway: Option<IpAddr>,
     source: Option<IpAddr>,
+    metric: u32,
     interface: u32,
 }
 
@@ -169,6 +169,9 @@ fn write_route(request: &Request<'_>, all: &mut Vec<u8>, port: u32, family: u8, 
     if let Some(gateway) = entry.gateway {
         message.attribute(5, &octets(gateway));
     }
+    if entry.metric > 0 {
+        message.attribute(6, &entry.metric.to_ne_bytes());
+    }
     message.attribute(4, &entry.interface.to_ne_bytes());
     message.finish();
 }
@@ -176,46 +179,36 @@ fn write_route(request: &Request<'_>, all: &mut Vec<u8>, port: u32, family: u8, 
 fn routes(stack: &Stack, request: &Request<'_>, all: &mut Vec<u8>, port: u32, family: u8) {
     let interfaces = stack.interfaces();
     let wanted = |addr: IpAddr| family == 0 || family == family_of(addr);
-    if let Some(interface) = interfaces.external() {
-        for gateway in interfaces.gateways().iter().filter(|gateway| wanted(**gateway)) {
-            let entry = Entry {
-                destination: None,
-                len: 0,
-                table: TABLE_MAIN,
-                protocol: PROTOCOL_BOOT,
-                scope: SCOPE_UNIVERSE,
-                kind: TYPE_UNICAST,
-                gateway: Some(*gateway),
-                source: None,
-                interface: interface.index,
-            };
-            write_route(request, all, port, family_of(*gateway), &entry);
-        }
+    for RouteEntry { interface, route } in interfaces.routes().iter().filter(|one| wanted(one.route.destination.addr)) {
+        let v4 = route.destination.addr.is_ipv4();
+        let entry = Entry {
+            destination: (route.destination.len > 0).then_some(route.destination.addr),
+            len: route.destination.len,
+            table: TABLE_MAIN,
+            protocol: route.protocol,
+            scope: if v4 && route.gateway.is_none() { SCOPE_LINK } else { SCOPE_UNIVERSE },
+            kind: TYPE_UNICAST,
+            gateway: route.gateway,
+            source: route.source,
+            metric: route.metric,
+            interface: *interface,
+        };
+        write_route(request, all, port, family_of(route.destination.addr), &entry);
     }
     for interface in interfaces.iter() {
         for prefix in interface.addresses.iter().filter(|prefix| wanted(prefix.addr)) {
             let v4 = prefix.addr.is_ipv4();
-            let network = Entry {
-                destination: Some(network(prefix.addr, prefix.len)),
-                len: prefix.len,
-                table: TABLE_MAIN,
-                protocol: PROTOCOL_KERNEL,
-                scope: if v4 { SCOPE_LINK } else { SCOPE_UNIVERSE },
-                kind: TYPE_UNICAST,
-                gateway: None,
-                source: v4.then_some(prefix.addr),
-                interface: interface.index,
-            };
-            if !interface.is_loopback() {
-                write_route(request, all, port, family_of(prefix.addr), &network);
-            }
             let own = Entry {
                 destination: Some(prefix.addr),
                 len: if v4 { 32 } else { 128 },
                 table: TABLE_LOCAL,
+                protocol: PROTOCOL_KERNEL,
                 scope: if v4 { SCOPE_HOST } else { SCOPE_UNIVERSE },
                 kind: TYPE_LOCAL,
-                ..network
+                gateway: None,
+                source: v4.then_some(prefix.addr),
+                metric: 0,
+                interface: interface.index,
             };
             write_route(request, all, port, family_of(prefix.addr), &own);
         }
@@ -238,6 +231,7 @@ fn one_route(stack: &Stack, request: &Request<'_>, all: &mut Vec<u8>, port: u32,
         kind: if route.local { TYPE_LOCAL } else { TYPE_UNICAST },
         gateway: (route.next_hop != destination && !route.local).then_some(route.next_hop),
         source: Some(route.source),
+        metric: 0,
         interface: route.interface,
     };
     write_route(request, all, port, family, &entry);
@@ -246,15 +240,16 @@ fn one_route(stack: &Stack, request: &Request<'_>, all: &mut Vec<u8>, port: u32,
 
 fn neighbours(stack: &Stack, request: &Request<'_>, all: &mut Vec<u8>, port: u32, family: u8) {
     const REACHABLE: u16 = 2;
-    let Some(interface) = stack.interfaces().external() else { return };
-    for (addr, mac) in stack.neighbours().into_iter().filter(|(addr, _)| family == 0 || family == family_of(*addr)) {
+    const PERMANENT: u16 = 0x80;
+    for neighbour in stack.neighbours().into_iter().filter(|one| family == 0 || family == family_of(one.addr)) {
+        let state = if neighbour.permanent { PERMANENT } else { REACHABLE };
         let mut message = request.reply(all, NEWNEIGH, port);
-        message.put(&[family_of(addr), 0, 0, 0]);
-        message.put(&interface.index.to_ne_bytes());
-        message.put(&REACHABLE.to_ne_bytes());
+        message.put(&[family_of(neighbour.addr), 0, 0, 0]);
+        message.put(&neighbour.interface.to_ne_bytes());
+        message.put(&state.to_ne_bytes());
         message.put(&[0, TYPE_UNICAST]);
-        message.attribute(1, &octets(addr));
-        message.attribute(2, &mac);
+        message.attribute(1, &octets(neighbour.addr));
+        message.attribute(2, &neighbour.mac);
         message.finish();
     }
 }
@@ -287,17 +282,6 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
         4 => bytes.first_chunk::<4>().map(|octets| (*octets).into()),
         16 => bytes.first_chunk::<16>().map(|octets| (*octets).into()),
         _ => None,
-    }
-}
-
-/// The address with its host part zero.
-fn network(addr: IpAddr, len: u8) -> IpAddr {
-    match addr {
-        IpAddr::V4(addr) => IpAddr::V4((u32::from(addr) & mask_v4(len)).into()),
-        IpAddr::V6(addr) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(len.min(128))).unwrap_or(0);
-            IpAddr::V6((u128::from(addr) & mask).into())
-        }
     }
 }
 

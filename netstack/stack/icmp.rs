@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use smoltcp::wire::checksum;
 
 use super::Stack;
+use super::iface::{Interface, Route};
 use super::input::Arrival;
 use super::packet::{Header, ICMP, ICMPV6, Packet};
 use crate::errno::Errno;
@@ -65,9 +66,10 @@ impl Stack {
             ADVERTISEMENT if packet.ttl == 255 => {
                 let Some(target) = address_at(packet.payload, 8) else { return };
                 let mac = link_layer_option(packet.payload.get(24..).unwrap_or_default(), 2).unwrap_or(arrival.mac);
+                let Some(interface) = self.interfaces.get(arrival.interface) else { return };
                 if !self.interfaces.is_local(target) && mac[0] & 1 == 0 {
-                    let waiting = self.neighbours.learn(target, mac, false);
-                    self.send_waiting(waiting, mac);
+                    let waiting = interface.neighbours.learn(target, mac, false);
+                    self.send_waiting(interface, waiting, mac);
                 }
             }
             _ => {}
@@ -133,7 +135,7 @@ impl Stack {
     }
 
     fn input_solicitation(&self, packet: &Packet<'_>, arrival: Arrival) {
-        let Some(interface) = self.interfaces.external() else { return };
+        let Some(interface) = self.interfaces.get(arrival.interface) else { return };
         let Some(target) = address_at(packet.payload, 8) else { return };
         if !interface.addresses.iter().any(|prefix| prefix.addr == target) {
             return;
@@ -146,21 +148,19 @@ impl Stack {
         let anonymous = packet.source.is_unspecified();
         let destination = if anonymous { Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into() } else { packet.source };
         if !anonymous {
-            let waiting = self.neighbours.learn(packet.source, mac, true);
-            self.send_waiting(waiting, mac);
+            let waiting = interface.neighbours.learn(packet.source, mac, true);
+            self.send_waiting(interface, waiting, mac);
         }
         let flags = if anonymous { 0x20 } else { 0x60 };
-        self.send_discovery(ADVERTISEMENT, flags, (target, destination), target, (2, interface.mac));
+        self.send_discovery(ADVERTISEMENT, flags, (target, destination), target, (interface, 2));
     }
 
     /// Asks for a neighbour.
-    pub(super) fn solicit(&self, target: Ipv6Addr) {
-        let Some(interface) = self.interfaces.external() else { return };
-        let Ok(route) = self.interfaces.route(target.into()) else { return };
+    pub(super) fn solicit(&self, interface: &Interface, target: Ipv6Addr) {
+        let Some(source) = interface.source_for(target.into()) else { return };
         let [.., a, b, c] = target.octets();
         let group = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);
-        let to = (route.source, group.into());
-        self.send_discovery(SOLICITATION, 0, to, target.into(), (1, interface.mac));
+        self.send_discovery(SOLICITATION, 0, (source, group.into()), target.into(), (interface, 1));
     }
 
     fn send_discovery(
@@ -169,16 +169,19 @@ impl Stack {
         flags: u8,
         (source, destination): (IpAddr, IpAddr),
         target: IpAddr,
-        (option, mac): (u8, [u8; 6]),
+        (interface, option): (&Interface, u8),
     ) {
-        let (Ok(mut route), IpAddr::V6(target)) = (self.interfaces.route(destination), target) else { return };
-        route.broadcast = false; // no copy for ourselves
+        let IpAddr::V6(target) = target else { return };
+        // No copy for ourselves, and never by way of a router.
+        let (local, broadcast) = (false, false);
+        let arrives = interface.index;
+        let route = Route { interface: arrives, source, next_hop: destination, local, broadcast, arrives };
         let header = Header { source, destination, protocol: ICMPV6, ttl: 255, tos: 0, id: 0, whole: false };
         let fill = |to: &mut [u8]| {
             to[..8].copy_from_slice(&[kind, 0, 0, 0, flags, 0, 0, 0]);
             to[8..24].copy_from_slice(&target.octets());
             to[24..26].copy_from_slice(&[option, 1]);
-            to[26..32].copy_from_slice(&mac);
+            to[26..32].copy_from_slice(&interface.mac);
             Ok(())
         };
         let _ = self.send_packet(&route, &header, 32, Some(CHECKSUM), fill);

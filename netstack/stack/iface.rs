@@ -1,23 +1,28 @@
-//! Interfaces, addresses and routes. They are fixed when the sandbox starts, so looking at them takes no lock.
+//! Interfaces, addresses and routes. Those beside `lo` are attached once, before any program runs, so looking at them takes
+//! no lock.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
 
-use crate::container::network::{Mac, NetConfig, Prefix};
+use super::neighbour::Neighbours;
+use crate::container::network::{Link, Prefix};
 use crate::errno::{Errno, Result};
 use crate::netstack::device::{Stats, Tap};
 
-/// The index of `lo`.
-const LOOPBACK: u32 = 1;
 /// The MTU of `lo`, as on Linux.
 const LOOPBACK_MTU: u32 = 65_536;
+/// The index of `lo`.
+pub const LOOPBACK: u32 = 1;
+/// How many devices a stack waits on.
+pub const MAX_DEVICES: usize = 32;
 
 /// A network interface.
 pub struct Interface {
     /// From 1.
     pub index: u32,
     /// `lo`, `eth0`.
-    pub name: &'static str,
+    pub name: String,
     /// Zero for `lo`.
     pub mac: [u8; 6],
     /// The longest packet, without an Ethernet header.
@@ -26,11 +31,44 @@ pub struct Interface {
     pub addresses: Vec<Prefix>,
     /// The device, if it is not `lo`.
     pub tap: Option<Arc<Tap>>,
+    /// Who is at the other end of its wire.
+    pub neighbours: Neighbours,
     /// `lo` counts here; others in their device.
     own_stats: Stats,
 }
 
 impl Interface {
+    fn loopback() -> Interface {
+        Interface {
+            index: LOOPBACK,
+            name: "lo".into(),
+            mac: [0; 6],
+            mtu: LOOPBACK_MTU,
+            addresses: vec![
+                Prefix { addr: Ipv4Addr::LOCALHOST.into(), len: 8 },
+                Prefix { addr: Ipv6Addr::LOCALHOST.into(), len: 128 },
+            ],
+            tap: None,
+            neighbours: Neighbours::default(),
+            own_stats: Stats::default(),
+        }
+    }
+
+    fn external(link: &Link, device: OwnedFd) -> Interface {
+        let neighbours = Neighbours::default();
+        link.neighbours.iter().for_each(|(addr, mac)| neighbours.set_permanent(*addr, mac.0));
+        Interface {
+            index: link.index,
+            name: link.name.clone(),
+            mac: link.mac.0,
+            mtu: link.mtu,
+            addresses: link.addresses.clone(),
+            tap: Some(Arc::new(Tap::new(device, link.header))),
+            neighbours,
+            own_stats: Stats::default(),
+        }
+    }
+
     /// What happened on it.
     pub fn stats(&self) -> &Stats {
         self.tap.as_ref().map_or(&self.own_stats, |tap| &tap.stats)
@@ -48,6 +86,14 @@ impl Interface {
     /// Whether it is `lo`.
     pub fn is_loopback(&self) -> bool {
         self.tap.is_none()
+    }
+
+    /// The own address to talk to `peer` with: one of its network, else the first of its family and scope.
+    pub fn source_for(&self, peer: IpAddr) -> Option<IpAddr> {
+        let candidates = || self.addresses.iter().filter(|prefix| prefix.addr.is_ipv4() == peer.is_ipv4());
+        let same_network = candidates().find(|prefix| contains(prefix, peer));
+        let same_scope = || candidates().find(|prefix| is_link_local(prefix.addr) == is_link_local(peer));
+        same_network.or_else(same_scope).or_else(|| candidates().next()).map(|prefix| prefix.addr)
     }
 }
 
@@ -75,83 +121,106 @@ impl Route {
     }
 }
 
+/// An entry of the main routing table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteEntry {
+    /// The interface's index.
+    pub interface: u32,
+    /// What it says.
+    pub route: crate::container::network::Route,
+}
+
+struct Table {
+    /// `lo` first.
+    all: Vec<Interface>,
+    /// The longest prefix first, then the lowest metric, then the order in which they were given.
+    routes: Vec<RouteEntry>,
+}
+
 /// All interfaces.
 pub struct Interfaces {
-    all: Vec<Interface>,
-    gateways: Vec<IpAddr>,
+    /// Before anything is attached.
+    alone: Table,
+    attached: OnceLock<Table>,
+}
+
+impl Default for Interfaces {
+    /// `lo`.
+    fn default() -> Interfaces {
+        let alone = Table { all: vec![Interface::loopback()], routes: Vec::new() };
+        Interfaces { alone, attached: OnceLock::new() }
+    }
 }
 
 impl Interfaces {
-    /// `lo` and, when there is a device, `eth0`.
-    pub fn new(config: &NetConfig, tap: Option<Arc<Tap>>) -> Interfaces {
-        let loopback = Interface {
-            index: 1,
-            name: "lo",
-            mac: [0; 6],
-            mtu: LOOPBACK_MTU,
-            addresses: vec![
-                Prefix { addr: Ipv4Addr::LOCALHOST.into(), len: 8 },
-                Prefix { addr: Ipv6Addr::LOCALHOST.into(), len: 128 },
-            ],
-            tap: None,
-            own_stats: Stats::default(),
-        };
-        let mut all = vec![loopback];
-        if let Some(tap) = tap {
-            let mac = config.mac.unwrap_or_else(random_mac).0;
-            let mut addresses = config.addresses.clone();
-            if addresses.iter().any(|prefix| prefix.addr.is_ipv6()) {
-                addresses.push(Prefix { addr: link_local(mac).into(), len: 64 });
-            }
-            let mtu = u32::from(config.mtu.unwrap_or(1500)).max(576);
-            all.push(Interface {
-                index: 2,
-                name: "eth0",
-                mac,
-                mtu,
-                addresses,
-                tap: Some(tap),
-                own_stats: Stats::default(),
-            });
+    /// Adds interfaces, each with its device, once. `EBUSY` when there are some, `EINVAL` when two have one name or number,
+    /// `ENOSPC` when there are more than [`MAX_DEVICES`].
+    pub(super) fn attach(&self, links: Vec<(Link, OwnedFd)>) -> Result<()> {
+        if links.len() > MAX_DEVICES {
+            return Err(Errno::ENOSPC);
         }
-        Interfaces { all, gateways: config.gateways.clone() }
+        let mut table = Table { all: vec![Interface::loopback()], routes: Vec::new() };
+        for (link, device) in links {
+            if table.all.iter().any(|known| known.name == link.name || known.index == link.index) {
+                return Err(Errno::EINVAL);
+            }
+            table.routes.extend(link.routes.iter().map(|route| RouteEntry { interface: link.index, route: *route }));
+            table.all.push(Interface::external(&link, device));
+        }
+        table.routes.sort_by_key(|entry| (u8::MAX - entry.route.destination.len, entry.route.metric));
+        self.attached.set(table).map_err(|_| Errno::EBUSY)
     }
 
-    /// Every interface, in the order of their index.
+    fn table(&self) -> &Table {
+        self.attached.get().unwrap_or(&self.alone)
+    }
+
+    /// Every interface, `lo` first.
     pub fn iter(&self) -> std::slice::Iter<'_, Interface> {
-        self.all.iter()
+        self.table().all.iter()
+    }
+
+    /// Those with a device.
+    pub fn devices(&self) -> &[Interface] {
+        &self.table().all[1..]
     }
 
     /// By index.
     pub fn get(&self, index: u32) -> Option<&Interface> {
-        self.all.iter().find(|interface| interface.index == index)
+        self.iter().find(|interface| interface.index == index)
     }
 
     /// By name.
     pub fn by_name(&self, name: &[u8]) -> Option<&Interface> {
-        self.all.iter().find(|interface| interface.name.as_bytes() == name)
+        self.iter().find(|interface| interface.name.as_bytes() == name)
     }
 
     /// `lo`.
     pub fn loopback(&self) -> &Interface {
-        &self.all[0]
+        &self.table().all[0]
     }
 
-    /// The one with the TAP device.
-    pub fn external(&self) -> Option<&Interface> {
-        self.all.get(1)
+    /// The main routing table: the longest prefix first.
+    pub fn routes(&self) -> &[RouteEntry] {
+        &self.table().routes
     }
 
-    /// Default gateways.
-    pub fn gateways(&self) -> &[IpAddr] {
-        &self.gateways
+    /// The scope that a link-local address is shown with: where packets to it go.
+    pub fn scope_of(&self, addr: IpAddr) -> u32 {
+        match is_link_local(addr) {
+            true => {
+                let own = self.iter().find(|one| one.addresses.iter().any(|prefix| prefix.addr == addr));
+                own.map(|one| one.index).or_else(|| self.route(addr).ok().map(|route| route.interface)).unwrap_or(0)
+            }
+            false => 0,
+        }
     }
 
     /// Whether packets to `addr` end here.
     pub fn is_local(&self, addr: IpAddr) -> bool {
         match addr {
             IpAddr::V4(v4) if v4.is_loopback() => true,
-            _ => self.all.iter().flat_map(|interface| &interface.addresses).any(|prefix| prefix.addr == addr),
+            _ => self.iter().flat_map(|interface| &interface.addresses).any(|prefix| prefix.addr == addr),
         }
     }
 
@@ -159,7 +228,7 @@ impl Interfaces {
     pub fn is_broadcast(&self, addr: IpAddr) -> bool {
         let IpAddr::V4(v4) = addr else { return false };
         v4.is_broadcast()
-            || self.all.iter().flat_map(|interface| &interface.addresses).any(|prefix| {
+            || self.iter().flat_map(|interface| &interface.addresses).any(|prefix| {
                 let IpAddr::V4(own) = prefix.addr else { return false };
                 prefix.len < 31 && u32::from(own) | !mask_v4(prefix.len) == u32::from(v4)
             })
@@ -183,10 +252,17 @@ impl Interfaces {
                 IpAddr::V4(addr) if addr.is_loopback() => Ipv4Addr::LOCALHOST.into(),
                 other => other,
             };
-            let arrives = self.owner(destination).unwrap_or(1);
-            return Ok(Route { interface: 1, source, next_hop: destination, local: true, broadcast: false, arrives });
+            let arrives = self.owner(destination).unwrap_or(LOOPBACK);
+            return Ok(Route {
+                interface: LOOPBACK,
+                source,
+                next_hop: destination,
+                local: true,
+                broadcast: false,
+                arrives,
+            });
         }
-        self.outward(destination)
+        self.outward(destination, None)
     }
 
     /// The way to `destination` by way of `device` when that is given: `SO_BINDTODEVICE`, `IP_MULTICAST_IF`.
@@ -197,16 +273,15 @@ impl Interfaces {
         let Some(device) = device else { return self.route(destination) };
         let interface = self.get(device).ok_or(Errno::ENETUNREACH)?;
         let local = self.is_local(destination) || destination.is_unspecified();
+        let own = if local { Some(self.route(destination)?) } else { None };
         if !interface.is_loopback() {
-            let lo_only = local && self.route(destination)?.arrives == 1;
-            return match destination {
-                _ if !lo_only => self.route(destination),
-                IpAddr::V4(_) => self.outward(destination),
-                IpAddr::V6(_) => Err(Errno::ENETUNREACH),
+            return match own {
+                Some(route) if route.arrives == device => Ok(route),
+                _ => self.outward(destination, Some(device)),
             };
         }
-        if local {
-            return Ok(Route { arrives: device, ..self.route(destination)? });
+        if let Some(route) = own {
+            return Ok(Route { arrives: device, ..route });
         }
         let source = match destination {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
@@ -221,33 +296,30 @@ impl Interfaces {
     pub fn owner(&self, addr: IpAddr) -> Option<u32> {
         let loopback = matches!(addr, IpAddr::V4(v4) if v4.is_loopback());
         let has = |interface: &&Interface| interface.addresses.iter().any(|prefix| prefix.addr == addr);
-        if loopback { Some(1) } else { self.all.iter().find(has).map(|interface| interface.index) }
+        if loopback { Some(LOOPBACK) } else { self.iter().find(has).map(|interface| interface.index) }
     }
 
-    /// The way out of the sandbox.
-    fn outward(&self, destination: IpAddr) -> Result<Route> {
-        let interface = self.external().ok_or(Errno::ENETUNREACH)?;
-        let broadcast = self.is_broadcast(destination);
-        let everybody = broadcast || destination.is_multicast();
-        let on_link = || interface.addresses.iter().any(|prefix| contains(prefix, destination));
-        let next_hop = if everybody || is_link_local(destination) || on_link() {
-            destination
-        } else {
-            let gateway = self.gateways.iter().find(|gateway| gateway.is_ipv4() == destination.is_ipv4());
-            *gateway.ok_or(Errno::ENETUNREACH)?
+    /// The way out of the sandbox, by way of `device` when that is given.
+    fn outward(&self, destination: IpAddr, device: Option<u32>) -> Result<Route> {
+        let everybody = self.is_broadcast(destination) || destination.is_multicast();
+        let mut routes = self.routes().iter().filter(|entry| device.is_none_or(|device| entry.interface == device));
+        let entry = routes.find(|entry| contains(&entry.route.destination, destination));
+        // These need no route: somebody on the first wire.
+        let neighbour = everybody || is_link_local(destination);
+        let interface = match (entry, device) {
+            (Some(entry), _) => self.get(entry.interface),
+            (None, Some(device)) if neighbour || destination.is_ipv4() => self.get(device),
+            (None, None) if neighbour => self.devices().first(),
+            (None, _) => None,
         };
-        let source = source_for(interface, next_hop).ok_or(Errno::ENETUNREACH)?;
+        let interface = interface.ok_or(Errno::ENETUNREACH)?;
+        let gateway = entry.and_then(|entry| entry.route.gateway).filter(|_| !everybody);
+        let next_hop = gateway.unwrap_or(destination);
+        let source = entry.and_then(|entry| entry.route.source).or_else(|| interface.source_for(next_hop));
+        let source = source.ok_or(Errno::ENETUNREACH)?;
         let arrives = interface.index;
         Ok(Route { interface: arrives, source, next_hop, local: false, broadcast: everybody, arrives })
     }
-}
-
-/// The own address to talk to `peer` with: one of its network, else the first of its family and scope.
-fn source_for(interface: &Interface, peer: IpAddr) -> Option<IpAddr> {
-    let candidates = || interface.addresses.iter().filter(|prefix| prefix.addr.is_ipv4() == peer.is_ipv4());
-    let same_network = candidates().find(|prefix| contains(prefix, peer));
-    let same_scope = || candidates().find(|prefix| is_link_local(prefix.addr) == is_link_local(peer));
-    same_network.or_else(same_scope).or_else(|| candidates().next()).map(|prefix| prefix.addr)
 }
 
 /// Whether `addr` is an IPv6 link-local address.
@@ -272,30 +344,24 @@ pub fn mask_v4(len: u8) -> u32 {
     u32::MAX.checked_shl(32 - u32::from(len.min(32))).unwrap_or(0)
 }
 
-/// RFC 4291, appendix A.
-fn link_local(mac: [u8; 6]) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac;
-    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
-}
-
-/// A locally administered unicast address.
-fn random_mac() -> Mac {
-    let [a, b, c, d, e, ..] = super::random_u64().to_ne_bytes();
-    Mac([2, a, b, c, d, e])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::network::{NetConfig, Route as Config};
+
+    fn device() -> OwnedFd {
+        std::os::unix::net::UnixDatagram::pair().unwrap().0.into()
+    }
 
     fn interfaces() -> Interfaces {
-        let (fd, _) = std::os::unix::net::UnixDatagram::pair().unwrap();
         let config = NetConfig {
             addresses: vec!["10.0.0.2/24".parse().unwrap(), "fd00::2/64".parse().unwrap()],
             gateways: vec!["10.0.0.1".parse().unwrap()],
             ..NetConfig::default()
         };
-        Interfaces::new(&config, Some(Arc::new(Tap::new(fd.into(), true))))
+        let all = Interfaces::default();
+        all.attach(vec![(config.link(), device())]).unwrap();
+        all
     }
 
     #[test]
@@ -332,8 +398,38 @@ mod tests {
 
     #[test]
     fn without_a_device_there_is_only_loopback() {
-        let all = Interfaces::new(&NetConfig::default(), None);
+        let all = Interfaces::default();
         assert_eq!(all.route("10.0.0.9".parse().unwrap()), Err(Errno::ENETUNREACH));
         assert!(all.route("::1".parse().unwrap()).unwrap().local);
+    }
+
+    #[test]
+    fn the_longest_prefix_then_the_lowest_metric() {
+        let link = |index: u32, addr: &str, routes: &[(&str, Option<&str>, u32)]| {
+            let routes = routes.iter().map(|(destination, gateway, metric)| Config {
+                destination: destination.parse().unwrap(),
+                gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+                source: None,
+                metric: *metric,
+                protocol: 3,
+            });
+            let config = NetConfig { addresses: vec![addr.parse().unwrap()], ..NetConfig::default() };
+            Link { index, name: format!("eth{index}"), routes: routes.collect(), ..config.link() }
+        };
+        let all = Interfaces::default();
+        let one = link(2, "10.0.0.2/24", &[("10.0.0.0/24", None, 0), ("0.0.0.0/0", Some("10.0.0.1"), 100)]);
+        let two = link(
+            7,
+            "10.1.0.2/24",
+            &[("10.1.0.0/24", None, 0), ("0.0.0.0/0", Some("10.1.0.1"), 50), ("192.0.2.0/24", Some("10.1.0.9"), 0)],
+        );
+        all.attach(vec![(one, device()), (two, device())]).unwrap();
+        let way = |to: &str| all.route(to.parse().unwrap()).map(|r| (r.interface, r.next_hop.to_string()));
+        assert_eq!(way("10.0.0.9"), Ok((2, "10.0.0.9".into())));
+        assert_eq!(way("8.8.8.8"), Ok((7, "10.1.0.1".into())));
+        assert_eq!(way("192.0.2.4"), Ok((7, "10.1.0.9".into())));
+        assert_eq!(way("10.0.0.255"), Ok((2, "10.0.0.255".into())));
+        assert_eq!(way("224.0.0.9"), Ok((7, "224.0.0.9".into())), "by the default route's interface");
+        assert_eq!(all.attach(Vec::new()), Err(Errno::EBUSY));
     }
 }

@@ -1,10 +1,12 @@
 //! The way in: from an Ethernet frame to the protocol that takes it. Every byte may be hostile.
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 
 use super::Stack;
+use super::iface::{Interface, LOOPBACK};
 use super::packet::{ICMP, ICMPV6, Packet, TCP, UDP};
 use crate::errno::Errno;
 use crate::netstack::device::vnet;
@@ -20,22 +22,28 @@ pub struct Arrival {
     pub interface: u32,
     /// The transport checksum needs no look.
     pub valid: bool,
+    /// It is several UDP datagrams with one header, each but the last with so many bytes.
+    pub datagrams: Option<NonZeroU16>,
 }
 
 impl Stack {
-    /// Takes a frame from the device.
-    pub(super) fn input_frame(&self, received: Received<'_>) {
+    /// Takes a frame from an interface's device.
+    pub(super) fn input_frame(&self, interface: &Interface, received: Received<'_>) {
         let frame = &*received.frame;
-        let Some(interface) = self.interfaces.external() else { return };
         let Some((header, payload)) = frame.split_first_chunk::<ETHERNET_LEN>() else { return };
         let destination: [u8; 6] = header[..6].try_into().unwrap_or_default();
         let mac: [u8; 6] = header[6..12].try_into().unwrap_or_default();
         if destination != interface.mac && destination[0] & 1 == 0 {
             return;
         }
-        let arrival = Arrival { mac, interface: interface.index, valid: received.offload.valid };
+        let arrival = Arrival {
+            mac,
+            interface: interface.index,
+            valid: received.offload.valid,
+            datagrams: received.offload.datagrams,
+        };
         match u16::from_be_bytes([header[12], header[13]]) {
-            ETHERTYPE_ARP => self.input_arp(payload),
+            ETHERTYPE_ARP => self.input_arp(interface, payload),
             ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => self.input_packet(payload, arrival),
             _ => {}
         }
@@ -60,14 +68,14 @@ impl Stack {
         let stats = self.interfaces.loopback().stats();
         stats.sent(bytes.len());
         stats.received(bytes.len());
-        self.dispatch(&packet, Arrival { mac: [0; 6], interface: 1, valid: true });
+        self.dispatch(&packet, Arrival { mac: [0; 6], interface: LOOPBACK, valid: true, datagrams: None });
     }
 
     fn dispatch(&self, packet: &Packet<'_>, arrival: Arrival) {
         if let Some(fragment) = packet.fragment {
             let Some(whole) = self.reassembly.add(packet, fragment) else { return };
             if let Some(packet) = Packet::parse(&whole).filter(|packet| packet.fragment.is_none()) {
-                self.dispatch(&packet, Arrival { valid: false, ..arrival });
+                self.dispatch(&packet, Arrival { valid: false, datagrams: None, ..arrival });
             }
             return;
         }
@@ -83,8 +91,7 @@ impl Stack {
         }
     }
 
-    fn input_arp(&self, payload: &[u8]) {
-        let Some(interface) = self.interfaces.external() else { return };
+    fn input_arp(&self, interface: &Interface, payload: &[u8]) {
         let Ok(arp) = ArpPacket::new_checked(payload) else { return };
         let Ok(ArpRepr::EthernetIpv4 {
             operation,
@@ -104,17 +111,20 @@ impl Stack {
         let for_us = !target_protocol_addr.is_loopback() && self.interfaces.is_local(target_protocol_addr.into());
         let asks = operation == ArpOperation::Request;
         if !source_protocol_addr.is_unspecified() {
-            let waiting = self.neighbours.learn(source, source_hardware_addr.0, for_us && asks);
-            self.send_waiting(waiting, source_hardware_addr.0);
+            let waiting = interface.neighbours.learn(source, source_hardware_addr.0, for_us && asks);
+            self.send_waiting(interface, waiting, source_hardware_addr.0);
         }
         if for_us && asks {
-            self.send_arp(&ArpRepr::EthernetIpv4 {
-                operation: ArpOperation::Reply,
-                source_hardware_addr: EthernetAddress(interface.mac),
-                source_protocol_addr: target_protocol_addr,
-                target_hardware_addr: source_hardware_addr,
-                target_protocol_addr: source_protocol_addr,
-            });
+            self.send_arp(
+                interface,
+                &ArpRepr::EthernetIpv4 {
+                    operation: ArpOperation::Reply,
+                    source_hardware_addr: EthernetAddress(interface.mac),
+                    source_protocol_addr: target_protocol_addr,
+                    target_hardware_addr: source_hardware_addr,
+                    target_protocol_addr: source_protocol_addr,
+                },
+            );
         }
     }
 
@@ -163,6 +173,8 @@ impl Stack {
     /// A frame, its checksums vouched for, as if the device had given it.
     pub fn inject(&self, frame: &mut [u8]) {
         let offload = vnet::Offload { valid: true, ..vnet::Offload::default() };
-        self.input_frame(Received { frame, offload });
+        if let Some(interface) = self.interfaces.devices().first() {
+            self.input_frame(interface, Received { frame, offload });
+        }
     }
 }

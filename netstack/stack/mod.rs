@@ -1,7 +1,7 @@
 //! The network stack of a sandbox: interfaces, ports, and the way of a packet in and out.
 //!
 //! ```text
-//!            TAP ──receive──> Ethernet ──> IP ──┬─> TCP: flow table ──> the connection's own smoltcp socket
+//!         device ──receive──> Ethernet ──> IP ──┬─> TCP: flow table ──> the connection's own smoltcp socket
 //!             ^                 │ARP, NDP       ├─> UDP: port table ──> the socket's queue
 //!             │                 v               └─> ICMP, raw
 //!             └──transmit── neighbours <── IP <──── a task that sends
@@ -25,17 +25,17 @@ pub mod ports;
 mod reassembly;
 pub mod settings;
 
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 pub use self::iface::{Interface, Interfaces, Route};
-use self::neighbour::Neighbours;
 use self::poller::Poller;
 use self::ports::Ports;
 use self::reassembly::Reassembly;
-use super::device::{FramePool, Tap};
-use super::{netlink, raw, tcp, udp};
-use crate::container::network::NetConfig;
+use super::device::FramePool;
+use super::{SockAddr, addr, dns, netlink, raw, tcp, udp};
+use crate::container::network::{Link, NetConfig};
 use crate::errno::{Errno, Result};
 use crate::timer::TimerQueue;
 use crate::vfs::file::File;
@@ -67,35 +67,72 @@ pub struct Stack {
     pub(super) tcp: tcp::Tables,
     pub(super) udp: udp::Table,
     pub(super) raw: raw::Table,
-    neighbours: Neighbours,
+    /// Docker's name server, where there is one.
+    pub(super) dns: OnceLock<Arc<dns::Relay>>,
     reassembly: Reassembly,
     poller: Poller,
     settings: settings::Settings,
 }
 
+/// A neighbour, as `ip neigh` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The index of the interface that it is at.
+    pub interface: u32,
+    /// Its address.
+    pub addr: IpAddr,
+    /// Its link-layer address.
+    pub mac: [u8; 6],
+    /// Whether the operator set it.
+    pub permanent: bool,
+}
+
 impl Stack {
-    /// A stack with `lo`, and `eth0` when `tap` (non-blocking) is given.
+    /// A stack with `lo`, and `eth0` when `tap` (non-blocking) is given. Without it, interfaces may be
+    /// [attached](Self::attach) later.
     pub fn new(config: &NetConfig, tap: Option<OwnedFd>, timers: Arc<TimerQueue>) -> Arc<Stack> {
-        let tap = tap.map(|fd| Arc::new(Tap::new(fd, config.vnet_header)));
-        let offloads = tap.as_ref().is_some_and(|tap| tap.offloads());
         let stack = Arc::new_cyclic(|me| Stack {
             me: me.clone(),
-            interfaces: Interfaces::new(config, tap.clone()),
+            interfaces: Interfaces::default(),
             timers,
             frames: FramePool::default(),
             ports: Ports::default(),
-            tcp: tcp::Tables::new(offloads),
+            tcp: tcp::Tables::default(),
             udp: udp::Table::default(),
             raw: raw::Table::default(),
-            neighbours: Neighbours::default(),
             reassembly: Reassembly::default(),
-            poller: Poller::new(tap.clone()),
+            poller: Poller::default(),
             settings: settings::Settings::default(),
+            dns: OnceLock::new(),
         });
-        if tap.is_some() {
-            poller::start(&stack);
+        if let Some(tap) = tap
+            && let Err(error) = stack.attach(vec![(config.link(), tap)])
+        {
+            log::error!("attach the TAP device: {error}"); // cannot be: it is the first
         }
         stack
+    }
+
+    /// Adds interfaces, each with its device (non-blocking, one frame a call, see [`device`](super::device)), before
+    /// any program uses the stack. It may be done once.
+    ///
+    /// `EBUSY` when there are some, `EINVAL` when two have one name or number, `ENOSPC` when there are too many.
+    pub fn attach(self: &Arc<Stack>, links: Vec<(Link, OwnedFd)>) -> Result<()> {
+        if links.is_empty() {
+            return Ok(());
+        }
+        self.interfaces.attach(links)?;
+        let mut taps = self.interfaces.devices().iter().filter_map(|interface| interface.tap.as_ref());
+        self.tcp.engines.set_segmentation(taps.all(|tap| tap.offloads()));
+        poller::start(self);
+        Ok(())
+    }
+
+    /// Answers what the sandbox asks of Docker's name server, 127.0.0.11, by way of `server`, a UDP socket connected to
+    /// it. `EBUSY` when there is one already, `EAGAIN` when there can be no thread for it.
+    pub fn relay_dns(self: &Arc<Stack>, server: OwnedFd) -> Result<()> {
+        let relay = dns::Relay::start(self, server)?;
+        self.dns.set(relay).map_err(|_| Errno::EBUSY)
     }
 
     /// The interfaces.
@@ -118,9 +155,19 @@ impl Stack {
         self.udp.all().iter().map(|socket| socket.row()).collect()
     }
 
-    /// The neighbours that are known.
-    pub fn neighbours(&self) -> Vec<(std::net::IpAddr, [u8; 6])> {
-        self.neighbours.list()
+    /// An address as a socket of `domain` shows it.
+    pub(super) fn shown(&self, domain: i32, addr: SocketAddr) -> SockAddr {
+        addr::to_user(domain, addr, self.interfaces.scope_of(addr.ip()))
+    }
+
+    /// The neighbours that are known, of every interface.
+    pub fn neighbours(&self) -> Vec<Neighbour> {
+        let of = |interface: &Interface| {
+            let index = interface.index;
+            let list = interface.neighbours.list().into_iter();
+            list.map(move |(addr, mac, permanent)| Neighbour { interface: index, addr, mac, permanent })
+        };
+        self.interfaces.devices().iter().flat_map(of).collect()
     }
 
     /// `socket(2)` of the families `AF_INET`, `AF_INET6`, `AF_NETLINK` and `AF_PACKET`. `socket_type` is without flags.

@@ -33,8 +33,20 @@ pub struct Waiting {
 }
 
 enum Entry {
-    Asked { at: Instant, questions: u32, waiting: Vec<Waiting> },
-    Known { mac: [u8; 6], confirmed: Instant, asked: Instant },
+    Asked {
+        at: Instant,
+        questions: u32,
+        waiting: Vec<Waiting>,
+    },
+    Known {
+        mac: [u8; 6],
+        confirmed: Instant,
+        asked: Instant,
+    },
+    /// Set by the operator: never asked for, never changed.
+    Permanent {
+        mac: [u8; 6],
+    },
 }
 
 /// What to do with a packet.
@@ -77,6 +89,7 @@ impl Neighbours {
                 *asked = now;
                 Answer::Stale(*mac)
             }
+            Some(Entry::Permanent { mac }) => Answer::Known(*mac),
             Some(Entry::Asked { waiting, .. }) => {
                 if waiting.iter().map(|waiting| waiting.packet.len()).sum::<usize>() < MAX_WAITING {
                     waiting.push(packet());
@@ -102,9 +115,10 @@ impl Neighbours {
         let known = Entry::Known { mac, confirmed: now, asked: now };
         let mut table = self.0.lock();
         match table.get_mut(&addr) {
+            Some(Entry::Permanent { .. }) => Vec::new(),
             Some(entry) => match std::mem::replace(entry, known) {
                 Entry::Asked { waiting, .. } => waiting,
-                Entry::Known { .. } => Vec::new(),
+                Entry::Known { .. } | Entry::Permanent { .. } => Vec::new(),
             },
             None => {
                 if add {
@@ -135,11 +149,17 @@ impl Neighbours {
         }
     }
 
-    /// All that are known, for `ip neigh`.
-    pub fn list(&self) -> Vec<(IpAddr, [u8; 6])> {
+    /// `addr` is at `mac`, and that does not change.
+    pub fn set_permanent(&self, addr: IpAddr, mac: [u8; 6]) {
+        self.0.lock().insert(addr, Entry::Permanent { mac });
+    }
+
+    /// All that are known, for `ip neigh`; whether they are permanent.
+    pub fn list(&self) -> Vec<(IpAddr, [u8; 6], bool)> {
         let table = self.0.lock();
         let known = table.iter().filter_map(|(addr, entry)| match entry {
-            Entry::Known { mac, .. } => Some((*addr, *mac)),
+            Entry::Known { mac, .. } => Some((*addr, *mac, false)),
+            Entry::Permanent { mac } => Some((*addr, *mac, true)),
             Entry::Asked { .. } => None,
         });
         known.collect()
@@ -148,18 +168,23 @@ impl Neighbours {
 
 /// Forgets those that have been silent for the longest time.
 fn make_room(table: &mut HashMap<IpAddr, Entry>) {
-    let mut times: Vec<Instant> = table.values().map(Entry::time).collect();
+    let mut times: Vec<Instant> = table.values().filter_map(Entry::time).collect();
+    if times.is_empty() {
+        return;
+    }
     let middle = times.len() / 2;
     let (_, median, _) = times.select_nth_unstable(middle);
     let median = *median;
-    table.retain(|_, entry| entry.time() > median);
+    table.retain(|_, entry| entry.time().is_none_or(|time| time > median));
 }
 
 impl Entry {
-    fn time(&self) -> Instant {
+    /// When it was last heard of, if it may be forgotten.
+    fn time(&self) -> Option<Instant> {
         match self {
-            Entry::Asked { at, .. } => *at,
-            Entry::Known { confirmed, .. } => *confirmed,
+            Entry::Asked { at, .. } => Some(*at),
+            Entry::Known { confirmed, .. } => Some(*confirmed),
+            Entry::Permanent { .. } => None,
         }
     }
 }

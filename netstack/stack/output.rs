@@ -20,14 +20,16 @@ const BROADCAST: [u8; 6] = [0xff; 6];
 /// Asks for a neighbour again, or gives up.
 struct NeighbourTimer {
     stack: Weak<Stack>,
+    interface: u32,
     addr: IpAddr,
 }
 
 impl TimerTarget for NeighbourTimer {
     fn expired(&self, _id: TimerId) {
         let Some(stack) = self.stack.upgrade() else { return };
-        match stack.neighbours.retry(self.addr) {
-            Retry::Ask => stack.ask_for(self.addr, None),
+        let Some(interface) = stack.interfaces.get(self.interface) else { return };
+        match interface.neighbours.retry(self.addr) {
+            Retry::Ask => stack.ask_for(interface, self.addr, None),
             Retry::Failed(packets) => {
                 for waiting in packets {
                     stack.transport_error(&waiting.packet, Errno::EHOSTUNREACH);
@@ -36,27 +38,27 @@ impl TimerTarget for NeighbourTimer {
             }
             Retry::Done => return,
         }
-        stack.ask_again_later(self.addr);
+        stack.ask_again_later(interface, self.addr);
     }
 }
 
 impl Stack {
-    /// Sends the IP packet in `frame`, which is not for this host, by way of `next_hop`.
-    pub fn transmit(&self, frame: &mut Frame, next_hop: IpAddr, offload: Offload) {
-        let Some(interface) = self.interfaces.external() else { return };
+    /// Sends the IP packet in `frame`, which is not for this host, out of an interface by way of `next_hop`.
+    pub fn transmit(&self, frame: &mut Frame, interface: u32, next_hop: IpAddr, offload: Offload) {
+        let Some(interface) = self.interfaces.get(interface) else { return };
         let mac = match link_layer_broadcast(self, next_hop) {
             Some(mac) => mac,
             None => {
                 let waiting = || Waiting { packet: frame.packet().to_vec(), offload };
-                match self.neighbours.resolve(next_hop, waiting) {
+                match interface.neighbours.resolve(next_hop, waiting) {
                     Answer::Known(mac) => mac,
                     Answer::Stale(mac) => {
-                        self.ask_for(next_hop, Some(mac));
+                        self.ask_for(interface, next_hop, Some(mac));
                         mac
                     }
                     Answer::Ask => {
-                        self.ask_for(next_hop, None);
-                        return self.ask_again_later(next_hop);
+                        self.ask_for(interface, next_hop, None);
+                        return self.ask_again_later(interface, next_hop);
                     }
                     Answer::Wait => return,
                 }
@@ -65,14 +67,13 @@ impl Stack {
         send_to(interface, frame, mac, offload);
     }
 
-    fn ask_again_later(&self, addr: IpAddr) {
-        let timer = NeighbourTimer { stack: self.me.clone(), addr };
+    fn ask_again_later(&self, interface: &Interface, addr: IpAddr) {
+        let timer = NeighbourTimer { stack: self.me.clone(), interface: interface.index, addr };
         self.timers.add(monotonic() + RETRY.as_nanos() as u64, std::sync::Arc::new(timer));
     }
 
     /// Sends what waited for a neighbour that has answered.
-    pub(super) fn send_waiting(&self, packets: Vec<Waiting>, mac: [u8; 6]) {
-        let Some(interface) = self.interfaces.external() else { return };
+    pub(super) fn send_waiting(&self, interface: &Interface, packets: Vec<Waiting>, mac: [u8; 6]) {
         for waiting in packets {
             self.frames.with(|frame| {
                 frame.start(waiting.packet.len()).copy_from_slice(&waiting.packet);
@@ -82,26 +83,27 @@ impl Stack {
     }
 
     /// Asks everybody for a neighbour, or `mac` whether it still is that.
-    fn ask_for(&self, addr: IpAddr, mac: Option<[u8; 6]>) {
+    fn ask_for(&self, interface: &Interface, addr: IpAddr, mac: Option<[u8; 6]>) {
         match addr {
             IpAddr::V4(target) => {
-                let own = |interface: &Interface| Some((interface.mac, self.interfaces.route(addr).ok()?.source));
-                let Some((source_mac, IpAddr::V4(source))) = self.interfaces.external().and_then(own) else { return };
-                self.send_arp(&ArpRepr::EthernetIpv4 {
-                    operation: ArpOperation::Request,
-                    source_hardware_addr: EthernetAddress(source_mac),
-                    source_protocol_addr: source,
-                    target_hardware_addr: EthernetAddress(mac.unwrap_or(BROADCAST)),
-                    target_protocol_addr: target,
-                });
+                let Some(IpAddr::V4(source)) = interface.source_for(addr) else { return };
+                self.send_arp(
+                    interface,
+                    &ArpRepr::EthernetIpv4 {
+                        operation: ArpOperation::Request,
+                        source_hardware_addr: EthernetAddress(interface.mac),
+                        source_protocol_addr: source,
+                        target_hardware_addr: EthernetAddress(mac.unwrap_or(BROADCAST)),
+                        target_protocol_addr: target,
+                    },
+                );
             }
-            IpAddr::V6(target) => self.solicit(target),
+            IpAddr::V6(target) => self.solicit(interface, target),
         }
     }
 
     /// Sends an ARP packet to its target's link-layer address.
-    pub(super) fn send_arp(&self, repr: &ArpRepr) {
-        let Some(interface) = self.interfaces.external() else { return };
+    pub(super) fn send_arp(&self, interface: &Interface, repr: &ArpRepr) {
         let Some(tap) = &interface.tap else { return };
         let ArpRepr::EthernetIpv4 { target_hardware_addr, .. } = repr else { return };
         self.frames.with(|frame| {
@@ -156,7 +158,7 @@ impl Stack {
                 offload.complete(frame.packet_mut());
                 return self.send_fragments(route, header, frame.packet(), mtu);
             }
-            self.transmit(frame, route.next_hop, offload);
+            self.transmit(frame, route.interface, route.next_hop, offload);
             Ok(())
         })
     }
@@ -191,7 +193,7 @@ impl Stack {
                     bytes[start + 2..start + 4].copy_from_slice(&(offset as u16 | u16::from(more)).to_be_bytes());
                     bytes[start + 4..start + 8].copy_from_slice(&id.to_be_bytes());
                 }
-                self.transmit(frame, route.next_hop, Offload::default());
+                self.transmit(frame, route.interface, route.next_hop, Offload::default());
             });
         }
         Ok(())

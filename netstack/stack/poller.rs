@@ -1,4 +1,4 @@
-//! Who reads the device.
+//! Who reads the devices.
 //!
 //! A packet should wake the thread that wants it and no other: waking a thread on another CPU costs 25 to 50 us, a read of
 //! the device 1 us. So a task that waits for anything offers to wait on the device meanwhile. One at a time is the
@@ -21,12 +21,13 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Stack;
+use super::iface::{Interface, MAX_DEVICES};
 use crate::netstack::device::{RxBuffer, Tap};
 use crate::wait::Parker;
 
@@ -45,8 +46,8 @@ const WAITS: u8 = 1;
 const PARKED: u8 = 2;
 
 /// Who reads the device.
+#[derive(Default)]
 pub struct Poller {
-    tap: Option<Arc<Tap>>,
     /// Held by the poller; guards the order of packets.
     buffer: Mutex<RxBuffer>,
     /// Whether a task is poller.
@@ -54,30 +55,16 @@ pub struct Poller {
     /// How often a task became poller.
     turns: AtomicU64,
     /// Wakes the stand-in out of its wait for the device.
-    kick: Option<OwnedFd>,
+    kick: OnceLock<OwnedFd>,
     /// What the stand-in does: [`LOOKS`], [`WAITS`] or [`PARKED`].
     stand_in: AtomicU8,
-}
-
-impl Poller {
-    pub(super) fn new(tap: Option<Arc<Tap>>) -> Poller {
-        let kick = tap.as_ref().and_then(|_| eventfd());
-        Poller {
-            tap,
-            buffer: Mutex::default(),
-            taken: AtomicBool::new(false),
-            turns: AtomicU64::new(0),
-            kick,
-            stand_in: AtomicU8::new(LOOKS),
-        }
-    }
 }
 
 impl Poller {
     /// Wakes the stand-in if it does `what`.
     fn relieve(&self, what: u8) {
         if self.stand_in.compare_exchange(what, LOOKS, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            kick(self.kick.as_ref());
+            kick(self.kick.get());
         }
     }
 }
@@ -85,7 +72,7 @@ impl Poller {
 /// The right to wait on the device.
 pub struct PollerGuard<'a> {
     stack: &'a Stack,
-    tap: &'a Tap,
+    devices: &'a [Interface],
 }
 
 /// Why a wait ended.
@@ -102,13 +89,16 @@ pub enum Woken {
 impl Stack {
     /// Takes the right to wait on the device; `None` when another has it, or there is no device.
     pub fn try_become_poller(&self) -> Option<PollerGuard<'_>> {
-        let tap = self.poller.tap.as_deref()?;
+        let devices = self.interfaces.devices();
+        if devices.is_empty() {
+            return None;
+        }
         if self.poller.taken.swap(true, Ordering::SeqCst) {
             return None;
         }
         self.poller.turns.fetch_add(1, Ordering::Relaxed);
         self.poller.relieve(WAITS);
-        Some(PollerGuard { stack: self, tap })
+        Some(PollerGuard { stack: self, devices })
     }
 
     /// [`Parker::park`], with the device being polled meanwhile if nobody else does: what a task that waits for anything
@@ -135,25 +125,36 @@ impl Stack {
 
     /// Handles the packets that are there, unless another thread does so now. For a task that is about to find nothing.
     pub fn poll_device(&self) {
-        if let (Some(tap), Some(mut buffer)) = (self.poller.tap.as_deref(), self.poller.buffer.try_lock()) {
-            self.drain(tap, &mut buffer);
+        let devices = self.interfaces.devices();
+        if !devices.is_empty()
+            && let Some(mut buffer) = self.poller.buffer.try_lock()
+        {
+            self.drain(devices, &mut buffer);
         }
     }
 
-    /// Handles up to [`BATCH`] packets. Returns whether there may be more.
-    fn drain(&self, tap: &Tap, buffer: &mut MutexGuard<'_, RxBuffer>) -> bool {
+    /// Handles up to [`BATCH`] packets of each device. Returns whether there may be more.
+    fn drain(&self, devices: &[Interface], buffer: &mut MutexGuard<'_, RxBuffer>) -> bool {
+        let mut more = false;
+        for interface in devices {
+            more |= interface.tap.as_ref().is_some_and(|tap| self.drain_one(interface, tap, buffer));
+        }
+        more
+    }
+
+    fn drain_one(&self, interface: &Interface, tap: &Tap, buffer: &mut MutexGuard<'_, RxBuffer>) -> bool {
         for _ in 0..BATCH {
             match tap.receive(buffer) {
                 Ok(Some(received)) => {
                     // The last line of defence: a packet that a protocol cannot bear costs that packet, not the sandbox.
-                    if catch_unwind(AssertUnwindSafe(|| self.input_frame(received))).is_err() {
+                    if catch_unwind(AssertUnwindSafe(|| self.input_frame(interface, received))).is_err() {
                         tap.stats.rx_dropped.fetch_add(1, Ordering::Relaxed);
                         log::error!("a received packet made the network stack panic");
                     }
                 }
                 Ok(None) => return false,
                 Err(error) => {
-                    log::debug!("TAP device: {error}");
+                    log::debug!("{}: {error}", interface.name);
                     return false;
                 }
             }
@@ -167,13 +168,14 @@ impl PollerGuard<'_> {
     /// packets meanwhile. No lock may be held that handling a packet takes.
     pub fn wait(&self, ready: &dyn Fn() -> bool, wake: BorrowedFd<'_>, deadline: Option<Instant>) -> Woken {
         loop {
-            let more = self.stack.drain(self.tap, &mut self.stack.poller.buffer.lock());
+            let more = self.stack.drain(self.devices, &mut self.stack.poller.buffer.lock());
             if ready() {
                 return Woken::Ready;
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let left = if more { Some(Duration::ZERO) } else { left };
-            match wait_readable(Some(self.tap.fd()), Some(wake), left) {
+            let taps = self.devices.iter().filter_map(|interface| interface.tap.as_deref());
+            match wait_readable(taps, Some(wake), left) {
                 (_, true) => return Woken::Wakeup,
                 (false, false) if !more && left.is_some() => return Woken::Timeout,
                 _ => {}
@@ -189,18 +191,28 @@ impl Drop for PollerGuard<'_> {
     }
 }
 
-/// Waits until the device or `wake` is readable. An interruption counts as a wake-up.
-fn wait_readable(device: Option<BorrowedFd<'_>>, wake: Option<BorrowedFd<'_>>, left: Option<Duration>) -> (bool, bool) {
+/// Waits until one of the devices or `wake` is readable. An interruption counts as a wake-up.
+fn wait_readable<'a>(
+    devices: impl Iterator<Item = &'a Tap>,
+    wake: Option<BorrowedFd<'_>>,
+    left: Option<Duration>,
+) -> (bool, bool) {
     let entry = |fd: i32| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    let mut fds = [entry(device.map_or(-1, |fd| fd.as_raw_fd())), entry(wake.map_or(-1, |fd| fd.as_raw_fd()))];
+    let mut fds = [entry(-1); MAX_DEVICES + 1];
+    fds[0] = entry(wake.map_or(-1, |fd| fd.as_raw_fd()));
+    let mut count = 1;
+    for (slot, device) in fds[1..].iter_mut().zip(devices) {
+        *slot = entry(device.fd().as_raw_fd());
+        count += 1;
+    }
     let spec = left.map(|left| libc::timespec {
         tv_sec: left.as_secs().min(i64::MAX as u64) as i64,
         tv_nsec: i64::from(left.subsec_nanos()),
     });
     let spec = spec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    // SAFETY: the array and the time live through the call; no signal mask is passed.
-    let n = unsafe { libc::ppoll(fds.as_mut_ptr(), 2, spec, std::ptr::null()) };
-    if n < 0 { (false, true) } else { (fds[0].revents != 0, fds[1].revents != 0) }
+    // SAFETY: the array has `count` entries and, like the time, lives through the call; no signal mask is passed.
+    let n = unsafe { libc::ppoll(fds.as_mut_ptr(), count, spec, std::ptr::null()) };
+    if n < 0 { (false, true) } else { (fds[1..].iter().any(|one| one.revents != 0), fds[0].revents != 0) }
 }
 
 fn eventfd() -> Option<OwnedFd> {
@@ -222,24 +234,27 @@ fn kick(event: Option<&OwnedFd>) {
 
 /// Starts the stand-in thread, which ends when the stack does.
 pub(super) fn start(stack: &Arc<Stack>) {
-    let Some(tap) = stack.poller.tap.clone() else { return };
+    let taps: Vec<Arc<Tap>> = stack.interfaces.devices().iter().filter_map(|one| one.tap.clone()).collect();
+    if let Some(event) = eventfd() {
+        let _ = stack.poller.kick.set(event); // interfaces are attached once
+    }
     let weak = stack.me.clone();
     let thread = std::thread::Builder::new().name("net".into()).stack_size(256 << 10);
-    if let Err(error) = thread.spawn(move || stand_in(&weak, &tap)) {
+    if let Err(error) = thread.spawn(move || stand_in(&weak, &taps)) {
         log::error!("no network thread, packets wait for a task that waits: {error}");
     }
 }
 
 impl Drop for Poller {
     fn drop(&mut self) {
-        kick(self.kick.as_ref());
+        kick(self.kick.get());
     }
 }
 
-fn stand_in(weak: &Weak<Stack>, tap: &Tap) {
+fn stand_in(weak: &Weak<Stack>, taps: &[Arc<Tap>]) {
     let _ = nix::sys::prctl::set_timerslack(1);
     // A descriptor of its own, so that the stack may end while this thread waits.
-    let own_kick = weak.upgrade().and_then(|stack| stack.poller.kick.as_ref()?.try_clone().ok());
+    let own_kick = weak.upgrade().and_then(|stack| stack.poller.kick.get()?.try_clone().ok());
     let (mut last, mut quiet) = ((0, false), IDLE);
     loop {
         let Some(stack) = weak.upgrade() else { return };
@@ -251,7 +266,7 @@ fn stand_in(weak: &Weak<Stack>, tap: &Tap) {
             && quiet > 0
             && let Some(mut buffer) = poller.buffer.try_lock()
         {
-            while stack.drain(tap, &mut buffer) {}
+            while stack.drain(stack.interfaces.devices(), &mut buffer) {}
         }
         if quiet < IDLE {
             drop(stack);
@@ -265,8 +280,8 @@ fn stand_in(weak: &Weak<Stack>, tap: &Tap) {
             continue;
         }
         drop(stack);
-        let device = (!now.1).then(|| tap.fd());
-        let (_, kicked) = wait_readable(device, own_kick.as_ref().map(AsFd::as_fd), None);
+        let watched = if now.1 { &[] } else { taps };
+        let (_, kicked) = wait_readable(watched.iter().map(|tap| &**tap), own_kick.as_ref().map(AsFd::as_fd), None);
         if kicked && let Some(event) = &own_kick {
             let _ = crate::io::host_read(event.as_fd(), &mut [0; 8], None);
         }

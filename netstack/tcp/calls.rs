@@ -191,12 +191,12 @@ impl Socket for TcpSocket {
 
     fn local_name(&self) -> Result<SockAddr> {
         if let Some(tuple) = self.tuple() {
-            return Ok(addr::to_user(self.domain, tuple.local, 2));
+            return Ok(self.stack.shown(self.domain, tuple.local));
         }
         let bound = self.bound.lock();
         let port = bound.as_ref().map_or(0, |bound| bound.lease.port);
         Ok(match bound.as_ref().and_then(|bound| bound.addr) {
-            Some(ip) => addr::to_user(self.domain, SocketAddr::new(ip, port), 2),
+            Some(ip) => self.stack.shown(self.domain, SocketAddr::new(ip, port)),
             None => addr::unspecified(self.domain, port),
         })
     }
@@ -215,7 +215,7 @@ impl Socket for TcpSocket {
     /// Also of a connection that has ended meanwhile.
     fn accepted_from(&self) -> Result<SockAddr> {
         let tuple = self.tuple().ok_or(Errno::ENOTCONN)?;
-        Ok(addr::to_user(self.domain, tuple.remote, 2))
+        Ok(self.stack.shown(self.domain, tuple.remote))
     }
 
     fn send(&self, source: &mut dyn Source, to: Option<&SockAddr>, _ancillary: Ancillary, flags: i32) -> Result<usize> {

@@ -180,8 +180,8 @@ pub struct Conn {
     pub tuple: Tuple,
     /// Who waits for it.
     pub queue: Arc<WaitQueue>,
-    /// Whom to hand packets to. A neighbour of `lo`, of whom there is none, gets nothing.
-    next_hop: Option<IpAddr>,
+    /// The interface's index, and who is next on the way. A neighbour of `lo`, of whom there is none, gets nothing.
+    way: Option<(u32, IpAddr)>,
     /// The longest segment that its way takes.
     mss: u16,
     state: Mutex<State>,
@@ -237,7 +237,7 @@ impl Conn {
             stack: stack.me.clone(),
             tuple,
             queue,
-            next_hop: route.leaves().then_some(route.next_hop),
+            way: route.leaves().then_some((route.interface, route.next_hop)),
             mss,
             state: Mutex::new(state),
         }))
@@ -389,10 +389,10 @@ impl Conn {
                 size: size as u16,
                 headers: (start + segment.header_len) as u16,
             }),
-            valid: false,
+            ..Offload::default()
         };
-        if let Some(next_hop) = self.next_hop {
-            stack.transmit(&mut engine.frame, next_hop, offload);
+        if let Some((interface, next_hop)) = self.way {
+            stack.transmit(&mut engine.frame, interface, next_hop, offload);
         }
     }
 

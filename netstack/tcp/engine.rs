@@ -5,6 +5,7 @@
 //! one socket. Checksums are left to the device; segments are as long as an IP packet can be.
 
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use smoltcp::iface::{Config, Interface, SocketSet};
@@ -81,8 +82,9 @@ fn context(frame: &mut Frame, segmentation: bool) -> Interface {
 
 /// Engines that are not in use.
 #[expect(clippy::vec_box, reason = "an engine is kilobytes long, and moves with each packet")]
+#[derive(Default)]
 pub struct Engines {
-    segmentation: bool,
+    segmentation: AtomicBool,
     unused: Mutex<Vec<Box<Engine>>>,
     /// How often a connection was looked at: what a test of cost counts.
     #[cfg(test)]
@@ -90,20 +92,16 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// With `segmentation` the device cuts long segments.
-    pub fn new(segmentation: bool) -> Engines {
-        Engines {
-            segmentation,
-            unused: Mutex::default(),
-            #[cfg(test)]
-            looks: std::sync::atomic::AtomicUsize::new(0),
-        }
+    /// Whether the devices cut long segments. To be said before the first connection.
+    pub fn set_segmentation(&self, segmentation: bool) {
+        self.segmentation.store(segmentation, Ordering::Relaxed);
+        self.unused.lock().clear();
     }
 
     /// Lends an engine to `work`.
     pub fn with<R>(&self, work: impl FnOnce(&mut Engine) -> R) -> R {
         let unused = self.unused.lock().pop();
-        let mut engine = unused.unwrap_or_else(|| Box::new(Engine::new(self.segmentation)));
+        let mut engine = unused.unwrap_or_else(|| Box::new(Engine::new(self.segmentation.load(Ordering::Relaxed))));
         let result = work(&mut engine);
         let mut unused = self.unused.lock();
         if unused.len() < MAX_POOLED {

@@ -44,6 +44,7 @@ struct Lingering {
 }
 
 /// TCP's tables. All locks are leaves.
+#[derive(Default)]
 pub struct Tables {
     /// State machines.
     pub engines: Engines,
@@ -54,17 +55,6 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Empty ones. With `segmentation` the device cuts long segments.
-    pub fn new(segmentation: bool) -> Tables {
-        Tables {
-            engines: Engines::new(segmentation),
-            flows: RwLock::default(),
-            listeners: RwLock::default(),
-            lingering: Mutex::default(),
-            hasher: RandomState::new(),
-        }
-    }
-
     /// What is known of these ends.
     pub fn find(&self, tuple: &Tuple) -> Option<Flow> {
         self.flows.read().get(tuple).cloned()

@@ -11,16 +11,15 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
-pub use self::receive::{input, unreachable};
+pub use self::receive::{Datagram, deliver, input, unreachable};
 
-use self::receive::Datagram;
 use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
 use crate::netstack::options::Common;
 use crate::netstack::stack::packet::{self, Header, UDP};
 use crate::netstack::stack::ports::{Binding, Lease, Protocol};
 use crate::netstack::stack::{Route, SocketCred, Stack};
-use crate::netstack::{Ancillary, Endpoint, Message, RecvFlags, SockAddr, Socket, SocketOption, addr};
+use crate::netstack::{Ancillary, Endpoint, Message, RecvFlags, SockAddr, Socket, SocketOption, addr, dns};
 use crate::vfs::anon::{AnonAttr, DEV_SOCKET};
 use crate::vfs::file::IoctlMemory;
 use crate::vfs::inode::NodeType;
@@ -200,6 +199,12 @@ impl UdpSocket {
             if bytes.len() < len {
                 return Err(Errno::EFAULT);
             }
+            if dns::is_server(remote)
+                && let Some(relay) = self.stack.dns.get()
+            {
+                relay.ask(SocketAddr::new(source, port), bytes);
+                return Ok(len);
+            }
             let datagram = Datagram {
                 from: SocketAddr::new(source, port),
                 to: if remote.ip().is_unspecified() { route.next_hop } else { remote.ip() },
@@ -363,14 +368,14 @@ impl Socket for UdpSocket {
         let state = self.state.lock();
         let port = state.lease.as_ref().map_or(0, |lease| lease.port);
         Ok(match state.addr {
-            Some(ip) => addr::to_user(self.domain, SocketAddr::new(ip, port), 2),
+            Some(ip) => self.stack.shown(self.domain, SocketAddr::new(ip, port)),
             None => addr::unspecified(self.domain, port),
         })
     }
 
     fn peer_name(&self) -> Result<SockAddr> {
         let peer = self.state.lock().peer.ok_or(Errno::ENOTCONN)?;
-        Ok(addr::to_user(self.domain, peer, 2))
+        Ok(self.stack.shown(self.domain, peer))
     }
 
     fn send(&self, source: &mut dyn Source, to: Option<&SockAddr>, ancillary: Ancillary, flags: i32) -> Result<usize> {

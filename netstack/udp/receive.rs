@@ -37,15 +37,22 @@ pub fn input(stack: &Stack, packet: &Packet<'_>, arrival: Arrival) {
     let Some(header) = packet.payload.first_chunk::<HEADER>() else { return };
     let len = usize::from(be16(header, 4));
     let Some(bytes) = packet.payload.get(HEADER..len) else { return };
-    let datagram = Datagram {
-        from: (packet.source, be16(header, 0)).into(),
-        to: packet.destination,
-        interface: arrival.interface,
-        ttl: packet.ttl,
-        tos: packet.tos,
-        bytes: bytes.to_vec(),
+    let deliver_one = |bytes: &[u8]| {
+        let datagram = Datagram {
+            from: (packet.source, be16(header, 0)).into(),
+            to: packet.destination,
+            interface: arrival.interface,
+            ttl: packet.ttl,
+            tos: packet.tos,
+            bytes: bytes.to_vec(),
+        };
+        deliver(stack, datagram, be16(header, 2))
     };
-    if !deliver(stack, datagram, be16(header, 2)) {
+    let delivered = match arrival.datagrams {
+        Some(size) => bytes.chunks(size.get().into()).fold(true, |all, one| deliver_one(one) && all),
+        None => deliver_one(bytes),
+    };
+    if !delivered {
         stack.port_unreachable(packet);
     }
 }

@@ -147,6 +147,14 @@ pub enum Command {
     List(ListArgs),
     /// Remove what is left of a container
     Delete(DeleteArgs),
+    /// Run a further process in a running container
+    Exec(ExecArgs),
+    /// Stop every process of a container, without their notice
+    Pause(IdArgs),
+    /// Let a paused container go on
+    Resume(IdArgs),
+    /// List the processes of a container
+    Ps(PsArgs),
     /// Change the limits of a container
     Update(UpdateArgs),
     /// Print what a container uses, and processes killed for want of memory
@@ -165,6 +173,9 @@ pub enum Command {
     /// The gofer's process
     #[command(hide = true)]
     Gofer(InternalArgs),
+    /// The process that stands for one of a container
+    #[command(hide = true)]
+    StandIn(InternalArgs),
 }
 
 /// Flags of `create`, and of `run`.
@@ -176,7 +187,7 @@ pub struct CreateArgs {
     /// Where to write the process number that stands for the container on the host
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
-    /// Refused: terminals made by the runtime are not supported yet
+    /// Who listens here gets the master of the container's terminal
     #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
     /// Accepted for runc's callers: the container's root is never the host's
@@ -268,6 +279,77 @@ pub struct DoArgs {
     pub command: Vec<String>,
 }
 
+/// Flags of `exec`.
+#[derive(Debug, Default, Args)]
+pub struct ExecArgs {
+    /// The process as in config.json; without it, the container's own with the changes of the other flags
+    #[arg(long, short, value_name = "FILE", conflicts_with_all = ["command", "cwd", "env", "user", "tty"])]
+    pub process: Option<PathBuf>,
+    /// Give it a terminal
+    #[arg(long, short, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub tty: bool,
+    /// The working directory
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+    /// An environment variable, besides those of the container's process; may be repeated
+    #[arg(long, short, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// The user, by numbers
+    #[arg(long, short, value_name = "UID[:GID]")]
+    pub user: Option<String>,
+    /// A further group, by its number; may be repeated
+    #[arg(long, short = 'g', value_name = "GID", value_delimiter = ',')]
+    pub additional_gids: Vec<u32>,
+    /// A further capability; may be repeated
+    #[arg(long, short, value_name = "NAME", value_delimiter = ',')]
+    pub cap: Vec<String>,
+    /// Whether it can gain rights from files that it executes [default: as the container's process]
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL", hide_possible_values = true)]
+    pub no_new_privs: Option<bool>,
+    /// The AppArmor profile
+    #[arg(long, value_name = "PROFILE")]
+    pub apparmor: Option<String>,
+    /// The SELinux label
+    #[arg(long, value_name = "LABEL")]
+    pub process_label: Option<String>,
+    /// Return once it runs
+    #[arg(long, short, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub detach: bool,
+    /// Where to write the number of the host process that stands for it
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Who listens here gets the master of its terminal
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// Pass on so many descriptors from 3 on
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
+    /// Start it in a paused container too
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub ignore_paused: bool,
+    /// The container's name
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// The command and its arguments
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+/// Flags of `ps`.
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// How to print: a table, or the numbers on the host
+    #[arg(long, short, default_value = "table", value_parser = PossibleValuesParser::new(["table", "json"]))]
+    pub format: String,
+    /// The container's name
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
 /// Flags of `spec`.
 #[derive(Debug, Args)]
 pub struct SpecArgs {
@@ -342,6 +424,11 @@ impl Command {
             Command::State(args) => ("state", args.id.as_str()),
             Command::List(_) => ("list", ""),
             Command::Delete(args) => ("delete", args.ids.first().map_or("", String::as_str)),
+            Command::Exec(args) => ("exec", args.id.as_str()),
+            Command::Pause(args) => ("pause", args.id.as_str()),
+            Command::Resume(args) => ("resume", args.id.as_str()),
+            Command::Ps(args) => ("ps", args.id.as_str()),
+            Command::StandIn(args) => ("stand-in", args.id.as_str()),
             Command::Update(args) => ("update", args.id.as_str()),
             Command::Events(args) => ("events", args.id.as_str()),
             Command::Features => ("features", ""),
@@ -409,6 +496,7 @@ impl Globals {
             network: self.network_config(),
             attached,
             console: false,
+            console_socket: None,
         })
     }
 

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::{env, fs, io};
 
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::isatty;
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
@@ -14,6 +13,7 @@ use crate::container::life::Container;
 use crate::container::sandbox::Sandbox;
 use crate::container::spec::Bundle;
 use crate::container::state::{StateDir, Status};
+use crate::container::terminal::Raw;
 use crate::container::{Context, Error, Result};
 
 /// Runs it as the container `id`; returns the command's exit status.
@@ -54,27 +54,6 @@ fn sweep(root: &Path) {
         if let Err(error) = removed {
             log::warn!("left by an earlier command: {error}");
         }
-    }
-}
-
-/// The terminal on standard input passes every key on; as it was before when dropped.
-struct Raw(Termios);
-
-impl Raw {
-    fn new() -> Result<Raw> {
-        let doing = || "terminal on standard input";
-        let before = tcgetattr(io::stdin()).map_err(io::Error::from).doing(doing)?;
-        let mut raw = before.clone();
-        cfmakeraw(&mut raw);
-        tcsetattr(io::stdin(), SetArg::TCSADRAIN, &raw).map_err(io::Error::from).doing(doing)?;
-        Ok(Raw(before))
-    }
-}
-
-impl Drop for Raw {
-    fn drop(&mut self) {
-        // A terminal that has gone needs nothing.
-        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.0);
     }
 }
 

@@ -5,14 +5,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use nix::unistd::isatty;
-use oci_spec::runtime::{ContainerState, LinuxCapabilities, Process};
+use oci_spec::runtime::{LinuxCapabilities, Process};
 
 use super::args::{ExecArgs, Globals};
 use crate::container::control::{Client, Request, SOCKET, Started};
 use crate::container::spec::{check_process, parse};
 use crate::container::stand_in::{self, Stood};
-use crate::container::state::StateDir;
+use crate::container::state::{StateDir, Status};
 use crate::container::terminal::{self, Raw};
 use crate::container::{Context, Error, Result};
 
@@ -22,8 +21,8 @@ pub fn run(globals: &Globals, args: &ExecArgs) -> Result<i32> {
     directory.unlock();
     let record = directory.load()?;
     match record.status() {
-        ContainerState::Stopped => return Err(Error::Usage("cannot exec in a stopped container".into())),
-        ContainerState::Creating => return Err(Error::Usage("cannot exec in a container that is being created".into())),
+        Status::Stopped => return Err(Error::Usage("cannot exec in a stopped container".into())),
+        Status::Creating => return Err(Error::Usage("cannot exec in a container that is being created".into())),
         _ => {}
     }
     let process = process(args, &record.bundle)?;

@@ -42,8 +42,8 @@ fn row(record: &Record) -> [String; 6] {
 }
 
 /// Columns as wide as their widest cell.
-fn table(rows: Vec<[String; 6]>) -> String {
-    let widths: [usize; 6] =
+pub fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
+    let widths: [usize; N] =
         std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
     let mut text = String::new();
     for row in rows {

@@ -13,7 +13,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
 use log::LevelFilter;
 
-use crate::container::{Context, Result, boot, gofer};
+use crate::container::{Context, Result, boot, gofer, stand_in};
 use crate::logging::{self, Sink};
 
 mod args;
@@ -21,12 +21,15 @@ mod create;
 mod delete;
 mod do_command;
 mod events;
+mod exec;
 mod features;
 mod install;
 mod kill;
 mod limit_args;
 mod list;
 mod normalise;
+mod pause;
+mod ps;
 mod run;
 mod spec;
 mod start;
@@ -57,7 +60,11 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> std::result::Result<Cli, c
             None => Some(&grammar),
             Some(name) => grammar.find_subcommand(name),
         };
-        let arg = of.and_then(|of| of.get_arguments().find(|arg| arg.get_long() == Some(flag)));
+        // By its long name, or its letter.
+        let named = |arg: &&clap::Arg| {
+            arg.get_long() == Some(flag) || arg.get_short().is_some_and(|short| flag.chars().eq([short]))
+        };
+        let arg = of.and_then(|of| of.get_arguments().find(named));
         arg.is_some_and(|arg| arg.get_action().takes_values() && !arg.is_require_equals_set())
     };
     let trailing = |command: &str| {
@@ -75,6 +82,7 @@ fn dispatch(cli: Cli) -> ExitCode {
         // The sandbox's processes have their own logs and report their failures themselves.
         Command::Boot(args) => return exit_code(boot::main(args.config_fd)),
         Command::Gofer(args) => return exit_code(gofer::main(args.config_fd)),
+        Command::StandIn(args) => return exit_code(stand_in::main(args.config_fd)),
         Command::Flags => return exit_code(print_flags()),
         command => start_logging(globals, name, &id).and_then(|()| match command {
             Command::Create(args) => create::run(globals, args),
@@ -87,12 +95,16 @@ fn dispatch(cli: Cli) -> ExitCode {
             Command::State(args) => state::run(globals, args),
             Command::List(args) => list::run(globals, args),
             Command::Delete(args) => delete::run(globals, args),
+            Command::Exec(args) => exec::run(globals, args),
+            Command::Pause(args) => pause::pause(globals, args),
+            Command::Resume(args) => pause::resume(globals, args),
+            Command::Ps(args) => ps::run(globals, args),
             Command::Update(args) => update::run(globals, args),
             Command::Events(args) => events::run(globals, args),
             Command::Features => features::run(),
             Command::Install(args) => install::install(args),
             Command::Uninstall(args) => install::uninstall(args),
-            Command::Boot(_) | Command::Gofer(_) | Command::Flags => Ok(0),
+            Command::Boot(_) | Command::Gofer(_) | Command::StandIn(_) | Command::Flags => Ok(0),
         }),
     };
     match outcome {

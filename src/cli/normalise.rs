@@ -42,9 +42,9 @@ pub fn normalise(args: impl IntoIterator<Item = OsString>, grammar: &Grammar<'_>
             continue;
         }
         let flag = two_dashes(bytes);
-        let wants_value = !flag.contains(&b'=')
-            && flag.len() > 3
-            && (grammar.takes_value)(command.as_deref(), &String::from_utf8_lossy(&flag[2..]));
+        let name = if flag[1] == b'-' { &flag[2..] } else { &flag[1..] };
+        let wants_value =
+            !flag.contains(&b'=') && (grammar.takes_value)(command.as_deref(), &String::from_utf8_lossy(name));
         out.push(OsString::from_vec(flag));
         if wants_value {
             out.extend(args.next());
@@ -72,7 +72,9 @@ mod tests {
 
     fn run(args: &str) -> String {
         let grammar = Grammar {
-            takes_value: &|command, name| matches!((command, name), (None, "root") | (Some("run"), "bundle")),
+            takes_value: &|command, name| {
+                matches!((command, name), (None, "root") | (Some("run"), "bundle") | (Some("do"), "e"))
+            },
             trailing: &|command| command == "do",
         };
         let words = normalise(args.split(' ').map(OsString::from), &grammar);
@@ -94,6 +96,12 @@ mod tests {
     fn single_letters_and_stdin_dash_stay() {
         assert_eq!(run("runsc -h run -h -"), "runsc -h run -h -");
         assert_eq!(run("runsc -a=b"), "runsc -a=b");
+    }
+
+    #[test]
+    fn letters_have_values_too() {
+        assert_eq!(run("runsc do -e A=b ls -e x"), "runsc do -e A=b -- ls -e x");
+        assert_eq!(run("runsc do -t ls"), "runsc do -t -- ls");
     }
 
     #[test]

@@ -1,36 +1,36 @@
 //! `runsc pause` and `runsc resume`: stop every process of a container, without their notice, and let them go on.
 
-use oci_spec::runtime::ContainerState;
-
 use super::args::{Globals, IdArgs};
-use crate::container::control::{Client, Request, SOCKET};
-use crate::container::state::StateDir;
+use crate::container::control::{Client, Request, SOCKET, State};
+use crate::container::state::{StateDir, Status};
 use crate::container::{Error, Result};
 
 /// Returns once no process of the container runs.
 pub fn pause(globals: &Globals, args: &IdArgs) -> Result<i32> {
-    change(globals, &args.id, ContainerState::Paused)
+    change(globals, &args.id, Status::Paused)
 }
 
 /// Lets a paused container go on.
 pub fn resume(globals: &Globals, args: &IdArgs) -> Result<i32> {
-    change(globals, &args.id, ContainerState::Running)
+    change(globals, &args.id, Status::Running)
 }
 
 /// With the container's lock held all the time: what the state says is what the sandbox does.
-fn change(globals: &Globals, id: &str, wanted: ContainerState) -> Result<i32> {
+fn change(globals: &Globals, id: &str, wanted: Status) -> Result<i32> {
     let directory = StateDir::open(&globals.state_root(), id)?;
     let mut record = directory.load()?;
     let request = match (record.status(), wanted) {
-        (ContainerState::Running | ContainerState::Created, ContainerState::Paused) => Request::Pause { id: id.into() },
-        (ContainerState::Paused, ContainerState::Running) => Request::Resume { id: id.into() },
-        (status, ContainerState::Paused) => {
+        (Status::Running | Status::Created, Status::Paused) => Request::Pause { id: id.into() },
+        (Status::Paused, Status::Running) => Request::Resume { id: id.into() },
+        (status, Status::Paused) => {
             return Err(Error::Usage(format!("container not running: {id:?} is {status}")));
         }
         (status, _) => return Err(Error::Usage(format!("container not paused: {id:?} is {status}"))),
     };
-    Client::connect(&directory.short_path(SOCKET))?.call::<()>(&request)?;
-    record.status = wanted;
+    let mut client = Client::connect(&directory.short_path(SOCKET))?;
+    client.call::<()>(&request)?;
+    // One that was paused before it was started is not running now.
+    record.status = client.call::<State>(&Request::State { id: id.into() })?.status;
     directory.save(&record)?;
     Ok(0)
 }

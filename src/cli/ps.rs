@@ -6,13 +6,12 @@
 use std::fs;
 use std::time::{Duration, SystemTime};
 
-use oci_spec::runtime::ContainerState;
 use serde_json::json;
 
 use super::args::{Globals, PsArgs};
 use super::list::table;
 use crate::container::control::{Client, Process, Request, SOCKET};
-use crate::container::state::StateDir;
+use crate::container::state::{StateDir, Status};
 use crate::container::{Context, Error, Result};
 
 /// Prints a table, or a JSON list of numbers.
@@ -20,7 +19,7 @@ pub fn run(globals: &Globals, args: &PsArgs) -> Result<i32> {
     let mut directory = StateDir::open(&globals.state_root(), &args.id)?;
     directory.unlock();
     let record = directory.load()?;
-    let sentry = record.sentry.filter(|_| record.status() != ContainerState::Stopped);
+    let sentry = record.sentry.filter(|_| record.status() != Status::Stopped);
     let sentry = sentry.ok_or_else(|| Error::Usage(format!("container not running: {:?} is stopped", args.id)))?;
     let mut client = Client::connect(&directory.short_path(SOCKET))?;
     let processes: Vec<Process> = client.call(&Request::Ps { id: args.id.clone() })?;
@@ -43,7 +42,7 @@ fn row(process: &Process, all: &[Process], stubs: &Stubs, sentry: i32) -> Option
     let running = Duration::from_micros(process.running_time);
     let share = if running.is_zero() { 0 } else { process.cpu_time * 100 / process.running_time };
     Some([
-        super::list::owner(process.uid),
+        user_name(process.uid),
         stubs.on_host(process.stub)?.to_string(),
         parent.unwrap_or(sentry).to_string(),
         share.to_string(),
@@ -52,6 +51,11 @@ fn row(process: &Process, all: &[Process], stubs: &Stubs, sentry: i32) -> Option
         clock(process.cpu_time / 1_000_000),
         process.command.clone(),
     ])
+}
+
+fn user_name(uid: u32) -> String {
+    let user = nix::unistd::User::from_uid(uid.into()).ok().flatten();
+    user.map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 /// When it started: the time of day within a day, else the date: `ps(1)`, `STIME`.

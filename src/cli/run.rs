@@ -6,7 +6,8 @@ use crate::container::Result;
 
 /// Returns the container's exit status, or 0 when it is left running.
 pub fn run(globals: &Globals, args: &RunArgs) -> Result<i32> {
-    let mut sandbox = create(globals, &args.create, !args.detach)?;
+    // The command's own terminal is as it was when `_raw` goes, after the sandbox.
+    let (_raw, mut sandbox) = create(globals, &args.create, !args.detach)?;
     sandbox.start()?;
     if args.detach {
         sandbox.detach();

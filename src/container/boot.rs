@@ -12,8 +12,8 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Context, Result};
-use super::network::NetConfig;
-use super::{isolate, report};
+use super::network::{Link, NetConfig};
+use super::{isolate, report, terminal};
 use crate::logging::{self, Format, Sink};
 use crate::seccomp;
 
@@ -38,6 +38,10 @@ pub struct BootConfig {
     pub tap_fd: Option<RawFd>,
     /// How the interface on it is set up.
     pub network: NetConfig,
+    /// Interfaces that were taken over from a network namespace, each with its device, non-blocking.
+    pub links: Vec<(Link, RawFd)>,
+    /// Docker's name server in that namespace: a UDP socket connected to it, non-blocking.
+    pub dns_fd: Option<RawFd>,
     /// Where the `log` crate's records go, if anywhere.
     pub log: Option<LogTarget>,
     /// Where `strace` lines go: the debug log, or else standard error.
@@ -64,6 +68,8 @@ pub struct ContainerConfig {
     pub overlay: bool,
     /// Whether it gets a terminal of its own in place of the operator's, on standard input and output.
     pub console: bool,
+    /// Whether that one was made for the container alone, in `stdio` three times: the sentry is told of its sizes.
+    pub controls_terminal: bool,
 }
 
 /// One tree of files that the gofer serves.
@@ -134,7 +140,11 @@ fn prepare(config_fd: RawFd) -> Result<BootConfig> {
         log.init("boot");
     }
     hold(config.hold_fd)?;
-    config.container.stdio = move_stdio(config.attached)?;
+    config.container.stdio = move_stdio(config.container.stdio, config.attached)?;
+    if config.container.controls_terminal {
+        terminal::control(config.container.stdio[0])?;
+        crate::sentry::boot::hold_back_new_sizes()?;
+    }
     if config.strace_fd == 2 {
         config.strace_fd = config.container.stdio[2];
     }
@@ -175,14 +185,17 @@ pub fn take(fd: RawFd) -> OwnedFd {
 
 /// Moves the container's standard descriptors above 2, so that the sentry can close them like any other and so that
 /// nothing of the sentry's own ends up in them.
-fn move_stdio(attached: bool) -> Result<[RawFd; 3]> {
-    let mut moved = [0, 1, 2];
+fn move_stdio(given: [RawFd; 3], attached: bool) -> Result<[RawFd; 3]> {
+    let mut moved = given;
     for fd in &mut moved {
         // SAFETY: duplicates a descriptor; no memory is passed.
         *fd = unsafe { libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, 3) };
         if *fd < 0 {
             return Err(super::Error::last_os("duplicate standard input and output"));
         }
+    }
+    if given[0] > 2 {
+        drop(take(given[0])); // a terminal, three times
     }
     isolate::silence(if attached { &[0, 1] } else { &[0, 1, 2] })?;
     Ok(moved)

@@ -80,6 +80,9 @@ pub enum Request {
         id: String,
         /// What to run.
         process: Box<ProcessSpec>,
+        /// Start it in a paused container too, to run when that is resumed.
+        #[serde(default)]
+        ignore_paused: bool,
     },
     /// Waits for a process of the container to end: [`Exit`]. The answer comes when it has.
     Wait {
@@ -265,7 +268,13 @@ pub struct Process {
     pub threads: u32,
     /// CPU time used, in microseconds.
     pub cpu_time: u64,
-    /// The name of its program.
+    /// How long it has run, in microseconds.
+    pub running_time: u64,
+    /// The number of its controlling terminal in `/dev/pts`.
+    pub terminal: Option<u32>,
+    /// The number of the host process that holds its memory, in the sentry's PID namespace; 0 when it has none any more.
+    pub stub: i32,
+    /// Its arguments, or its name in brackets when they cannot be read.
     pub command: String,
 }
 
@@ -279,6 +288,16 @@ impl Client {
     pub fn connect(path: &Path) -> Result<Client> {
         let stream = UnixStream::connect(path).doing(|| "connect to the sentry")?;
         Ok(Client { channel: Channel::new(stream) })
+    }
+
+    /// Over a connection that another process has made.
+    pub fn from_stream(stream: UnixStream) -> Client {
+        Client { channel: Channel::new(stream) }
+    }
+
+    /// The connection, for another process. No answer may be on its way.
+    pub fn into_stream(self) -> UnixStream {
+        self.channel.stream
     }
 
     /// How long an answer may take; for ever when `None`, which is the default.
@@ -296,9 +315,20 @@ impl Client {
     where
         T: for<'de> Deserialize<'de>,
     {
+        self.send(request, fds)?;
+        self.answer()
+    }
+
+    /// Asks without waiting for the answer.
+    pub fn send(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<()> {
         let doing = || "talk to the sentry";
         let line = serde_json::to_vec(request).map_err(io::Error::from).doing(doing)?;
-        self.channel.send(line, fds).doing(doing)?;
+        self.channel.send(line, fds).doing(doing)
+    }
+
+    /// Waits for the answer to [`Client::send`]. [`Error::Io`] when the sentry has gone.
+    pub fn answer<T: for<'de> Deserialize<'de>>(&mut self) -> Result<T> {
+        let doing = || "talk to the sentry";
         let answer = self.channel.receive().doing(doing)?;
         let (answer, _) = answer.ok_or(io::ErrorKind::UnexpectedEof).doing(doing)?;
         match serde_json::from_slice(&answer).map_err(io::Error::from).doing(doing)? {
@@ -312,6 +342,12 @@ impl AsFd for Client {
     /// What to poll: readable when an answer, or the connection's end, has come.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.stream.as_fd()
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 

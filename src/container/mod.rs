@@ -27,7 +27,9 @@ pub mod report;
 pub mod sandbox;
 pub mod spawn;
 pub mod spec;
+pub mod stand_in;
 pub mod state;
+pub mod terminal;
 mod watch;
 
 pub use error::{Context, Error, Result};

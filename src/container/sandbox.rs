@@ -25,11 +25,12 @@ use super::error::{Context, Error, Result};
 use super::gofer::{GoferConfig, Tree};
 use super::hooks::Point;
 use super::life::Container;
-use super::network::{NetConfig, Tap, find_tap, open_tap};
+use super::network::{NetConfig, Taken, Tap, find_tap, open_tap, take_over};
 use super::report::Reader;
 use super::spawn::{Child, spawn_in};
 use super::spec::{Bundle, is_bind};
 use super::state::{HostProcess, Record, StateDir, Status};
+use super::terminal;
 use super::watch::{self, Progress};
 use crate::logging::{self, Format};
 
@@ -62,6 +63,8 @@ pub struct Options {
     pub attached: bool,
     /// Whether this command's standard input and output are a terminal that the container's own is to appear on.
     pub console: bool,
+    /// Who gets the master of the container's terminal, if that is to be a new one.
+    pub console_socket: Option<PathBuf>,
 }
 
 /// A sandbox whose first container this command has made. Unless detached it ends with this value.
@@ -86,13 +89,17 @@ impl Sandbox {
         // From here on a signal is read when it can be dealt with; it cannot leave half a sandbox behind.
         let signals = watch::take_signals()?;
         let tap = open_interface(bundle, options)?;
+        let taken = match bundle.network_namespace() {
+            Some(namespace) if options.interface && tap.is_none() => take_over(namespace, bundle)?,
+            _ => Taken::default(),
+        };
         let mut claim = Claim::new(&options.state_root, new_record(id, bundle), bundle)?;
         let (to_gofer, trees) = connections(bundle, options)?;
         let cgroup = cgroup::Held::create(&bundle.spec, id, options.systemd_cgroup)?;
         claim.container()?.record.cgroup = cgroup.cgroup();
         // Both processes set themselves up at the same time, once they are written down.
         let (gofer, gofer_pipes) = start_gofer(id, bundle, options, trees)?;
-        let (sentry, sentry_pipes) = start_sentry(id, bundle, options, &claim, to_gofer, tap)?;
+        let (sentry, sentry_pipes) = start_sentry(id, bundle, options, &claim, to_gofer, (tap, taken))?;
         let container = claim.container()?;
         container.record.sentry = HostProcess::of(sentry.pid());
         container.record.gofer = HostProcess::of(gofer.pid());
@@ -300,9 +307,14 @@ fn start_sentry(
     options: &Options,
     claim: &Claim,
     to_gofer: Vec<Connection>,
-    tap: Option<Tap>,
+    (tap, taken): (Option<Tap>, Taken),
 ) -> Result<(Child, Pipes)> {
     let control = claim.dir()?.short_path(control::SOCKET);
+    let process = bundle.spec.process().as_ref().filter(|process| process.terminal() == Some(true));
+    let terminal = match (process, &options.console_socket) {
+        (Some(process), Some(socket)) => Some(terminal::make(process, socket)?),
+        _ => None,
+    };
     let control = UnixListener::bind(&control).doing(|| "make the control socket")?;
     let (reports, report) = pipe()?;
     let (held, hold) = pipe()?;
@@ -320,10 +332,11 @@ fn start_sentry(
             id: id.to_owned(),
             spec: bundle.spec.clone(),
             gofer_fds,
-            stdio: [0, 1, 2],
+            stdio: terminal.as_ref().map_or([0, 1, 2], |terminal| [terminal.as_raw_fd(); 3]),
             exit_fd: exit.as_raw_fd(),
             overlay: options.overlay,
-            console: options.console,
+            console: options.console || terminal.is_some(),
+            controls_terminal: terminal.is_some(),
         },
         platform: options.platform.clone(),
         strace: options.strace,
@@ -333,12 +346,16 @@ fn start_sentry(
         hold_fd: held.as_raw_fd(),
         tap_fd: tap.as_ref().map(|tap| tap.fd.as_raw_fd()),
         network,
+        links: taken.links.iter().map(|(link, device)| (link.clone(), device.as_raw_fd())).collect(),
+        dns_fd: taken.dns.as_ref().map(AsRawFd::as_raw_fd),
         log: log.as_ref().map(|file| log_target(file, options)),
         strace_fd: log.as_ref().map_or(2, AsRawFd::as_raw_fd),
         attached: options.attached,
     };
     let mut donated = vec![control.as_raw_fd(), report.as_raw_fd(), held.as_raw_fd(), exit.as_raw_fd()];
-    donated.extend(config.tap_fd);
+    donated.extend(config.tap_fd.iter().chain(&config.dns_fd));
+    donated.extend(config.links.iter().map(|(_, device)| *device));
+    donated.extend(terminal.as_ref().map(AsRawFd::as_raw_fd));
     donated.extend(log.as_ref().map(AsRawFd::as_raw_fd));
     donated.extend(sockets.iter().map(AsRawFd::as_raw_fd));
     // The sentry is in the container's network namespace: hooks and plugins look for it by the sentry's number.

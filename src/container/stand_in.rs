@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::boot::{read_config, take};
 use super::control::{Client, Exit, Request, Target};
-use super::error::{Context, Result};
+use super::error::{Context, Error, Result};
 use super::spawn::{Child, Manner, spawn_as};
 use super::{isolate, terminal};
 
@@ -76,7 +76,7 @@ pub fn start(stood: Stood, directory: &impl AsFd, terminal: Option<&OwnedFd>) ->
     inherited.extend(config.terminal);
     let descriptor = format!("--config-fd={}", memory.as_raw_fd());
     // No signal may get lost between its birth and its first look.
-    let manner = Manner { namespaces: 0, blocked: SigSet::all() };
+    let manner = Manner { namespaces: 0, network: None, blocked: SigSet::all() };
     spawn_as(&manner, &["runsc-stand-in", "stand-in", &descriptor, "--id", &config.id], &inherited)
 }
 
@@ -127,7 +127,7 @@ pub fn take_all_signals() -> Result<SignalFd> {
 impl Stood {
     /// Passes signals on until the process ends, and returns its status.
     pub fn wait(mut self, signals: &SignalFd) -> Result<i32> {
-        self.connection.ask(&Request::Wait { id: self.id.clone(), pid: self.pid })?;
+        self.connection.send(&Request::Wait { id: self.id.clone(), pid: self.pid }, &[])?;
         loop {
             let (connection, signal) = (self.connection.as_fd(), signals.as_fd());
             let mut fds = [PollFd::new(connection, PollFlags::POLLIN), PollFd::new(signal, PollFlags::POLLIN)];
@@ -142,7 +142,7 @@ impl Stood {
                 return match self.connection.answer::<Exit>() {
                     Ok(exit) => Ok(exit.status),
                     // The sandbox is gone, and the process with it.
-                    Err(_) if !self.connection.is_connected() => Ok(KILLED),
+                    Err(Error::Io { .. }) => Ok(KILLED),
                     Err(error) => Err(error),
                 };
             }

@@ -135,7 +135,9 @@ mod tests {
         let (mut name, mut space) = ([0; 64], nix::cmsg_space!(RawFd));
         let mut data = [io::IoSliceMut::new(&mut name)];
         let message = recvmsg::<()>(stream.as_raw_fd(), &mut data, Some(&mut space), MsgFlags::empty()).unwrap();
-        let Some(ControlMessageOwned::ScmRights(fds)) = message.cmsgs().unwrap().next() else { panic!("no descriptor") };
+        let Some(ControlMessageOwned::ScmRights(fds)) = message.cmsgs().unwrap().next() else {
+            panic!("no descriptor")
+        };
         assert_eq!(message.bytes, MASTER_NAME.len());
         // SAFETY: a descriptor that was just received.
         let mut master = unsafe { File::from_raw_fd(fds[0]) };
@@ -155,7 +157,9 @@ mod tests {
     #[test]
     fn flags_must_go_together() {
         let socket = Some(Path::new("/s"));
-        assert!(check(true, true, socket).is_ok() && check(true, false, None).is_ok() && check(false, true, None).is_ok());
+        assert!(
+            check(true, true, socket).is_ok() && check(true, false, None).is_ok() && check(false, true, None).is_ok()
+        );
         assert!(check(true, true, None).is_err());
         assert!(check(false, true, socket).is_err());
         assert!(check(true, false, socket).is_err());

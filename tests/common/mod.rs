@@ -12,4 +12,4 @@ pub mod support;
 
 pub use runtime::Runtime;
 pub use sandbox::{Output, Running, Sandbox};
-pub use support::network::{Cable, Network, OUTSIDE, OUTSIDE6, SANDBOX, SANDBOX6};
+pub use support::network::{Cable, Namespace, Network, OUTSIDE, OUTSIDE6, SANDBOX, SANDBOX6};

@@ -32,6 +32,7 @@ pub struct Sandbox<'a> {
     mounts: Vec<Value>,
     changes: Vec<(String, Value)>,
     network: Option<&'a Network>,
+    namespace: Option<PathBuf>,
     deadline: Duration,
     quiet: bool,
 }
@@ -52,6 +53,7 @@ impl<'a> Sandbox<'a> {
             mounts: Vec::new(),
             changes: Vec::new(),
             network: None,
+            namespace: None,
             deadline: DEADLINE,
             quiet: false,
         }
@@ -72,6 +74,12 @@ impl<'a> Sandbox<'a> {
     /// With this network; otherwise with loopback alone.
     pub fn network(mut self, network: &'a Network) -> Self {
         self.network = Some(network);
+        self
+    }
+
+    /// With what is in this network namespace.
+    pub fn namespace(mut self, path: PathBuf) -> Self {
+        self.namespace = Some(path);
         self
     }
 
@@ -144,8 +152,9 @@ impl<'a> Sandbox<'a> {
             json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm"}),
         ];
         mounts.extend(self.mounts.iter().cloned());
-        let network = match self.network {
-            Some(network) => json!({"type": "network", "path": network.bundle_namespace()}),
+        let namespace = self.network.map(Network::bundle_namespace).or_else(|| self.namespace.clone());
+        let network = match namespace {
+            Some(path) => json!({"type": "network", "path": path}),
             None => json!({"type": "network"}),
         };
         let cwd = if self.root == Path::new("/") { self.work() } else { "/".into() };
@@ -189,6 +198,7 @@ impl<'a> Sandbox<'a> {
         let mut command = self.command();
         match self.network {
             Some(network) => command.args(network.flags()),
+            None if self.namespace.is_some() => command.arg("--network=sandbox"),
             None => command.arg("--network=none"),
         };
         if self.runtime.cable == Cable::Tap && !self.quiet {

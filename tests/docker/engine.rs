@@ -1,7 +1,7 @@
 //! A Docker of its own for a program that tests or measures: containerd and dockerd in namespaces of theirs.
 //!
 //! ```text
-//!   this process ── pipe ──▶ sh, in a mount and a network namespace ── unshare ──▶ sh, process 1 of a PID namespace
+//!   this process ── pipe ──▶ sh, in a mount and a network namespace ── unshare ──▶ bash, process 1 of a PID namespace
 //!                            (removes the cgroups at the end)                      containerd, dockerd, shims, containers
 //! ```
 //!
@@ -34,7 +34,7 @@ pub const IMAGE: &str = "debian-test";
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Counts the changes of what [`image_root`] makes: one that was kept from before is not taken for the present one.
-const REVISION: u32 = 1;
+const REVISION: u32 = 2;
 
 /// What the image holds besides what these depend on.
 const PACKAGES: &[&str] = &[
@@ -46,8 +46,10 @@ const PACKAGES: &[&str] = &[
     "dash",
     "findutils",
     "grep",
+    "hostname",
     "iproute2",
     "iputils-ping",
+    "libc-bin",
     "mount",
     "ncurses-base",
     "nginx",
@@ -76,16 +78,17 @@ if ! grep -q ' - cgroup2\? ' /proc/self/mountinfo; then
     fi
 fi
 ip link set lo up
-unshare --fork --pid --mount-proc sh -c "$INNER" || true
+unshare --fork --pid --mount-proc bash -c "$INNER" || true
 # The processes are gone; what they were counted in may take a moment to notice.
-for _ in 1 2 3 4 5 6 7 8 9 10; do
-    find /sys/fs/cgroup -depth -type d -path "*/$GROUP*" -exec rmdir {} + 2>/dev/null
+for _ in $(seq 100); do
+    find /sys/fs/cgroup -depth -type d -path "*/$GROUP*" -exec rmdir {} + 2>/dev/null || true
     [ -n "$(find /sys/fs/cgroup -type d -name "$GROUP" 2>/dev/null)" ] || break
     sleep 0.1
 done
 "#;
 
 /// The second shell, process 1: the daemons when a line tells that their configuration is there, and waiting for the end of standard input.
+/// Bash waits for whatever process it adopts.
 const INNER: &str = r#"
 read -r _ || exit
 containerd --config /dev/null --root /run/engine/content --state /run/engine/containerd \
@@ -260,15 +263,24 @@ impl Engine {
         command
     }
 
-    /// Docker's client.
+    /// A command that sees the daemons' processes in `/proc`, too: a child of what is started here.
+    pub fn command_among_processes(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--target={}", self.init)).args(["--mount", "--net", "--pid", "--", program]);
+        command.current_dir("/");
+        command
+    }
+
+    /// Docker's client: that of the system's packages, as the daemon is, rather than another one on `PATH`.
     pub fn client(&self) -> Command {
-        self.command("docker")
+        let packaged = Path::new("/usr/bin/docker");
+        self.command(if packaged.exists() { packaged } else { Path::new("docker") })
     }
 
     /// Runs a command with a deadline.
     #[track_caller]
     pub fn finish(&self, mut command: Command) -> Ran {
-        let what = format!("{:?}", command.get_args().skip(4).collect::<Vec<_>>());
+        let what = format!("{:?}", command.get_args().skip(3).collect::<Vec<_>>());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().unwrap_or_else(|error| panic!("{what}: {error}"));
         self.finish_child(&what, child, DEADLINE)
@@ -534,7 +546,7 @@ fn on_path(name: &str) -> PathBuf {
 fn is_first(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let numbers = status.lines().find(|line| line.starts_with("NSpid:")).unwrap_or_default();
-    numbers.split_whitespace().count() > 2 && numbers.ends_with("\t1") && command_line(pid).starts_with("sh ")
+    numbers.split_whitespace().count() > 2 && numbers.ends_with("\t1") && command_line(pid).starts_with("bash ")
 }
 
 /// The words of a process, with spaces between.

@@ -153,7 +153,6 @@ fn names_on_a_network_of_the_user_s() {
         assert!(page.contains("Welcome to nginx"), "{page}");
     }
     client.exec(&["ping", "-6", "-c1", "-W5", server_name]).success();
-    client.exec(&["getent", "hosts", "no-such-name.invalid"]).code(2);
 }
 
 #[test]

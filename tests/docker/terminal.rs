@@ -65,6 +65,21 @@ impl Terminal {
         }
     }
 
+    /// Whether a text is printed in time. What came before it is used up if so.
+    pub fn sees(&mut self, text: &str, time: Duration) -> bool {
+        let end = Instant::now() + time;
+        loop {
+            if let Some(place) = self.unread.find(text) {
+                self.unread.drain(..place + text.len());
+                return true;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.read(left) {
+                return false;
+            }
+        }
+    }
+
     /// Gives the terminal another size.
     pub fn resize(&self, rows: u16, columns: u16) {
         // SAFETY: the structure is the one that the call reads.

@@ -1,5 +1,7 @@
 //! Containers on terminals.
 
+use std::time::Duration;
+
 use super::engine::{Container, Engine, IMAGE, engine};
 use super::terminal::Terminal;
 
@@ -79,8 +81,13 @@ fn the_first_process_has_a_terminal_and_is_told_of_its_size() {
     terminal.expect("/dev/pts/0");
     terminal.expect("1\r\n");
     terminal.expect("ready");
-    terminal.resize(40, 100);
-    terminal.expect("new size 40 100");
+    // The client may not listen for changes yet: another change is another chance.
+    let mut rows = 40;
+    super::engine::until("the size is the new one", || {
+        rows += 1;
+        terminal.resize(rows, 100);
+        terminal.sees(&format!("new size {rows} 100"), Duration::from_secs(2)).then_some(())
+    });
     terminal.send("\x03");
     terminal.expect("interrupted");
     terminal.send("\x1c");

@@ -6,7 +6,8 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
+use serde::Deserialize;
 
 #[cfg(test)]
 mod docker;
@@ -51,7 +52,7 @@ impl Bundle {
     /// A bundle from a specification in memory, checked the same way.
     pub fn new(path: PathBuf, mut spec: Spec, leniency: Leniency) -> std::result::Result<Bundle, Problem> {
         check_version(&spec)?;
-        check_process(&spec)?;
+        check_process(spec.process().as_ref().ok_or_else(|| Problem::new("process", "is missing"))?)?;
         check_root(&path, &mut spec)?;
         check_mounts(&path, &mut spec)?;
         check_linux(&spec)?;
@@ -67,6 +68,11 @@ impl Bundle {
     /// The root file system, absolute.
     pub fn root(&self) -> &Path {
         self.spec.root().as_ref().map_or(Path::new("/"), |root| root.path())
+    }
+
+    /// Whether the container's process wants a terminal.
+    pub fn terminal(&self) -> bool {
+        self.spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false)
     }
 
     /// Whether `root.readonly` is set.
@@ -110,9 +116,9 @@ pub fn is_bind(mount: &Mount) -> bool {
 }
 
 /// Parses a document; an error names the field that serde was at.
-pub fn parse(text: &[u8]) -> std::result::Result<Spec, Problem> {
+pub fn parse<T: for<'de> Deserialize<'de>>(text: &[u8]) -> std::result::Result<T, Problem> {
     let mut reader = serde_json::Deserializer::from_slice(text);
-    let spec = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+    let document = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let field = match error.path().to_string() {
             path if path == "." => "document".to_owned(),
             path => path,
@@ -120,7 +126,7 @@ pub fn parse(text: &[u8]) -> std::result::Result<Spec, Problem> {
         Problem::new(field, error.into_inner().to_string())
     })?;
     reader.end().map_err(|error| Problem::new("document", error.to_string()))?;
-    Ok(spec)
+    Ok(document)
 }
 
 fn check_version(spec: &Spec) -> Check {
@@ -132,8 +138,8 @@ fn check_version(spec: &Spec) -> Check {
     }
 }
 
-fn check_process(spec: &Spec) -> Check {
-    let process = spec.process().as_ref().ok_or_else(|| Problem::new("process", "is missing"))?;
+/// A process that is to run in a container.
+pub fn check_process(process: &Process) -> Check {
     let args = process.args().as_deref().unwrap_or_default();
     match args.first() {
         None => return Err(Problem::new("process.args", "is missing or empty")),
@@ -149,9 +155,6 @@ fn check_process(spec: &Spec) -> Check {
     }
     if !process.cwd().is_absolute() {
         return Err(Problem::new("process.cwd", format!("{:?} is not an absolute path", process.cwd())));
-    }
-    if process.terminal() == Some(true) {
-        return Err(Problem::new("process.terminal", "terminals made by the runtime are not supported yet"));
     }
     let limits = process.rlimits().as_deref().unwrap_or_default();
     for (index, limit) in limits.iter().enumerate() {
@@ -297,8 +300,8 @@ mod tests {
         assert_eq!(refused("/process/user", json!({"uid": "root"})), "process.user.uid");
         assert_eq!(refused("/process/args", json!(["a", 1])), "process.args[1]");
         assert_eq!(refused("/process/env", json!("A=b")), "process.env");
-        assert_eq!(parse(b"[").unwrap_err().field, "document");
-        assert_eq!(parse(b"{} x").unwrap_err().field, "document");
+        assert_eq!(parse::<Spec>(b"[").unwrap_err().field, "document");
+        assert_eq!(parse::<Spec>(b"{} x").unwrap_err().field, "document");
     }
 
     #[test]
@@ -308,7 +311,6 @@ mod tests {
         assert_eq!(refused("/process/args", json!(["a", "b\0"])), "process.args[1]");
         assert_eq!(refused("/process/env", json!(["A=b", "C"])), "process.env[1]");
         assert_eq!(refused("/process/cwd", json!("tmp")), "process.cwd");
-        assert_eq!(refused("/process/terminal", json!(true)), "process.terminal");
         assert_eq!(refused("/root", json!({"path": "/no such"})), "root.path");
         assert_eq!(refused("/root", json!({"path": "/proc/self/stat"})), "root.path");
         assert_eq!(refused("/hostname", json!("h".repeat(65))), "hostname");

@@ -16,11 +16,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal};
 use parking_lot::Mutex;
 
 use crate::errno::{Errno, Result};
 use crate::io::SliceSink;
 use crate::sentry::fdtable::FdTable;
+use crate::sentry::kernel::Kernel;
 use crate::vfs::file::{File, IoctlMemory, OpenFile};
 use crate::vfs::host::HostFile;
 use crate::vfs::inode::SetAttr;
@@ -164,6 +166,26 @@ impl Console {
         self.tty.hang_up();
         self.relay.end();
     }
+}
+
+/// Keeps the signal of a new size for [`watch_size`]. Before any other thread exists.
+pub fn hold_back_new_sizes() -> crate::container::Result<()> {
+    use crate::container::Context;
+    let held = SigSet::from(Signal::SIGWINCH);
+    held.thread_block().map_err(std::io::Error::from).doing(|| "hold back SIGWINCH")
+}
+
+/// Starts a thread that has the first process's terminal follow the size of the host's, which is this process's own
+/// controlling terminal.
+pub fn watch_size(kernel: &Arc<Kernel>) -> Result<()> {
+    let kernel = kernel.clone();
+    spawn("console-size", move || {
+        let sizes = SigSet::from(Signal::SIGWINCH);
+        while sizes.wait().is_ok() {
+            let Some(console) = kernel.console.get() else { return };
+            console.take_size();
+        }
+    })
 }
 
 fn pts_name(tty: &Tty) -> String {

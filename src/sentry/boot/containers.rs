@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -24,8 +23,6 @@ pub struct Container {
     pub id: String,
     /// Its kernel.
     pub kernel: Arc<Kernel>,
-    /// Whether its processes are stopped by the runtime.
-    pub paused: AtomicBool,
     /// Where its exit status goes.
     exit: Mutex<Option<File>>,
 }
@@ -37,7 +34,7 @@ impl Container {
             Status::Stopped
         } else if !self.kernel.gate.is_open() {
             Status::Created
-        } else if self.paused.load(Ordering::SeqCst) {
+        } else if self.kernel.is_frozen() {
             Status::Paused
         } else {
             Status::Running
@@ -73,7 +70,7 @@ impl Containers {
     /// Adds one. Fails when the name is taken.
     pub fn add(&self, id: &str, kernel: Arc<Kernel>, exit: OwnedFd) -> Outcome<Arc<Container>> {
         let exit = Mutex::new(Some(File::from(exit)));
-        let container = Arc::new(Container { id: id.to_owned(), kernel, paused: AtomicBool::new(false), exit });
+        let container = Arc::new(Container { id: id.to_owned(), kernel, exit });
         let mut list = self.list.lock();
         if list.contains_key(id) {
             return Err(format!("container {id:?} already exists"));

@@ -1,6 +1,6 @@
 //! The sentry's side of the control socket.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 
 use super::Outcome;
 use super::containers::{Container, Containers};
-use crate::container::control::{Channel, Exit, Process, Request, Response, State, Target};
+use super::exec::{self, Owner};
+use crate::container::control::{Channel, Exit, Process, Request, Response, Started, State, Target};
 use crate::container::state::Status;
 use crate::sentry::kernel::Kernel;
 use crate::sentry::signal::{DefaultAction, Signal};
+use crate::sentry::task::ThreadGroup;
 use crate::sentry::task::tree::ExitStatus;
 use crate::vfs::lease::Leases;
 
@@ -39,10 +41,11 @@ pub fn serve(containers: &Arc<Containers>, socket: OwnedFd) -> Outcome<()> {
 /// One connection.
 fn answer_all(containers: &Arc<Containers>, stream: UnixStream) {
     let mut channel = Channel::new(stream);
+    let mut owned = Vec::new();
     while let Ok(Some((line, fds))) = channel.receive() {
         let answered = containers.tell(|| {
             let response = match serde_json::from_slice(&line) {
-                Ok(request) => match answer(containers, request, fds) {
+                Ok(request) => match answer(containers, request, fds, &channel, &mut owned) {
                     Ok(value) => Response::Ok(value),
                     Err(problem) => Response::Error(problem),
                 },
@@ -61,7 +64,14 @@ fn only_looks(request: &Request) -> bool {
     matches!(request, Request::State { .. } | Request::Wait { .. } | Request::Ps { .. } | Request::Events { .. })
 }
 
-fn answer(containers: &Arc<Containers>, request: Request, _fds: Vec<OwnedFd>) -> Outcome<Value> {
+/// `owned`: the processes that were started on this connection, which do not outlive it.
+fn answer(
+    containers: &Arc<Containers>,
+    request: Request,
+    fds: Vec<OwnedFd>,
+    channel: &Channel,
+    owned: &mut Vec<Owner>,
+) -> Outcome<Value> {
     if !only_looks(&request) {
         Leases::sandbox().new_epoch();
     }
@@ -80,7 +90,11 @@ fn answer(containers: &Arc<Containers>, request: Request, _fds: Vec<OwnedFd>) ->
             Ok(Value::Null)
         }
         Request::Wait { pid: None | Some(1), .. } => serde_json::to_value(Exit { status: container.wait_ended() }),
-        Request::Wait { pid: Some(pid), .. } => return Err(format!("waiting for process {pid} is not supported")),
+        Request::Wait { pid: Some(pid), .. } => {
+            let process = kernel.further.get(pid).ok_or_else(|| format!("process {pid} was not started by exec"))?;
+            let status = process.wait(channel.as_fd()).ok_or("nobody waits any more")?;
+            serde_json::to_value(Exit { status: status.shell_status() })
+        }
         Request::Signal { signal, target, .. } => {
             deliver(&container, signal, target)?;
             Ok(Value::Null)
@@ -97,9 +111,27 @@ fn answer(containers: &Arc<Containers>, request: Request, _fds: Vec<OwnedFd>) ->
         }
         Request::Network { .. } => return Err("interfaces cannot be added to a sandbox".into()),
         Request::Create { .. } => return Err("a sandbox has one container".into()),
-        Request::Exec { .. } => return Err("further processes cannot be started".into()),
-        Request::Pause { .. } | Request::Resume { .. } => return Err("a container cannot be paused".into()),
-        Request::Resize { .. } => return Err("terminals cannot be resized".into()),
+        Request::Exec { process, ignore_paused, .. } => {
+            if container.status() == Status::Paused && !ignore_paused {
+                return Err("cannot exec in a paused container (use --ignore-paused to override)".into());
+            }
+            let started = exec::start(kernel, &process, fds)?;
+            let pid = started.process().pid();
+            owned.push(started);
+            serde_json::to_value(Started { pid })
+        }
+        Request::Pause { .. } => {
+            kernel.freeze().map_err(|error| format!("unable to freeze: {error}"))?;
+            Ok(Value::Null)
+        }
+        Request::Resume { .. } => {
+            kernel.thaw();
+            Ok(Value::Null)
+        }
+        Request::Resize { pid, rows, columns, .. } => {
+            exec::resize(kernel, pid, rows, columns).map_err(|error| format!("resize the terminal: {error}"))?;
+            Ok(Value::Null)
+        }
         Request::Destroy { .. } => return Err("the root container ends with its sandbox".into()),
     };
     value.map_err(|error| error.to_string())
@@ -138,23 +170,31 @@ fn ends_what_waits(signal: i32, target: Target) -> bool {
 }
 
 fn list(kernel: &Arc<Kernel>) -> Vec<Process> {
-    let mut list: Vec<Process> = kernel
-        .processes()
-        .into_iter()
-        .map(|(group, ppid)| {
-            let usage = group.usage();
-            let threads = group.threads();
-            let name = threads.first().map(|task| task.name()).unwrap_or_default();
-            Process {
-                uid: group.uid(),
-                pid: group.pid(),
-                ppid,
-                threads: threads.len() as u32,
-                cpu_time: (usage.user_ns + usage.system_ns) / 1000,
-                command: String::from_utf8_lossy(&name).into_owned(),
-            }
-        })
-        .collect();
+    let mut list: Vec<Process> =
+        kernel.processes().into_iter().map(|(group, ppid)| describe(kernel, &group, ppid)).collect();
     list.sort_by_key(|process| process.pid);
     list
+}
+
+fn describe(kernel: &Kernel, group: &ThreadGroup, ppid: i32) -> Process {
+    let usage = group.usage();
+    let leader = group.leader();
+    let memory = leader.as_ref().and_then(|task| task.mm().ok());
+    let session = kernel.tree.lock().node(group.pid()).map(|node| node.sid);
+    let terminal = session.and_then(|sid| kernel.terminals.controlling(sid));
+    // As `ps(1)`: what is not printable could be anything to the reader's terminal.
+    let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(char::is_control, " ").trim_end().to_owned();
+    let arguments = memory.as_ref().map(|memory| shown(&memory.cmdline())).filter(|text| !text.is_empty());
+    let name = || shown(&leader.as_ref().map(|task| task.name()).unwrap_or_default());
+    Process {
+        uid: group.uid(),
+        pid: group.pid(),
+        ppid,
+        threads: group.threads().len() as u32,
+        cpu_time: (usage.user_ns + usage.system_ns) / 1000,
+        running_time: crate::sentry::task::boottime_ns().saturating_sub(group.start_ns) / 1000,
+        terminal: terminal.map(|tty| tty.index()),
+        stub: memory.as_ref().map_or(0, |memory| memory.space().host_pid()),
+        command: arguments.unwrap_or_else(|| format!("[{}]", name())),
+    }
 }

@@ -116,7 +116,7 @@ fn launch(
     let seed = kernel.platform.spawn().doing(|| "make a stub process".into());
     let seed = seed.inspect_err(|_| crate::sentry::task::exit::abandon(&task))?;
     let name = process.args().iter().flatten().next().cloned().unwrap_or_default();
-    start_program(task, seed, exec, || {}).map_err(|error| init::exec_problem(&name, error))?;
+    start_program(task, seed, exec).map_err(|error| init::exec_problem(&name, error))?;
     Ok(owner)
 }
 
@@ -199,9 +199,20 @@ impl Further {
         self.group.exit_queue.remove(key);
         self.has_ended()
     }
+}
 
-    /// Gives its terminal a size: rows and columns. `ENOTTY` without one.
-    pub fn resize(&self, rows: u16, columns: u16) -> Result<(), Errno> {
-        self.console.as_ref().ok_or(Errno::ENOTTY)?.set_size(rows, columns)
+/// Gives the terminal of a process that `exec` has started, or else of the first, a size; with 0 columns the one that the
+/// host's terminal has now. `ESRCH`, `ENOTTY` without a terminal.
+pub fn resize(kernel: &Kernel, pid: Option<i32>, rows: u16, columns: u16) -> Result<(), Errno> {
+    let set = |console: &Console| match columns {
+        0 => {
+            console.take_size();
+            Ok(())
+        }
+        _ => console.set_size(rows, columns),
+    };
+    match pid {
+        None | Some(1) => set(kernel.console.get().ok_or(Errno::ENOTTY)?),
+        Some(pid) => set(kernel.further.get(pid).ok_or(Errno::ESRCH)?.console.as_ref().ok_or(Errno::ENOTTY)?),
     }
 }

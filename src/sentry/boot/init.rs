@@ -7,19 +7,19 @@ use std::sync::atomic::Ordering;
 use oci_spec::runtime::{LinuxCapabilities, Process};
 
 use super::console::{Console, Replace};
-use super::{Doing, Outcome};
+use super::{Doing, Outcome, console};
 use crate::container::boot::{ContainerConfig, take};
 use crate::errno::{Errno, Result};
 use crate::netstack::unix::UnixNamespace;
 use crate::sentry::creds::{Caps, Credentials};
-use crate::sentry::fdtable::FdTable;
+use crate::sentry::fdtable::{FdTable, NR_OPEN};
 use crate::sentry::fs::{FsContext, FsState};
 use crate::sentry::kernel::Kernel;
 use crate::sentry::limits::{Limit, Limits};
 use crate::sentry::namespaces::{Namespaces, UtsNamespace};
 use crate::sentry::signal::SignalHandlers;
 use crate::sentry::task::exec::{Exec, open_exec};
-use crate::sentry::task::run::start_first;
+use crate::sentry::task::run::start_program;
 use crate::sentry::task::{Parts, Task, ThreadGroup};
 use crate::vfs::file::OpenFile;
 use crate::vfs::host::HostFile;
@@ -57,6 +57,9 @@ pub fn start(
             name_console(&mounts, &console, kernel).doing(|| "name the terminal /dev/console".into())?;
         }
         let _ = kernel.console.set(console); // there is one first process
+        if config.controls_terminal {
+            console::watch_size(kernel).doing(|| "watch the terminal's size".into())?;
+        }
     }
     let limits = limits(process)?;
     let group = ThreadGroup::new(kernel, 1, Arc::new(SignalHandlers::new()), limits, creds.ruid);
@@ -75,7 +78,7 @@ pub fn start(
     }
     let seed = kernel.platform.spawn().doing(|| "make a stub process".into())?;
     let name = process.args().iter().flatten().next().cloned().unwrap_or_default();
-    start_first(task, seed, exec).map_err(|error| exec_problem(&name, error))
+    start_program(task, seed, exec).map_err(|error| exec_problem(&name, error))
 }
 
 /// The process's terminal: in place of the standard descriptors that are one of the host's, or of all if it asks for one.
@@ -130,7 +133,7 @@ pub(super) fn give(files: &Arc<FdTable>, number: usize, fd: RawFd) -> Result<()>
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
     let access = if flags < 0 { libc::O_RDWR } else { flags & (libc::O_ACCMODE | libc::O_APPEND) };
     let open = OpenFile::anonymous(file, access);
-    files.replace(number as i32, open, false, 3).map(drop)
+    files.replace(number as i32, open, false, NR_OPEN).map(drop)
 }
 
 /// Opens the program: a name without a slash is looked for in `PATH`.

@@ -49,22 +49,15 @@ pub fn start(task: Arc<Task>, seed: Seed, birth: Birth) -> Result<()> {
     std::thread::Builder::new().name("task".into()).stack_size(STACK).spawn(main).map(drop).map_err(|_| Errno::EAGAIN)
 }
 
-/// Starts the first task of a container with its program. Returns once that is loaded, to run when the kernel's gate is
-/// opened; an error otherwise, with nothing run.
-pub fn start_first(task: Arc<Task>, seed: Seed, exec: Exec) -> Result<()> {
-    start_program(task, seed, exec, || {})
-}
-
-/// Starts a task with a program. Returns once that is loaded, after `on_loaded` and before the program runs; an error
-/// otherwise, with nothing run and the task ended.
-pub fn start_program(task: Arc<Task>, seed: Seed, exec: Exec, on_loaded: impl FnOnce() + Send + 'static) -> Result<()> {
+/// Starts a process of the runtime's making with its program. Returns once that is loaded, the first process to run when the
+/// kernel's gate is opened; an error otherwise, with nothing run and the task ended.
+pub fn start_program(task: Arc<Task>, seed: Seed, exec: Exec) -> Result<()> {
     let (loaded, outcome) = std::sync::mpsc::channel();
     let threadless = task.clone();
     let main = move || {
         CURRENT.set(Some(task.clone()));
         match load(&task, seed, exec) {
             Ok(cur) => {
-                on_loaded();
                 let _ = loaded.send(Ok(()));
                 run_guarded(cur);
             }
@@ -138,7 +131,7 @@ fn wait_for_start(cur: &mut Current) -> bool {
 /// Runs a task to its end.
 fn run(mut cur: Current) {
     let killed = ExitStatus::Killed { signal: libc::SIGKILL, core: false };
-    if !cur.task.kernel.gate.is_open() && !wait_for_start(&mut cur) {
+    if cur.pid() == 1 && !cur.task.kernel.gate.is_open() && !wait_for_start(&mut cur) {
         return exit::end_thread(cur, killed);
     }
     let status = loop {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::Ordering;
 
-use crate::netstack::stack::iface::{is_link_local, mask_v4};
+use crate::netstack::stack::iface::{RouteEntry, is_link_local, mask_v4};
 use crate::sentry::kernel::Kernel;
 
 // `write!` to a String cannot fail.
@@ -61,23 +61,16 @@ const GATEWAY: u32 = 2;
 pub fn route(kernel: &Kernel) -> String {
     let mut rows =
         vec!["Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT".to_owned()];
-    let mut row = |to: Ipv4Addr, via: Ipv4Addr, flags: u32, mask: u32| {
-        let (to, via, mask) = (hex_v4(to), hex_v4(via), hex_v4(Ipv4Addr::from(mask)));
-        rows.push(format!("eth0\t{to}\t{via}\t{flags:04X}\t0\t0\t0\t{mask}\t0\t0\t0"));
-    };
     let interfaces = kernel.net.interfaces();
-    if let Some(external) = interfaces.external() {
-        for gateway in interfaces.gateways() {
-            if let IpAddr::V4(gateway) = gateway {
-                row(Ipv4Addr::UNSPECIFIED, *gateway, UP | GATEWAY, 0);
-            }
-        }
-        for prefix in &external.addresses {
-            if let IpAddr::V4(addr) = prefix.addr {
-                let mask = mask_v4(prefix.len);
-                row(Ipv4Addr::from(u32::from(addr) & mask), Ipv4Addr::UNSPECIFIED, UP, mask);
-            }
-        }
+    for RouteEntry { interface, route } in interfaces.routes() {
+        let IpAddr::V4(to) = route.destination.addr else { continue };
+        let (via, flags) = match route.gateway {
+            Some(IpAddr::V4(gateway)) => (gateway, UP | GATEWAY),
+            _ => (Ipv4Addr::UNSPECIFIED, UP),
+        };
+        let name = interfaces.get(*interface).map_or("*", |interface| &interface.name);
+        let (to, via, mask) = (hex_v4(to), hex_v4(via), hex_v4(mask_v4(route.destination.len).into()));
+        rows.push(format!("{name}\t{to}\t{via}\t{flags:04X}\t0\t0\t{}\t{mask}\t0\t0\t0", route.metric));
     }
     rows.iter().map(|row| format!("{row:<127}\n")).collect()
 }
@@ -93,22 +86,19 @@ pub fn ipv6_route(kernel: &Kernel) -> String {
     /// `RTF_LOCAL`, besides `RTF_NONEXTHOP`.
     const LOCAL: u32 = 0x8020_0001;
     let interfaces = kernel.net.interfaces();
+    for RouteEntry { interface, route } in interfaces.routes() {
+        let IpAddr::V6(to) = route.destination.addr else { continue };
+        let (via, flags) = match route.gateway {
+            Some(IpAddr::V6(gateway)) => (gateway, UP | GATEWAY),
+            _ => (Ipv6Addr::UNSPECIFIED, UP),
+        };
+        let name = interfaces.get(*interface).map_or("*", |interface| &interface.name);
+        row(to, route.destination.len, via, route.metric, flags, name);
+    }
     for interface in interfaces.iter() {
         for prefix in &interface.addresses {
             let IpAddr::V6(addr) = prefix.addr else { continue };
-            if !interface.is_loopback() {
-                let mask = u128::MAX.checked_shl(128 - u32::from(prefix.len)).unwrap_or(0);
-                let net = Ipv6Addr::from(u128::from(addr) & mask);
-                row(net, prefix.len, Ipv6Addr::UNSPECIFIED, 256, UP, interface.name);
-            }
-            row(addr, 128, Ipv6Addr::UNSPECIFIED, 0, LOCAL, interface.name);
-        }
-    }
-    if let Some(external) = interfaces.external() {
-        for gateway in interfaces.gateways() {
-            if let IpAddr::V6(gateway) = gateway {
-                row(Ipv6Addr::UNSPECIFIED, 0, *gateway, 1024, UP | GATEWAY, external.name);
-            }
+            row(addr, 128, Ipv6Addr::UNSPECIFIED, 0, LOCAL, &interface.name);
         }
     }
     text
@@ -136,11 +126,13 @@ pub fn if_inet6(kernel: &Kernel) -> String {
 /// `arp`.
 pub fn arp(kernel: &Kernel) -> String {
     let mut text = String::from("IP address       HW type     Flags       HW address            Mask     Device\n");
-    for (addr, mac) in kernel.net.neighbours() {
-        let IpAddr::V4(addr) = addr else { continue };
-        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-        // ARPHRD_ETHER; ATF_COM.
-        let _ = writeln!(text, "{:<17}0x{:<10}0x{:<10}{mac}     *        eth0", addr.to_string(), 1, 2);
+    for neighbour in kernel.net.neighbours() {
+        let IpAddr::V4(addr) = neighbour.addr else { continue };
+        let mac = neighbour.mac.map(|byte| format!("{byte:02x}")).join(":");
+        let name = kernel.net.interfaces().get(neighbour.interface).map_or("*", |interface| &interface.name);
+        // ARPHRD_ETHER; ATF_COM, ATF_PERM.
+        let flags = if neighbour.permanent { 6 } else { 2 };
+        let _ = writeln!(text, "{:<17}0x{:<10}0x{flags:<10}{mac}     *        {name}", addr.to_string(), 1);
     }
     text
 }

@@ -277,8 +277,9 @@ pub fn sockstat(kernel: &Kernel) -> String {
         count(kernel, libc::AF_INET, libc::SOCK_DGRAM),
         count(kernel, libc::AF_INET, libc::SOCK_RAW),
     );
+    let waiting = kernel.net.tcp_table().iter().filter(|row| row.state == TIME_WAIT).count();
     format!(
-        "sockets: used {}\nTCP: inuse {tcp} orphan 0 tw 0 alloc {tcp} mem 0\nUDP: inuse {udp} mem 0\nUDPLITE: inuse 0\n\
+        "sockets: used {}\nTCP: inuse {tcp} orphan 0 tw {waiting} alloc {tcp} mem 0\nUDP: inuse {udp} mem 0\nUDPLITE: inuse 0\n\
          RAW: inuse {raw}\nFRAG: inuse 0 memory 0\n",
         all(kernel).len()
     )

@@ -1,85 +1,13 @@
-//! The sandbox's network as the operator describes it, and the TAP device behind it.
+//! TAP devices: found by name or in a namespace, and opened with a virtio-net header.
 
 use std::fs::File;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::str::FromStr;
 
-use nix::sched::{CloneFlags, setns};
-use serde::{Deserialize, Serialize};
-
-use super::error::{Context, Error, Result};
-
-/// An address and the length of its network's prefix: `192.168.10.2/24`, `fd00::2/64`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Prefix {
-    /// The address.
-    pub addr: IpAddr,
-    /// The prefix length in bits.
-    pub len: u8,
-}
-
-impl NetConfig {
-    /// Whether anything was asked for that needs an interface.
-    pub fn needs_interface(&self) -> bool {
-        *self != NetConfig::default()
-    }
-}
-
-impl FromStr for Prefix {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Prefix, String> {
-        let (addr, len) = text.split_once('/').ok_or("expected ADDRESS/PREFIX, such as 192.168.10.2/24")?;
-        let addr: IpAddr = addr.parse().map_err(|_| format!("{addr:?} is not an IP address"))?;
-        let most = if addr.is_ipv4() { 32 } else { 128 };
-        match len.parse() {
-            Ok(len) if len <= most => Ok(Prefix { addr, len }),
-            _ => Err(format!("{len:?} is not a prefix length from 0 to {most}")),
-        }
-    }
-}
-
-/// An Ethernet address: `02:00:00:00:00:01`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mac(pub [u8; 6]);
-
-impl FromStr for Mac {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Mac, String> {
-        let mut bytes = [0; 6];
-        let mut parts = text.split(':');
-        for byte in &mut bytes {
-            let part = parts.next().filter(|part| part.len() == 2 && !part.starts_with('+'));
-            *byte = part.and_then(|part| u8::from_str_radix(part, 16).ok()).ok_or("expected XX:XX:XX:XX:XX:XX")?;
-        }
-        match (parts.next(), bytes[0] & 1) {
-            (Some(_), _) => Err("expected XX:XX:XX:XX:XX:XX".into()),
-            (None, 1) => Err("is a multicast address (the lowest bit of its first byte is set)".into()),
-            (None, _) => Ok(Mac(bytes)),
-        }
-    }
-}
-
-/// How the sandbox's network stack is to be set up. Loopback is always there.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetConfig {
-    /// Addresses of the interface.
-    pub addresses: Vec<Prefix>,
-    /// Default gateways, at most one of each family.
-    pub gateways: Vec<IpAddr>,
-    /// Largest packet in bytes, without the Ethernet header; the TAP device's when not given.
-    pub mtu: Option<u16>,
-    /// The interface's Ethernet address; made up when not given.
-    pub mac: Option<Mac>,
-    /// Whether frames of the TAP device carry a `struct virtio_net_hdr_v1` (12 bytes), with checksum and segmentation
-    /// offloads switched on.
-    pub vnet_header: bool,
-}
+use super::{check, within};
+use crate::container::error::{Context, Error, Result};
 
 /// An open TAP device.
 pub struct Tap {
@@ -156,20 +84,6 @@ fn is_tap(name: &str) -> bool {
     asked == 0 && info.driver.starts_with(b"tun\0") && info.bus.starts_with(b"tap\0")
 }
 
-/// Runs `work` in the network namespace at `path`, on a thread of its own since a thread cannot surely go back.
-fn within<T: Send>(path: Option<&Path>, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let Some(path) = path else { return work() };
-    let namespace = File::open(path).doing(|| format!("open network namespace {}", path.display()))?;
-    let enter_and_work = || {
-        setns(&namespace, CloneFlags::CLONE_NEWNET)
-            .map_err(io::Error::from)
-            .doing(|| format!("enter network namespace {}", path.display()))?;
-        work()
-    };
-    std::thread::scope(|scope| scope.spawn(enter_and_work).join())
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
 /// Attaches to the device with `TUNSETIFF`,
 /// <https://www.kernel.org/doc/html/latest/networking/tuntap.html>.
 fn attach(name: &str) -> Result<Tap> {
@@ -213,10 +127,6 @@ fn device_mtu(name: &str) -> Result<u16> {
     Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 
-fn check(ret: libc::c_int) -> io::Result<()> {
-    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
 /// A `struct ifreq` with the name filled in.
 fn interface_request(name: &str) -> Result<libc::ifreq> {
     if name.is_empty() || name.len() >= libc::IFNAMSIZ {
@@ -233,25 +143,7 @@ fn interface_request(name: &str) -> Result<libc::ifreq> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn prefixes() {
-        assert_eq!("10.0.0.2/24".parse(), Ok(Prefix { addr: [10, 0, 0, 2].into(), len: 24 }));
-        assert!("fd00::2/64".parse::<Prefix>().is_ok());
-        for bad in ["10.0.0.2", "10.0.0.2/33", "fd00::2/129", "x/24", "10.0.0.2/", "10.0.0.2/-1"] {
-            assert!(bad.parse::<Prefix>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn macs() {
-        assert_eq!("02:00:00:00:00:fE".parse(), Ok(Mac([2, 0, 0, 0, 0, 0xfe])));
-        for bad in
-            ["", "02:00:00:00:00", "02:00:00:00:00:01:02", "2:0:0:0:0:1", "01:00:00:00:00:00", "+2:00:00:00:00:00"]
-        {
-            assert!(bad.parse::<Mac>().is_err(), "{bad}");
-        }
-    }
+    use nix::sched::CloneFlags;
 
     /// Runs `test` in a network namespace of its own, given the path to it.
     fn in_own_namespace(test: impl FnOnce(&Path) + Send) {

@@ -1,0 +1,10 @@
+//! What is done to a container while it runs: further processes, terminals, pausing.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod container;
+mod pause;
+mod processes;
+mod stand_in;
+mod terminal;
+mod terminals;
