@@ -12,7 +12,7 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Context, Result};
-use super::network::{Link, NetConfig};
+use super::network::NetConfig;
 use super::{isolate, report, terminal};
 use crate::logging::{self, Format, Sink};
 use crate::seccomp;
@@ -38,10 +38,6 @@ pub struct BootConfig {
     pub tap_fd: Option<RawFd>,
     /// How the interface on it is set up.
     pub network: NetConfig,
-    /// Interfaces that were taken over from a network namespace, each with its device, non-blocking.
-    pub links: Vec<(Link, RawFd)>,
-    /// Docker's name server in that namespace: a UDP socket connected to it, non-blocking.
-    pub dns_fd: Option<RawFd>,
     /// Where the `log` crate's records go, if anywhere.
     pub log: Option<LogTarget>,
     /// Where `strace` lines go: the debug log, or else standard error.

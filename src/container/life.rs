@@ -3,7 +3,8 @@
 //! A container is found by its record. Any command may have been killed at any point, so that none relies on the one
 //! before it having finished: what is written down is checked against the processes that are there.
 
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use oci_spec::runtime::Spec;
@@ -11,8 +12,9 @@ use oci_spec::runtime::Spec;
 use super::control::{Client, Exit, Request, State, Target};
 use super::error::{Error, Result};
 use super::hooks::{self, Point};
-use super::spawn;
+use super::spec::Bundle;
 use super::state::{self, Record, StateDir, Status};
+use super::{network, spawn};
 
 /// How long the sentry may take to accept a command.
 const GRACE: Duration = Duration::from_secs(10);
@@ -88,6 +90,9 @@ impl Container {
         let id = || self.record.id.clone();
         // Without a deadline: hooks may take their time.
         let mut client = state::connect(self.root(), &self.record)?;
+        if self.record.takes_interfaces {
+            self.hand_over_network(spec, &mut client)?;
+        }
         if spec.hooks().as_ref().is_some_and(|hooks| !Point::StartContainer.of(hooks).is_empty()) {
             client.call::<()>(&Request::StartHooks { id: id(), state: Box::new(self.record.hook_state()?) })?;
         }
@@ -131,6 +136,23 @@ impl Container {
         }
         self.record.cgroup.destroy()?;
         self.directory.remove()
+    }
+}
+
+impl Container {
+    /// Gives the sandbox what engines and plugins have put into its network namespace by now.
+    fn hand_over_network(&self, spec: &Spec, client: &mut Client) -> Result<()> {
+        let Some(sentry) = self.record.sentry else { return Ok(()) };
+        let namespace = PathBuf::from(format!("/proc/{}/ns/net", sentry.pid));
+        let bundle = Bundle { path: self.record.bundle.clone(), spec: spec.clone() };
+        let taken = network::take_over(&namespace, &bundle)?;
+        if taken.links.is_empty() && taken.dns.is_none() {
+            return Ok(());
+        }
+        let (links, devices): (Vec<_>, Vec<_>) = taken.links.into_iter().unzip();
+        let fds: Vec<BorrowedFd<'_>> = devices.iter().chain(&taken.dns).map(AsFd::as_fd).collect();
+        let request = Request::Network { id: self.record.id.clone(), links, dns: taken.dns.is_some() };
+        client.call_with_fds(&request, &fds)
     }
 }
 

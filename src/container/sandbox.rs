@@ -25,7 +25,7 @@ use super::error::{Context, Error, Result};
 use super::gofer::{GoferConfig, Tree};
 use super::hooks::Point;
 use super::life::Container;
-use super::network::{NetConfig, Taken, Tap, find_tap, open_tap, take_over};
+use super::network::{NetConfig, Tap, find_tap, open_tap};
 use super::report::Reader;
 use super::spawn::{Child, spawn_in};
 use super::spec::{Bundle, is_bind};
@@ -89,17 +89,17 @@ impl Sandbox {
         // From here on a signal is read when it can be dealt with; it cannot leave half a sandbox behind.
         let signals = watch::take_signals()?;
         let tap = open_interface(bundle, options)?;
-        let taken = match bundle.network_namespace() {
-            Some(namespace) if options.interface && tap.is_none() => take_over(namespace, bundle)?,
-            _ => Taken::default(),
-        };
-        let mut claim = Claim::new(&options.state_root, new_record(id, bundle), bundle)?;
+        let mut record = new_record(id, bundle);
+        // Nobody can put an interface into a new namespace of a sandbox that only this command knows of, but hooks.
+        let known = bundle.network_namespace().is_some() || bundle.spec.hooks().is_some() || !options.attached;
+        record.takes_interfaces = options.interface && tap.is_none() && known;
+        let mut claim = Claim::new(&options.state_root, record, bundle)?;
         let (to_gofer, trees) = connections(bundle, options)?;
         let cgroup = cgroup::Held::create(&bundle.spec, id, options.systemd_cgroup)?;
         claim.container()?.record.cgroup = cgroup.cgroup();
         // Both processes set themselves up at the same time, once they are written down.
         let (gofer, gofer_pipes) = start_gofer(id, bundle, options, trees)?;
-        let (sentry, sentry_pipes) = start_sentry(id, bundle, options, &claim, to_gofer, (tap, taken))?;
+        let (sentry, sentry_pipes) = start_sentry(id, bundle, options, &claim, to_gofer, tap)?;
         let container = claim.container()?;
         container.record.sentry = HostProcess::of(sentry.pid());
         container.record.gofer = HostProcess::of(gofer.pid());
@@ -217,6 +217,7 @@ fn new_record(id: &str, bundle: &Bundle) -> Record {
         gofer: None,
         sandbox: None,
         stand_in: None,
+        takes_interfaces: false,
         annotations: bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
         cgroup: Default::default(),
     }
@@ -307,7 +308,7 @@ fn start_sentry(
     options: &Options,
     claim: &Claim,
     to_gofer: Vec<Connection>,
-    (tap, taken): (Option<Tap>, Taken),
+    tap: Option<Tap>,
 ) -> Result<(Child, Pipes)> {
     let control = claim.dir()?.short_path(control::SOCKET);
     let process = bundle.spec.process().as_ref().filter(|process| process.terminal() == Some(true));
@@ -346,15 +347,12 @@ fn start_sentry(
         hold_fd: held.as_raw_fd(),
         tap_fd: tap.as_ref().map(|tap| tap.fd.as_raw_fd()),
         network,
-        links: taken.links.iter().map(|(link, device)| (link.clone(), device.as_raw_fd())).collect(),
-        dns_fd: taken.dns.as_ref().map(AsRawFd::as_raw_fd),
         log: log.as_ref().map(|file| log_target(file, options)),
         strace_fd: log.as_ref().map_or(2, AsRawFd::as_raw_fd),
         attached: options.attached,
     };
     let mut donated = vec![control.as_raw_fd(), report.as_raw_fd(), held.as_raw_fd(), exit.as_raw_fd()];
-    donated.extend(config.tap_fd.iter().chain(&config.dns_fd));
-    donated.extend(config.links.iter().map(|(_, device)| *device));
+    donated.extend(config.tap_fd);
     donated.extend(terminal.as_ref().map(AsRawFd::as_raw_fd));
     donated.extend(log.as_ref().map(AsRawFd::as_raw_fd));
     donated.extend(sockets.iter().map(AsRawFd::as_raw_fd));

@@ -107,6 +107,9 @@ pub struct Record {
     /// For a container in the sandbox of another: the process that stands for its first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stand_in: Option<HostProcess>,
+    /// Whether the interfaces in the sentry's network namespace become the sandbox's when it is started.
+    #[serde(default)]
+    pub takes_interfaces: bool,
     /// Annotations of its specification.
     pub annotations: BTreeMap<String, String>,
     /// Its cgroups on the host.
@@ -439,6 +442,7 @@ mod tests {
             gofer: None,
             sandbox: None,
             stand_in: None,
+            takes_interfaces: false,
             annotations: Default::default(),
             cgroup: Default::default(),
         }

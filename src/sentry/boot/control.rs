@@ -109,7 +109,10 @@ fn answer(
             kernel.set_resources(*resources);
             Ok(Value::Null)
         }
-        Request::Network { .. } => return Err("interfaces cannot be added to a sandbox".into()),
+        Request::Network { links, dns, .. } => {
+            super::network::attach_late(kernel, links, dns, fds)?;
+            Ok(Value::Null)
+        }
         Request::Create { .. } => return Err("a sandbox has one container".into()),
         Request::Exec { process, ignore_paused, .. } => {
             if container.status() == Status::Paused && !ignore_paused {

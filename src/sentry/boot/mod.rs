@@ -94,8 +94,6 @@ fn start(mut config: BootConfig) -> Outcome<(Arc<Container>, Arc<Containers>)> {
     let timers = TimerQueue::new();
     let tracer = config.strace.then(|| tracer(&config).map(Arc::new)).transpose()?;
     let net = Stack::new(&config.network, config.tap_fd.map(take), timers.clone());
-    let links = std::mem::take(&mut config.links).into_iter().map(|(link, fd)| (link, take(fd))).collect();
-    network::attach(&net, links, config.dns_fd.map(take))?;
     let shared = Shared {
         platform: Arc::new(platform),
         futexes: FutexTable::new(),
@@ -144,10 +142,7 @@ fn boot_log(config: &BootConfig) -> Arc<BootLog> {
     log.push(&format!("Starting runsc {}...", env!("CARGO_PKG_VERSION")));
     log.push(&format!("Platform: {}, {} CPUs", config.platform, crate::platform::placement::count()));
     log.push(&format!("Root file system: {}", if config.container.overlay { "overlay in memory" } else { "gofer" }));
-    let names: Vec<&str> =
-        config.tap_fd.map(|_| "eth0").into_iter().chain(config.links.iter().map(|(link, _)| &*link.name)).collect();
-    let interfaces = if names.is_empty() { "none but lo".into() } else { names.join(", ") };
-    log.push(&format!("Network: smoltcp, interfaces: {interfaces}"));
+    log.push(&format!("Network: smoltcp, interfaces: {}", if config.tap_fd.is_some() { "lo, eth0" } else { "lo" }));
     log.push(&format!("Container {} is being created", config.container.id));
     log
 }
