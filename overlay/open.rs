@@ -62,6 +62,11 @@ impl File for OverlayFile {
         self.upper()?.write_at(None, source)
     }
 
+    fn advise(&self, offset: i64, len: i64, advice: i32) -> Result<()> {
+        // What is in memory is where it should be.
+        self.lower().map_or(Ok(()), |lower| lower.advise(offset, len, advice))
+    }
+
     fn seekable(&self) -> bool {
         true
     }

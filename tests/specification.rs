@@ -186,6 +186,46 @@ fn what_cannot_be_honoured_is_refused_by_name() {
     }
 }
 
+#[test]
+fn hooks_run_around_the_program() {
+    let told = tempfile::tempdir().unwrap();
+    let host = |name: &str| {
+        let script = format!("cat > {0}/{name}; echo {name} >> {0}/order", told.path().display());
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"], "timeout": 60}])
+    };
+    let inside = json!([{"path": "/bin/sh", "args": ["sh", "-c", "cat > /tmp/told; echo $A >> /tmp/told"],
+        "env": ["A=in", "PATH=/bin:/usr/bin"], "timeout": 60}]);
+    let hooks = json!({"prestart": host("prestart"), "createRuntime": host("createRuntime"),
+        "createContainer": host("createContainer"), "startContainer": inside, "poststart": host("poststart")});
+    let output = shell("cat /tmp/told").with("/hooks", hooks).run();
+    let (state, word) = output.success().trim().rsplit_once('}').expect("the state and a word");
+    let state: Value = serde_json::from_str(&format!("{state}}}")).unwrap();
+    assert_eq!((&state["status"], &state["pid"], word.trim()), (&json!("created"), &json!(1), "in"));
+    let order = fs::read_to_string(told.path().join("order")).unwrap();
+    assert_eq!(order, "prestart\ncreateRuntime\ncreateContainer\npoststart\n");
+    for (name, status) in [("createRuntime", "creating"), ("poststart", "running")] {
+        let state: Value = serde_json::from_slice(&fs::read(told.path().join(name)).unwrap()).unwrap();
+        assert_eq!(state["status"], status);
+        assert!(state["pid"].as_i64().is_some_and(|pid| pid > 1), "{state}");
+    }
+}
+
+#[test]
+fn a_failing_hook_keeps_the_program_from_running() {
+    for (point, timeout) in [("createRuntime", None), ("startContainer", None), ("startContainer", Some(1))] {
+        let script = if timeout.is_some() { "while :; do :; done" } else { "echo reason >&2; exit 3" };
+        let mut hook = json!({"path": "/bin/sh", "args": ["sh", "-c", script]});
+        if let Some(seconds) = timeout {
+            hook["timeout"] = json!(seconds);
+        }
+        let output = shell("echo ran").with("/hooks", json!({point: [hook]})).run();
+        assert_eq!((output.code(), output.stdout.as_str()), (128, ""), "{}", output.report());
+        let why = if timeout.is_some() { "timeout of 1 s" } else { "exit status 3: reason" };
+        let named = format!("running {point} hook #0 (/bin/sh)");
+        assert!(output.stderr.contains(&named) && output.stderr.contains(why), "{}", output.report());
+    }
+}
+
 /// What changes in the root goes to the host's directory, as with any runtime, unless `--overlay2` says otherwise.
 #[test]
 fn changes_of_the_root_are_seen_on_the_host() {

@@ -54,12 +54,11 @@ impl AnonAttr {
     }
 }
 
-/// Attributes that all anonymous inodes share: on Linux they are one inode, of user 0 and mode 0600. (It has no type
-/// either, which [`NodeType`] cannot say.)
+/// Attributes that all anonymous inodes share: on Linux they are one inode, of user 0, mode 0600 and no type.
 pub fn shared_attr() -> Attr {
     static SHARED: std::sync::OnceLock<Attr> = std::sync::OnceLock::new();
     *SHARED.get_or_init(|| {
-        let mut attr = Attr::new(DEV_ANON, next_ino(), NodeType::Regular, 0o600);
+        let mut attr = Attr::new(DEV_ANON, next_ino(), NodeType::Anonymous, 0o600);
         attr.btime = None;
         attr
     })

@@ -117,6 +117,12 @@ pub trait File: Send + Sync + Any {
         Err(Errno::EINVAL)
     }
 
+    /// `posix_fadvise(2)`, `readahead(2)`: passed on where a host file is behind it.
+    fn advise(&self, offset: i64, len: i64, advice: i32) -> Result<()> {
+        let _ = (offset, len, advice);
+        Ok(())
+    }
+
     /// `fallocate(2)`.
     fn allocate(&self, mode: i32, offset: u64, len: u64) -> Result<()> {
         let _ = (mode, offset, len);

@@ -15,6 +15,8 @@ use crate::vfs::lease::Leases;
 #[repr(u8)]
 #[allow(missing_docs, reason = "the names are inode(7)'s")]
 pub enum NodeType {
+    /// An anonymous inode, of which `stat(2)` tells no type; never in a file system.
+    Anonymous = 0,
     Fifo = 1,
     CharDevice = 2,
     Directory = 4,

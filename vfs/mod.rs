@@ -9,7 +9,8 @@
 //! extended attributes), so that descriptors and paths take the same way. Nothing here blocks for an unbounded time.
 //!
 //! Lock order: a superblock's rename lock > directory locks (an ancestor before its descendants, else by address) > a
-//! dentry's `children` > a dentry's `place`; a mount namespace's tree lock > a mount's `children` > its `place`. The
+//! dentry's `children` > a dentry's `place`; the lock of all mount trees > a mount's `children` > its `place` > its
+//! `role` and a peer group's lists. The
 //! cache's list of used names is a leaf. File systems are called with a directory lock held, so they take no dentry lock.
 
 pub mod anon;
@@ -37,6 +38,7 @@ pub mod path;
 pub mod perm;
 pub mod pipe;
 pub mod proc;
+pub mod propagation;
 pub mod signalfd;
 pub mod sysfs;
 pub mod timerfd;
@@ -51,6 +53,7 @@ pub use self::mount::{Mount, MountFlags, MountNamespace};
 pub use self::mount_list::MountInfo;
 pub use self::open::{OpenHow, Opened};
 pub use self::path::{Path, path_string};
+pub use self::propagation::Propagation;
 pub use self::walk::{LookupFlags, Walk};
 
 #[cfg(test)]

@@ -1,12 +1,11 @@
 //! Mounts and mount namespaces: `mount(2)`, `umount(2)`, `pivot_root(2)`, `mount_namespaces(7)`.
 //!
 //! A mount holds what is mounted on it, by dentry; a child knows its parent weakly. So a path walk finds what is mounted
-//! without the namespace, and only where the dentry says that there is something (one load). Changes to the tree are
-//! serialised by the namespace. Every mount is private (`MS_PRIVATE`): propagation types are accepted and have no effect,
-//! since one sandbox has nobody to propagate to that it does not share the tree with.
+//! without the namespace, and only where the dentry says that there is something (one load). Changes to all trees are
+//! serialised by one lock, as a change in one may spread to others: [`propagation`](super::propagation).
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use bitflags::bitflags;
@@ -16,6 +15,7 @@ use crate::errno::{Errno, Result};
 use crate::vfs::dentry::{Dentry, Superblock, shrink};
 use crate::vfs::inode::{FileSystem, NodeType};
 use crate::vfs::path::Path;
+use crate::vfs::propagation::{Kinship, Placed, Propagation, Role, copies_for_followers, followers};
 
 bitflags! {
     /// Flags of one mount, with the values of `mount(2)`.
@@ -45,13 +45,23 @@ pub struct Mount {
     flags: AtomicU64,
     source: String,
     id: u64,
-    /// The namespace's number; 0 when it is in none (yet, or any more).
-    namespace: AtomicU64,
+    /// The namespace; `None` when it is in none (yet, or any more). Leaf lock.
+    namespace: Mutex<Option<Arc<Population>>>,
     /// Where it is mounted; `None` for the root of a namespace and what was detached.
     place: RwLock<Option<(Weak<Mount>, Arc<Dentry>)>>,
     /// What is mounted here, by the address of the dentry, which each child keeps alive.
     children: RwLock<HashMap<usize, Arc<Mount>>>,
+    pub(super) role: Mutex<Role>,
 }
+
+/// The number of a namespace, and how many mounts it has.
+struct Population {
+    namespace: u64,
+    count: AtomicUsize,
+}
+
+/// Serialises changes of all trees of mounts. What is taken out of a tree is dropped after this is given up.
+static TREES: Mutex<()> = Mutex::new(());
 
 impl Mount {
     fn new(superblock: Arc<Superblock>, root: Arc<Dentry>, flags: MountFlags, source: &str) -> Arc<Mount> {
@@ -61,9 +71,10 @@ impl Mount {
             flags: AtomicU64::new(flags.bits()),
             source: source.to_owned(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            namespace: AtomicU64::new(0),
+            namespace: Mutex::default(),
             place: RwLock::default(),
             children: RwLock::default(),
+            role: Mutex::default(),
         })
     }
 
@@ -128,6 +139,34 @@ impl Mount {
         self.children.read().get(&(Arc::as_ptr(dentry) as usize)).cloned()
     }
 
+    /// Whether it is in a namespace.
+    pub(super) fn is_attached(&self) -> bool {
+        self.namespace.lock().is_some()
+    }
+
+    /// The number of its namespace; 0 for none.
+    pub(super) fn namespace_id(&self) -> u64 {
+        self.namespace.lock().as_ref().map_or(0, |population| population.namespace)
+    }
+
+    /// How many mounts its namespace may get.
+    pub(super) fn room(&self) -> usize {
+        let count = self.namespace.lock().as_ref().map_or(MOUNT_MAX, |own| own.count.load(Ordering::Relaxed));
+        MOUNT_MAX.saturating_sub(count)
+    }
+
+    fn enter(&self, population: &Arc<Population>) {
+        self.leave_namespace();
+        population.count.fetch_add(1, Ordering::Relaxed);
+        *self.namespace.lock() = Some(population.clone());
+    }
+
+    fn leave_namespace(&self) {
+        if let Some(population) = self.namespace.lock().take() {
+            population.count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     fn children(&self) -> Vec<Arc<Mount>> {
         let mut children: Vec<_> = self.children.read().values().cloned().collect();
         children.sort_by_key(|child| child.id);
@@ -139,8 +178,7 @@ impl Mount {
 pub struct MountNamespace {
     id: u64,
     root: Mutex<Arc<Mount>>,
-    /// Serialises changes of the tree; counts its mounts.
-    tree: Mutex<usize>,
+    population: Arc<Population>,
 }
 
 bitflags! {
@@ -171,8 +209,9 @@ impl MountNamespace {
 
     fn with_root(root: Arc<Mount>) -> Arc<MountNamespace> {
         let id = NEXT_NAMESPACE.fetch_add(1, Ordering::Relaxed);
-        root.namespace.store(id, Ordering::Relaxed);
-        Arc::new(MountNamespace { id, root: Mutex::new(root), tree: Mutex::new(1) })
+        let population = Arc::new(Population { namespace: id, count: AtomicUsize::new(0) });
+        root.enter(&population);
+        Arc::new(MountNamespace { id, root: Mutex::new(root), population })
     }
 
     /// Its number, unique in the sandbox.
@@ -195,23 +234,36 @@ impl MountNamespace {
         Ok(mount)
     }
 
-    /// `mount(MS_BIND)`, with `MS_REC` also what is mounted beneath `source`. Errors as [`MountNamespace::mount`].
+    /// `mount(MS_BIND)`, with `MS_REC` also what is mounted beneath `source`, but for what is unbindable. Errors as
+    /// [`MountNamespace::mount`]; `EINVAL` also for an unbindable source, or one that is not in this namespace.
     pub fn bind(&self, source: &Path, at: &Path, recursive: bool) -> Result<Arc<Mount>> {
-        let limit = MOUNT_MAX.saturating_sub(*self.tree.lock());
-        let copies = copy_tree(source, recursive, limit)?;
+        let copies = {
+            let _trees = TREES.lock();
+            self.check(source)?;
+            if source.mount.is_unbindable() {
+                return Err(Errno::EINVAL);
+            }
+            copy_tree(source, recursive, self.room(), Kinship::Twin)?
+        };
         let top = copies.first().map(|(_, copy)| copy.clone()).ok_or(Errno::EINVAL)?;
         self.attach_new(copies.into_iter().map(|(_, copy)| copy).collect(), at)?;
         Ok(top)
     }
 
-    /// `mount(MS_MOVE)`. `EINVAL` (not a mount point, the root, or into itself), `ENOTDIR`, `ELOOP`.
+    /// `mount(MS_MOVE)`. `EINVAL` (not a mount point, the root, into itself, or from a shared mount; something unbindable to a
+    /// shared one), `ENOTDIR`, `ELOOP`, `ENOSPC`.
     pub fn move_mount(&self, from: &Path, at: &Path) -> Result<()> {
-        let count = self.tree.lock();
+        let _trees = TREES.lock();
         self.check(from)?;
         let mut at = at.clone();
         at.cross_down();
         self.check_target(&at, from.mount.root())?;
-        if !Arc::ptr_eq(&from.dentry, from.mount.root()) || from.mount.mountpoint().is_none() {
+        let parent = from.mount.mountpoint().ok_or(Errno::EINVAL)?.mount;
+        if !Arc::ptr_eq(&from.dentry, from.mount.root()) || parent.is_shared() {
+            return Err(Errno::EINVAL);
+        }
+        let tree = tree_of(&from.mount);
+        if at.mount.is_shared() && tree.iter().any(|mount| mount.is_unbindable()) {
             return Err(Errno::EINVAL);
         }
         let mut above = Some(at.mount.clone());
@@ -221,45 +273,72 @@ impl MountNamespace {
             }
             above = mount.mountpoint().map(|place| place.mount);
         }
+        let copies = copies_for_followers(&tree, &at, self.room())?;
         detach(&from.mount);
         attach(&from.mount, &at);
-        drop(count);
+        copies.into_iter().for_each(attach_copy);
         Ok(())
     }
 
-    /// `umount2(2)` of what is mounted at `target`, which is taken over so that its own reference does not count.
-    /// `EINVAL` (not a mount point, or the root), `EBUSY` (in use; not with `DETACH`).
+    /// `umount2(2)` of what is mounted at `target`, which is taken over so that its own reference does not count, and of what
+    /// is mounted there in the mounts that follow. `EINVAL` (not a mount point, or the root), `EBUSY` (in use; not with
+    /// `DETACH`).
     pub fn umount(&self, mut target: Path, flags: UmountFlags) -> Result<()> {
         if flags.contains(UmountFlags::EXPIRE) {
             return Err(Errno::EINVAL);
         }
         target.cross_down();
-        let mut count = self.tree.lock();
+        let trees = TREES.lock();
         self.check(&target)?;
         let mount = target.mount;
-        if !Arc::ptr_eq(&target.dentry, &mount.root) || mount.mountpoint().is_none() {
+        let place = mount.mountpoint().ok_or(Errno::EINVAL)?;
+        if !Arc::ptr_eq(&target.dentry, &mount.root) {
             return Err(Errno::EINVAL);
         }
         drop(target.dentry);
         // Two references are the parent's and ours.
-        let busy = Arc::strong_count(&mount) > 2 || !mount.children.read().is_empty();
+        let mut busy = Arc::strong_count(&mount) > 2 || !mount.children.read().is_empty();
+        for follower in followers(&place.mount) {
+            let copy = follower.child_at(&place.dentry);
+            busy |= copy.is_some_and(|copy| copy.children.read().is_empty() && Arc::strong_count(&copy) > 2);
+        }
         if busy && !flags.contains(UmountFlags::DETACH) {
             return Err(Errno::EBUSY);
         }
+        drop(place);
+        let mut gone = Vec::new();
+        for mount in tree_of(&mount).into_iter().rev() {
+            gone.extend(unmount_in_followers(&mount));
+        }
         detach(&mount);
-        *count -= dissolve(mount.clone());
-        drop(count);
+        let superblock = mount.superblock.clone();
+        gone.extend(dissolve(mount));
+        drop(trees);
+        drop(gone);
         if !busy {
             // The superblock, this mount's root, and nothing else: no other mount shows it.
-            shrink(Some(&mount.superblock));
+            shrink(Some(&superblock));
         }
+        Ok(())
+    }
+
+    /// `mount(MS_SHARED)` and the like: the propagation type of the mount at `at`, with `recursive` of all beneath. `EINVAL`
+    /// when `at` is not a mount point. OCI's `rootfsPropagation`: with [`MountNamespace::root`].
+    pub fn set_propagation(&self, at: &Path, to: Propagation, recursive: bool) -> Result<()> {
+        let _trees = TREES.lock();
+        self.check(at)?;
+        if !Arc::ptr_eq(&at.dentry, at.mount.root()) {
+            return Err(Errno::EINVAL);
+        }
+        let mounts = if recursive { tree_of(&at.mount) } else { vec![at.mount.clone()] };
+        mounts.iter().for_each(|mount| mount.set_role(to));
         Ok(())
     }
 
     /// `mount(MS_REMOUNT)`: new flags for the mount and, unless `bind`, whether the file system is read-only.
     /// `EINVAL` when `at` is not a mount point.
     pub fn remount(&self, at: &Path, flags: MountFlags, bind: bool) -> Result<()> {
-        let _tree = self.tree.lock();
+        let _trees = TREES.lock();
         self.check(at)?;
         if !Arc::ptr_eq(&at.dentry, at.mount.root()) {
             return Err(Errno::EINVAL);
@@ -272,9 +351,9 @@ impl MountNamespace {
     }
 
     /// `pivot_root(2)` for a process whose root is `root`. The caller then replaces the root and working directory of
-    /// every task that had `root` by `new_root`. `EBUSY`, `EINVAL`, `ENOTDIR`.
+    /// every task that had `root` by `new_root`. `EBUSY`, `EINVAL` (shared mounts among others), `ENOTDIR`.
     pub fn pivot_root(&self, new_root: &Path, put_old: &Path, root: &Path) -> Result<()> {
-        let _tree = self.tree.lock();
+        let _trees = TREES.lock();
         for path in [new_root, put_old, root] {
             self.check(path)?;
         }
@@ -286,6 +365,11 @@ impl MountNamespace {
         }
         let is_top = |path: &Path| Arc::ptr_eq(&path.dentry, path.mount.root());
         let old_place = root.mount.mountpoint();
+        let new_place = new_root.mount.mountpoint();
+        let shared = |place: &Option<Path>| place.as_ref().is_some_and(|place| place.mount.is_shared());
+        if put_old.mount.is_shared() || shared(&old_place) || shared(&new_place) {
+            return Err(Errno::EINVAL);
+        }
         if !is_top(new_root) || !is_top(root) || new_root.mount.mountpoint().is_none() || !beneath(new_root, put_old) {
             return Err(Errno::EINVAL);
         }
@@ -308,13 +392,12 @@ impl MountNamespace {
     /// A copy for `unshare(CLONE_NEWNS)`. Each of `paths` (the task's root and working directory) is moved to the copy of
     /// its mount.
     pub fn copy(&self, paths: &mut [&mut Path]) -> Result<Arc<MountNamespace>> {
-        let _one_moment = self.tree.lock();
-        let copies = copy_tree(&Path::root_of(self.root.lock().clone()), true, MOUNT_MAX)?;
+        let _one_moment = TREES.lock();
+        let copies = copy_all(&Path::root_of(self.root.lock().clone()), MOUNT_MAX)?;
         let root = copies.first().map(|(_, copy)| copy.clone()).ok_or(Errno::EINVAL)?;
         let made = MountNamespace::with_root(root);
-        *made.tree.lock() = copies.len();
         for (original, copy) in &copies {
-            copy.namespace.store(made.id, Ordering::Relaxed);
+            copy.enter(&made.population);
             for path in paths.iter_mut().filter(|path| Arc::ptr_eq(&path.mount, original)) {
                 path.mount = copy.clone();
             }
@@ -324,20 +407,20 @@ impl MountNamespace {
 
     /// Every mount, in the order in which they were made.
     pub(super) fn mounts(&self) -> Vec<Arc<Mount>> {
-        let _one_moment = self.tree.lock();
-        let mut mounts = vec![self.root.lock().clone()];
-        let mut next = 0;
-        while let Some(mount) = mounts.get(next).cloned() {
-            mounts.extend(mount.children());
-            next += 1;
-        }
+        let _one_moment = TREES.lock();
+        let mut mounts = tree_of(&self.root.lock());
         mounts.sort_by_key(|mount| mount.id);
         mounts
     }
 
     /// Whether a path lies in this namespace. `EINVAL`.
     fn check(&self, path: &Path) -> Result<()> {
-        if path.mount.namespace.load(Ordering::Relaxed) == self.id { Ok(()) } else { Err(Errno::EINVAL) }
+        if path.mount.namespace_id() == self.id { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
+    /// How many mounts may be added.
+    fn room(&self) -> usize {
+        MOUNT_MAX.saturating_sub(self.population.count.load(Ordering::Relaxed))
     }
 
     fn check_target(&self, at: &Path, root: &Arc<Dentry>) -> Result<()> {
@@ -349,33 +432,93 @@ impl MountNamespace {
         if directory(root) == directory(&at.dentry) { Ok(()) } else { Err(Errno::ENOTDIR) }
     }
 
-    /// Attaches a tree of new mounts, of which the first is the top.
+    /// Attaches a tree of new mounts, of which the first is the top, here and in the mounts that follow.
     fn attach_new(&self, mounts: Vec<Arc<Mount>>, at: &Path) -> Result<()> {
-        let mut count = self.tree.lock();
+        let trees = TREES.lock();
         let top = mounts.first().ok_or(Errno::EINVAL)?;
         let mut at = at.clone();
         at.cross_down();
-        let fits = count.checked_add(mounts.len()).filter(|&count| count <= MOUNT_MAX).ok_or(Errno::ENOSPC);
-        let checked = fits.and_then(|count| self.check_target(&at, top.root()).map(|()| count));
-        *count = match checked {
-            Ok(count) => count,
+        let prepared = self.check_target(&at, top.root()).and_then(|()| {
+            let room = self.room().checked_sub(mounts.len()).ok_or(Errno::ENOSPC)?;
+            copies_for_followers(&mounts, &at, room)
+        });
+        let copies = match prepared {
+            Ok(copies) => copies,
             Err(error) => {
-                dissolve(top.clone());
+                let gone = dissolve(top.clone());
+                drop(trees);
+                drop(gone);
                 return Err(error);
             }
         };
         for mount in &mounts {
-            mount.namespace.store(self.id, Ordering::Relaxed);
+            mount.enter(&self.population);
         }
         attach(top, &at);
+        copies.into_iter().for_each(attach_copy);
         Ok(())
     }
 }
 
 impl Drop for MountNamespace {
     fn drop(&mut self) {
-        dissolve(self.root.get_mut().clone());
+        let trees = TREES.lock();
+        let gone = dissolve(self.root.get_mut().clone());
+        drop(trees);
+        drop(gone);
     }
+}
+
+/// A mount and all beneath it, those above first.
+fn tree_of(top: &Arc<Mount>) -> Vec<Arc<Mount>> {
+    let mut tree = vec![top.clone()];
+    let mut next = 0;
+    while let Some(mount) = tree.get(next).cloned() {
+        tree.extend(mount.children());
+        next += 1;
+    }
+    tree
+}
+
+/// Attaches what was copied for a follower. What is mounted there already comes to sit on top.
+fn attach_copy((tree, at): Placed) {
+    let Some(top) = tree.first() else { return };
+    if let Some(population) = at.mount.namespace.lock().clone() {
+        tree.iter().for_each(|mount| mount.enter(&population));
+    }
+    let above = at.mount.child_at(&at.dentry);
+    if let Some(above) = &above {
+        detach(above);
+    }
+    attach(top, &at);
+    if let Some(above) = above {
+        let mut place = Path::root_of(top.clone());
+        place.cross_down();
+        attach(&above, &place);
+    }
+}
+
+/// Unmounts in the mounts that follow what corresponds to `mount`, unless other things are mounted there. Returns what is
+/// gone.
+fn unmount_in_followers(mount: &Arc<Mount>) -> Vec<Arc<Mount>> {
+    let Some(place) = mount.mountpoint() else { return Vec::new() };
+    let mut gone = Vec::new();
+    for follower in followers(&place.mount) {
+        let Some(copy) = follower.child_at(&place.dentry) else { continue };
+        let children = copy.children();
+        match children.as_slice() {
+            [] => detach(&copy),
+            // Only covered, by something that takes its place.
+            [cover] if cover.mountpoint().is_some_and(|at| Arc::ptr_eq(&at.dentry, copy.root())) => {
+                detach(cover);
+                detach(&copy);
+                attach(cover, &Path { mount: follower, dentry: place.dentry.clone() });
+            }
+            _ => continue,
+        }
+        gone.extend(dissolve(copy));
+    }
+    gone
 }
 
 /// Whether `path` lies beneath `top` or is it, through mounts.
@@ -405,34 +548,54 @@ fn detach(mount: &Arc<Mount>) {
     }
 }
 
-/// Takes a tree of mounts apart, so that each goes when its last user does. In a loop: the tree may be deep. Returns how
-/// many there were.
-fn dissolve(top: Arc<Mount>) -> usize {
-    let mut left = vec![top];
-    let mut count = 0;
-    while let Some(mount) = left.pop() {
-        count += 1;
-        mount.namespace.store(0, Ordering::Relaxed);
-        for child in mount.children() {
-            detach(&child);
-            left.push(child);
-        }
+/// Takes a tree of mounts apart, so that each goes when its last user does. In a loop: the tree may be deep. Returns them, to
+/// be dropped without locks.
+pub(super) fn dissolve(top: Arc<Mount>) -> Vec<Arc<Mount>> {
+    let all = tree_of(&top);
+    for mount in &all {
+        mount.leave_namespace();
+        mount.set_role(Propagation::Private);
+        mount.children().iter().for_each(detach);
     }
-    count
+    all
 }
 
-/// Copies a mount as seen from `source` down and, if `recursive`, what is mounted beneath. Pairs of original and copy, the
-/// top first. `ENOSPC` when there are more than `limit`.
-fn copy_tree(source: &Path, recursive: bool, limit: usize) -> Result<Vec<(Arc<Mount>, Arc<Mount>)>> {
+/// Copies a mount as seen from `source` down and, if `recursive`, what is mounted beneath and is bindable. Pairs of original
+/// and copy, the top first. `ENOSPC` when there are more than `limit`.
+pub(super) fn copy_tree(
+    source: &Path,
+    recursive: bool,
+    limit: usize,
+    kinship: Kinship,
+) -> Result<Vec<(Arc<Mount>, Arc<Mount>)>> {
+    copy_those(source, limit, kinship, &|mount| recursive && !mount.is_unbindable())
+}
+
+/// Copies a mount and everything beneath, for another namespace.
+fn copy_all(source: &Path, limit: usize) -> Result<Vec<(Arc<Mount>, Arc<Mount>)>> {
+    copy_those(source, limit, Kinship::Twin, &|_| true)
+}
+
+fn copy_those(
+    source: &Path,
+    limit: usize,
+    kinship: Kinship,
+    wanted: &dyn Fn(&Mount) -> bool,
+) -> Result<Vec<(Arc<Mount>, Arc<Mount>)>> {
     let copy = |mount: &Arc<Mount>, root: &Arc<Dentry>| {
-        Mount::new(mount.superblock.clone(), root.clone(), mount.flags(), &mount.source)
+        let made = Mount::new(mount.superblock.clone(), root.clone(), mount.flags(), &mount.source);
+        made.inherit(mount, kinship);
+        made
     };
+    if limit == 0 {
+        return Err(Errno::ENOSPC);
+    }
     let mut copies = vec![(source.mount.clone(), copy(&source.mount, &source.dentry))];
     let mut next = 0;
-    while recursive && next < copies.len() {
+    while next < copies.len() {
         let (original, copied) = copies[next].clone();
         next += 1;
-        for child in original.children() {
+        for child in original.children().into_iter().filter(|child| wanted(child)) {
             let Some(place) = child.mountpoint() else { continue };
             if !copied.root.is_ancestor_of(&place.dentry) {
                 continue;

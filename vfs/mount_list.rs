@@ -17,6 +17,8 @@ pub struct MountInfo {
     pub root: Vec<u8>,
     /// Where, from the process's root.
     pub mountpoint: Vec<u8>,
+    /// The fields of propagation types, each with a space before it.
+    pub propagation: String,
 }
 
 impl MountNamespace {
@@ -31,9 +33,32 @@ impl MountNamespace {
             }
             let parent = mount.mountpoint().map_or(mount.id(), |at| at.mount.id());
             let dev = top.attr().map_or(0, |attr| attr.dev);
-            infos.push(MountInfo { parent, dev, root: root_in_fs(&mount), mountpoint, mount });
+            let propagation = self.propagation_fields(&mount, root);
+            infos.push(MountInfo { parent, dev, root: root_in_fs(&mount), mountpoint, propagation, mount });
         }
         infos
+    }
+
+    fn propagation_fields(&self, mount: &Mount, root: &Path) -> String {
+        let mut text = String::new();
+        let (group, master) = mount.peer_groups();
+        if let Some(group) = group {
+            text.push_str(&format!(" shared:{group}"));
+        }
+        if let Some(master) = master {
+            text.push_str(&format!(" master:{master}"));
+            let is_visible = |member: &Arc<Mount>| {
+                member.namespace_id() == self.id()
+                    && !path_string(root, &Path::root_of(member.clone())).starts_with(b"(unreachable)")
+            };
+            if let Some(from) = mount.dominating_group(is_visible).filter(|&from| from != master) {
+                text.push_str(&format!(" propagate_from:{from}"));
+            }
+        }
+        if mount.is_unbindable() {
+            text.push_str(" unbindable");
+        }
+        text
     }
 }
 
@@ -76,7 +101,9 @@ impl MountInfo {
         let flags = self.mount.flags();
         let fs = self.mount.fs();
         let own = mode(flags.contains(MountFlags::RDONLY));
-        line.extend_from_slice(format!(" {own}{} - {} ", options(flags), fs.type_name()).as_bytes());
+        line.extend_from_slice(
+            format!(" {own}{}{} - {} ", options(flags), self.propagation, fs.type_name()).as_bytes(),
+        );
         line.extend_from_slice(&self.source());
         let whole = mode(self.mount.superblock().is_read_only());
         line.extend_from_slice(format!(" {whole}{}\n", fs.options()).as_bytes());

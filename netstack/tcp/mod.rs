@@ -40,7 +40,7 @@ use crate::io::Sink;
 use crate::netstack::options::Common;
 use crate::netstack::stack::ports::{Binding, Lease, Protocol};
 use crate::netstack::stack::{SocketCred, Stack};
-use crate::netstack::{Endpoint, RecvFlags, Socket};
+use crate::netstack::{Endpoint, RecvFlags, Socket, dns};
 use crate::vfs::anon::{AnonAttr, DEV_SOCKET};
 use crate::vfs::file::IoctlMemory;
 use crate::vfs::inode::NodeType;
@@ -224,7 +224,7 @@ impl TcpSocket {
     }
 
     fn connect_local(&self, phase: &mut Phase, tuple: Tuple) -> Result<()> {
-        let reverse = Tuple { local: tuple.remote, remote: tuple.local };
+        let reverse = Tuple { local: dns::destination(&self.stack, tuple.remote), remote: tuple.local };
         let device = self.options.lock().common.ip.device;
         let arrives = self.stack.interfaces().route_by(tuple.remote.ip(), device)?.arrives;
         let Some(listener) = self.stack.tcp.listener(&reverse, arrives) else {

@@ -202,7 +202,7 @@ impl UdpSocket {
             if dns::is_server(remote)
                 && let Some(relay) = self.stack.dns.get()
             {
-                relay.ask(SocketAddr::new(source, port), bytes);
+                relay.datagram(SocketAddr::new(source, port), bytes);
                 return Ok(len);
             }
             let datagram = Datagram {

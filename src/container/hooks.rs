@@ -15,6 +15,7 @@
 //! Each gets the container's state as JSON on its standard input, the bundle as working directory, the environment that it
 //! lists and no other, and a process group of its own that is killed when its time is up.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -24,9 +25,10 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use oci_spec::runtime::{ContainerState, Hook, Hooks, State};
+use oci_spec::runtime::{ContainerState, Hook, Hooks, Spec, State, StateBuilder};
 
 use super::error::{Context, Error, Result};
+use super::state::Record;
 
 /// When hooks are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +106,30 @@ pub fn document(point: Point, state: &State) -> Result<Vec<u8>> {
         state.set_pid(None);
     }
     serde_json::to_vec(&state).map_err(io::Error::from).doing(|| format!("state for the {} hooks", point.name()))
+}
+
+/// What the hooks of a container are told, but for its status.
+pub fn state(record: &Record) -> Result<State> {
+    let annotations = record.annotations.iter().map(|(name, value)| (name.clone(), value.clone()));
+    let mut state = StateBuilder::default()
+        .version(record.oci_version.clone())
+        .id(record.id.clone())
+        .status(ContainerState::Creating)
+        .bundle(record.bundle.clone())
+        .annotations(annotations.collect::<HashMap<String, String>>());
+    if let Some(process) = record.process() {
+        state = state.pid(process.pid);
+    }
+    state.build().map_err(|error| Error::Usage(error.to_string()))
+}
+
+/// Runs the hooks of several points in order, for a container that `record` tells of.
+pub fn run_all(spec: &Spec, points: &[Point], record: &Record) -> Result<()> {
+    if spec.hooks().is_none() {
+        return Ok(());
+    }
+    let state = state(record)?;
+    points.iter().try_for_each(|point| run(spec.hooks().as_ref(), *point, &state))
 }
 
 /// Runs the hooks of `point` that run on the host, one after the other; those of [`Point::StartContainer`] are the
@@ -249,7 +275,6 @@ fn describe(status: ExitStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::StateBuilder;
     use serde_json::json;
 
     fn state(bundle: &std::path::Path) -> State {

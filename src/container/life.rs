@@ -57,14 +57,6 @@ impl Container {
         self.directory.save(&self.record)
     }
 
-    /// Runs the hooks of a point of its life.
-    pub fn run_hooks(&self, spec: &Spec, point: Point) -> Result<()> {
-        match spec.hooks() {
-            Some(hooks) if !point.of(hooks).is_empty() => hooks::run(Some(hooks), point, &self.record.hook_state()?),
-            _ => Ok(()),
-        }
-    }
-
     /// Lets the program of a created container go.
     pub fn start(&mut self) -> Result<()> {
         let refuse = |text: &str| Err(Error::Usage(text.into()));
@@ -83,7 +75,7 @@ impl Container {
             return Err(error);
         }
         self.save_status(Status::Running)?;
-        self.run_hooks(&spec, Point::Poststart)
+        hooks::run_all(&spec, &[Point::Poststart], &self.record)
     }
 
     fn let_go(&self, spec: &Spec) -> Result<()> {
@@ -94,7 +86,7 @@ impl Container {
             self.hand_over_network(spec, &mut client)?;
         }
         if spec.hooks().as_ref().is_some_and(|hooks| !Point::StartContainer.of(hooks).is_empty()) {
-            client.call::<()>(&Request::StartHooks { id: id(), state: Box::new(self.record.hook_state()?) })?;
+            client.call::<()>(&Request::StartHooks { id: id(), state: Box::new(hooks::state(&self.record)?) })?;
         }
         client.call(&Request::Start { id: id() })
     }
@@ -132,7 +124,7 @@ impl Container {
         }
         // A command that was killed may not have come to writing it.
         if let Ok(spec) = self.directory.spec() {
-            self.run_hooks(&spec, Point::Poststop)?;
+            hooks::run_all(&spec, &[Point::Poststop], &self.record)?;
         }
         self.record.cgroup.destroy()?;
         self.directory.remove()

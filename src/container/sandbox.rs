@@ -23,7 +23,7 @@ use super::cgroup;
 use super::control;
 use super::error::{Context, Error, Result};
 use super::gofer::{GoferConfig, Tree};
-use super::hooks::Point;
+use super::hooks::{self, Point};
 use super::life::Container;
 use super::network::{NetConfig, Tap, find_tap, open_tap};
 use super::report::Reader;
@@ -108,9 +108,8 @@ impl Sandbox {
         // It goes with the claim now.
         cgroup.release();
         gofer_pipes.go()?;
-        for point in [Point::Prestart, Point::CreateRuntime, Point::CreateContainer] {
-            container.run_hooks(&bundle.spec, point)?;
-        }
+        let before = [Point::Prestart, Point::CreateRuntime, Point::CreateContainer];
+        hooks::run_all(&bundle.spec, &before, &container.record)?;
         sentry_pipes.go()?;
         let mut sandbox = Sandbox {
             sentry,

@@ -99,7 +99,10 @@ fn prepare(config_fd: RawFd) -> Result<(Stood, SignalFd)> {
     // Nobody's working directory is kept busy.
     nix::unistd::chdir("/").map_err(io::Error::from).doing(|| "change to /")?;
     if let Some(fd) = config.terminal {
-        terminal::control(fd)?;
+        // One that has hung up already has no more sizes; the sentry tells the process.
+        if let Err(error) = terminal::control(fd) {
+            log::debug!("{error}");
+        }
         drop(take(fd));
     }
     let stood = Stood {

@@ -10,7 +10,7 @@
 //! ROOT/.new-…, .old-…   directories that are just being made or removed, or were when a command was killed
 //! ```
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
-use oci_spec::runtime::{ContainerState, Spec, State, StateBuilder};
+use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Cgroup;
@@ -131,22 +131,6 @@ impl Record {
             (_, Some(process)) if !process.is_alive() => Status::Stopped,
             (status, _) => status,
         }
-    }
-
-    /// The state as hooks get it, whose status is theirs to fill in.
-    pub fn hook_state(&self) -> Result<State> {
-        let mut state = StateBuilder::default()
-            .version(self.oci_version.clone())
-            .id(self.id.clone())
-            .status(ContainerState::Creating)
-            .bundle(self.bundle.clone());
-        if let Some(process) = self.process() {
-            state = state.pid(process.pid);
-        }
-        if !self.annotations.is_empty() {
-            state = state.annotations(self.annotations.clone().into_iter().collect::<HashMap<_, _>>());
-        }
-        state.build().map_err(|error| Error::Usage(error.to_string()))
     }
 
     /// The state document that `state` prints. The process number is the sentry's, as no process of the

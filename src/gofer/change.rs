@@ -162,6 +162,7 @@ fn make(dir: BorrowedFd<'_>, name: &[u8], new: &New<'_>) -> Result<Option<OwnedF
     let path = c_string(name)?;
     let (fd, path) = (dir.as_raw_fd(), path.as_ptr());
     match new.kind {
+        NodeType::Anonymous => return Err(Errno::EINVAL),
         NodeType::Regular => {
             let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | host::CONTENT;
             return host::open(dir, name, flags, new.perm).map(Some);

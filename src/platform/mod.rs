@@ -132,6 +132,9 @@ pub trait UserThread {
     /// What stops it from elsewhere.
     fn interrupter(&self) -> Arc<dyn Interrupter>;
 
+    /// Runs on the CPUs that `affinity` names, now and whenever it changes.
+    fn follow(&mut self, affinity: Arc<placement::Affinity>);
+
     /// Runs container code from the current registers until something happens.
     fn run(&mut self) -> Event;
 

@@ -7,9 +7,11 @@
 //! its CPU with another running one for a while, with a CPU idle elsewhere, moves there.
 
 use std::cell::Cell;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// How long a pair shares a CPU before it looks for another: longer than a parent needs to get from `fork` to `wait`.
 const PATIENCE: Duration = Duration::from_micros(300);
@@ -50,11 +52,38 @@ thread_local! {
     static PLACE: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
+/// On which of the sandbox's CPUs a thread may run: `sched_setaffinity(2)`. Whoever changes it stops the thread's user code,
+/// which then goes on elsewhere if it must.
+#[derive(Default)]
+pub struct Affinity {
+    /// Counts changes.
+    version: AtomicU32,
+    /// A bit a CPU, the first the lowest of the first byte; empty: all.
+    mask: Mutex<Vec<u8>>,
+}
+
+impl Affinity {
+    /// The mask, with a bit a CPU; empty for all.
+    pub fn get(&self) -> Vec<u8> {
+        self.mask.lock().clone()
+    }
+
+    /// Changes the mask, which must name a CPU of the sandbox.
+    pub fn set(&self, mask: Vec<u8>) {
+        *self.mask.lock() = mask;
+        self.version.fetch_add(1, Ordering::Release);
+    }
+}
+
 /// Where a pair runs. Owned by its sentry thread.
 pub struct Place {
     index: usize,
     stub: i32,
     since: Instant,
+    affinity: Arc<Affinity>,
+    /// Which version of it `mask` is.
+    version: u32,
+    mask: Vec<u8>,
 }
 
 impl Place {
@@ -65,11 +94,12 @@ impl Place {
         let index = match near {
             // The parent itself is one; with nobody else there, the child may take its CPU.
             Some(index) if all[index].running.load(Ordering::Relaxed) <= 1 => index,
-            _ => idlest().0,
+            _ => idlest(&[]).0,
         };
         all[index].running.fetch_add(1, Ordering::Relaxed);
         PLACE.set(Some(index));
-        let place = Place { index, stub, since: Instant::now() };
+        let since = Instant::now();
+        let place = Place { index, stub, since, affinity: Arc::default(), version: 0, mask: Vec::new() };
         place.pin();
         place
     }
@@ -86,20 +116,46 @@ impl Place {
         pin_thread(self.stub, cpu);
     }
 
-    /// Moves the pair if it has company and another CPU has nobody. Costs one load when it has none.
+    /// Keeps to these CPUs from now on.
+    pub fn follow(&mut self, affinity: Arc<Affinity>) {
+        self.version = affinity.version.load(Ordering::Acquire);
+        self.affinity = affinity;
+        self.obey();
+    }
+
+    /// Goes to a CPU that it may be on.
+    fn obey(&mut self) {
+        self.mask = self.affinity.get();
+        if !allows(&self.mask, self.index) {
+            self.move_to(idlest(&self.mask).0);
+        }
+    }
+
+    fn move_to(&mut self, index: usize) {
+        let all = cpus();
+        all[index].running.fetch_add(1, Ordering::Relaxed);
+        all[self.index].running.fetch_sub(1, Ordering::Relaxed);
+        self.index = index;
+        PLACE.set(Some(index));
+        self.pin();
+    }
+
+    /// Moves the pair if it may not be where it is, or if it has company and another CPU has nobody. Costs two loads when it
+    /// may and has none.
     pub fn consider_moving(&mut self) {
+        let version = self.affinity.version.load(Ordering::Acquire);
+        if version != self.version {
+            self.version = version;
+            self.obey();
+        }
         let all = cpus();
         if all[self.index].running.load(Ordering::Relaxed) <= 1 || self.since.elapsed() < PATIENCE {
             return;
         }
         self.since = Instant::now();
-        let (index, running) = idlest();
+        let (index, running) = idlest(&self.mask);
         if running == 0 && index != self.index {
-            all[index].running.fetch_add(1, Ordering::Relaxed);
-            all[self.index].running.fetch_sub(1, Ordering::Relaxed);
-            self.index = index;
-            PLACE.set(Some(index));
-            self.pin();
+            self.move_to(index);
         }
     }
 }
@@ -111,9 +167,15 @@ impl Drop for Place {
     }
 }
 
-/// The index of the CPU with the fewest running pairs, and how many those are.
-fn idlest() -> (usize, usize) {
+/// Whether a mask allows a CPU.
+fn allows(mask: &[u8], index: usize) -> bool {
+    mask.is_empty() || mask.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 != 0)
+}
+
+/// The index of the CPU with the fewest running pairs, of those that `mask` allows, and how many those are.
+fn idlest(mask: &[u8]) -> (usize, usize) {
     let counts = cpus().iter().map(|cpu| cpu.running.load(Ordering::Relaxed)).enumerate();
+    let counts = counts.filter(|&(index, _)| allows(mask, index));
     counts.min_by_key(|&(_, running)| running).unwrap_or((0, 0))
 }
 

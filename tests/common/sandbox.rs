@@ -281,6 +281,13 @@ impl Running {
         panic!("{what}: not within {DEADLINE:?}\n{}", self.report());
     }
 
+    /// Gives another command about it to the runtime: `args` and the container's name.
+    pub fn command(&self, args: &[&str]) -> std::process::Output {
+        let mut command = Command::new(&self.program);
+        command.arg("--root").arg(self.directory.path().join("state")).args(args).arg(ID);
+        command.output().expect("the runtime starts")
+    }
+
     /// The process number of the command that runs it.
     pub fn pid(&self) -> Pid {
         self.pid

@@ -103,6 +103,10 @@ fn a_container_runs_to_its_end() {
     assert!(ran.stderr.contains("err"), "{ran}");
 }
 
+/// Names its terminal, waits for the size that `ctr` sets once the container runs, and answers a line.
+const SCRIPT: &str =
+    r#"tty; until [ "$(stty size)" = "31 71" ]; do sleep 0.05; done; echo sized; read -r line; echo "[$line]"; exit 4"#;
+
 #[test]
 fn a_terminal_of_ctr() {
     let engine = engine();

@@ -68,7 +68,7 @@ impl Container {
     pub fn command(&self, word: &str) -> Command {
         let mut command = Command::new("timeout");
         command.args(["-k", "1", "60"]).arg(&self.runtime.program).arg("--root").arg(self.path("state"));
-        command.args(["--network=none", word]).stdin(Stdio::null());
+        command.args(&self.runtime.flags).args(["--network=none", word]).stdin(Stdio::null());
         command
     }
 

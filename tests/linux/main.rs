@@ -26,6 +26,7 @@ mod network;
 mod paths;
 mod pipes;
 mod processes;
+mod propagation;
 mod seccomp;
 mod signals;
 mod socket_options;

@@ -252,6 +252,30 @@ fn affinity_is_kept_and_inherited() {
             ok(libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut own));
             assert_eq!(libc::CPU_COUNT(&own), 1);
         });
+        // It binds: every processor in turn, and another thread from outside.
+        for cpu in (0..1024).filter(|cpu| libc::CPU_ISSET(*cpu, &all)) {
+            let mut one: libc::cpu_set_t = zeroed();
+            libc::CPU_SET(cpu, &mut one);
+            ok(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &one));
+            for _ in 0..100 {
+                assert_eq!(ok(libc::sched_getcpu()), cpu as i32);
+            }
+            let there = shared::<std::sync::atomic::AtomicI32>();
+            there.store(-1, std::sync::atomic::Ordering::SeqCst);
+            let spinner = child(|| {
+                loop {
+                    there.store(libc::sched_getcpu(), std::sync::atomic::Ordering::SeqCst);
+                }
+            });
+            for cpu in (0..1024).filter(|cpu| libc::CPU_ISSET(*cpu, &all)) {
+                let mut one: libc::cpu_set_t = zeroed();
+                libc::CPU_SET(cpu, &mut one);
+                ok(libc::sched_setaffinity(spinner, size_of::<libc::cpu_set_t>(), &one));
+                eventually(|| there.load(std::sync::atomic::Ordering::SeqCst) == cpu as i32);
+            }
+            ok(libc::kill(spinner, libc::SIGKILL));
+            wait(spinner);
+        }
         fails(libc::sched_getaffinity(0x3f_ffff, size_of::<libc::cpu_set_t>(), &mut one), libc::ESRCH);
         fails(libc::sched_getaffinity(0, 1, &mut one), libc::EINVAL);
     });
@@ -271,6 +295,12 @@ fn scheduling_policies_and_priorities() {
         parameters.sched_priority = 5;
         fails(libc::sched_setscheduler(0, libc::SCHED_OTHER, &parameters), libc::EINVAL);
         fails(libc::sched_getscheduler(0x3f_ffff), libc::ESRCH);
+        parameters.sched_priority = 0;
+        in_child(|| {
+            ok(libc::sched_setscheduler(0, libc::SCHED_BATCH | libc::SCHED_RESET_ON_FORK, &parameters));
+            assert_eq!(ok(libc::sched_getscheduler(0)), libc::SCHED_BATCH | libc::SCHED_RESET_ON_FORK);
+            in_child(|| assert_eq!(ok(libc::sched_getscheduler(0)), libc::SCHED_BATCH));
+        });
         ok(libc::sched_yield());
         ok(libc::setpriority(libc::PRIO_PROCESS, 0, 5));
         assert_eq!(ok(libc::getpriority(libc::PRIO_PROCESS, 0)), 5);

@@ -120,6 +120,14 @@ impl File for GoferFile {
         check(ret.into()).map(drop)
     }
 
+    fn advise(&self, offset: i64, len: i64, advice: i32) -> Result<()> {
+        // SAFETY: takes numbers alone; returns an errno.
+        match unsafe { libc::posix_fadvise(self.fd.as_raw_fd(), offset, len, advice) } {
+            0 => Ok(()),
+            errno => Err(Errno::from_raw(errno)),
+        }
+    }
+
     fn allocate(&self, mode: i32, offset: u64, len: u64) -> Result<()> {
         if !self.writable {
             return Err(Errno::EBADF);

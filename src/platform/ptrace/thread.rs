@@ -219,6 +219,10 @@ impl UserThread for StubThread {
         self.kicker.clone()
     }
 
+    fn follow(&mut self, affinity: Arc<placement::Affinity>) {
+        self.place.follow(affinity);
+    }
+
     fn run(&mut self) -> Event {
         self.place.consider_moving();
         if self.kicker.state.compare_exchange(IDLE, RUNNING, Ordering::SeqCst, Ordering::SeqCst).is_err() {

@@ -156,9 +156,14 @@ impl Console {
     /// The process has ended. Returns when all that the container has written is shown, or the host's terminal does not take
     /// it.
     pub fn finish(&self) {
+        self.let_go();
+        let _ = self.shown.lock().recv_timeout(PATIENCE);
+    }
+
+    /// The process has ended: the relay ends when nobody has the slave open any more.
+    pub fn let_go(&self) {
         self.relay.ending.store(true, Ordering::SeqCst);
         self.relay.showing.unpark();
-        let _ = self.shown.lock().recv_timeout(PATIENCE);
     }
 
     /// Nobody looks any more: as when the host's terminal hangs up.

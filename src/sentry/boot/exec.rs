@@ -77,7 +77,8 @@ pub fn start(kernel: &Arc<Kernel>, process: &Process, fds: Vec<OwnedFd>) -> Outc
     };
     let fs = FsContext::new(FsState { root, cwd, umask });
     let parts = Parts { mm: None, fs, files, creds: Arc::new(creds), namespaces };
-    let task = make_task(kernel, process, parts)?;
+    let task = make_task(kernel, process, parts);
+    let task = task.inspect_err(|_| console.iter().for_each(Console::hang_up))?;
     launch(kernel, process, task, console, exec)
 }
 
@@ -130,10 +131,13 @@ impl Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         let group = &self.0.group;
-        group.end(ExitStatus::Killed { signal: libc::SIGKILL, core: false });
-        if let Some(console) = self.0.console.as_ref().filter(|_| !self.0.has_ended()) {
-            console.hang_up();
+        match &self.0.console {
+            // Others may write to it still.
+            Some(console) if self.0.has_ended() => console.let_go(),
+            Some(console) => console.hang_up(),
+            None => {}
         }
+        group.end(ExitStatus::Killed { signal: libc::SIGKILL, core: false });
         self.0.wait_end(None);
         group.kernel.further.0.lock().remove(&group.pid());
         group.kernel.tree.lock().remove_process(group.pid());

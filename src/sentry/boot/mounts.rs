@@ -20,6 +20,7 @@ use crate::vfs::gofer::GoferFs;
 use crate::vfs::inode::{Caching, FileSystem, NodeType};
 use crate::vfs::kernfs::KernFs;
 use crate::vfs::mount::{MountFlags, MountNamespace};
+use crate::vfs::propagation::Propagation;
 use crate::vfs::tmpfs::{TmpFs, TmpfsOptions};
 use crate::vfs::tty::{DevPts, DevPtsOptions};
 use crate::vfs::walk::{LookupFlags, Walk};
@@ -62,6 +63,10 @@ pub fn build(kernel: &Arc<Kernel>, config: &mut ContainerConfig, ptys: &Arc<DevP
         builder.devices(linux)?;
         builder.read_only_paths(linux.readonly_paths().as_deref().unwrap_or_default())?;
         builder.masked_paths(linux.masked_paths().as_deref().unwrap_or_default())?;
+    }
+    let propagation = config.spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
+    if let Some(kind) = propagation.filter(|kind| !kind.is_empty()) {
+        builder.propagate(&namespace.root(), kind).doing(|| format!("linux.rootfsPropagation: {kind}"))?;
     }
     if read_only {
         let root = namespace.root();
@@ -110,7 +115,11 @@ impl Builder<'_> {
         };
         let kind = fs.root().attr()?.kind;
         let at = self.mount_point(destination, kind)?;
-        self.namespace.mount(&fs, &at, flags, &source).map(drop)
+        let mount = self.namespace.mount(&fs, &at, flags, &source)?;
+        match parsed.propagation {
+            Some(kind) => self.propagate(&Path::root_of(mount), &kind),
+            None => Ok(()),
+        }
     }
 
     fn file_system(&self, kind: &str, data: &str) -> Result<Arc<dyn FileSystem>> {
@@ -154,6 +163,12 @@ impl Builder<'_> {
             }
         }
         walk.lookup(path, LookupFlags::FOLLOW)
+    }
+
+    /// Gives a mount its propagation type: `private`, or `rprivate` with what is mounted beneath.
+    fn propagate(&self, at: &Path, kind: &str) -> Result<()> {
+        let (to, recursive) = Propagation::from_option(kind).ok_or(Errno::EINVAL)?;
+        self.namespace.set_propagation(at, to, recursive)
     }
 
     /// The container's names as its root sees them.

@@ -1,5 +1,5 @@
 //! Where memory is on the machine: `mbind(2)`, `set_mempolicy(2)`, `get_mempolicy(2)`. There is one node, number 0, so every
-//! policy that can be asked for is the one in force; the calls check what they are given.
+//! policy that can be asked for is the one in force; the calls check what they are given, and a task's own is remembered.
 
 use super::MemoryManager;
 use super::user::PAGE;
@@ -7,6 +7,7 @@ use crate::errno::{Errno, Result};
 
 const MPOL_DEFAULT: i32 = 0;
 const MPOL_PREFERRED: i32 = 1;
+const MPOL_INTERLEAVE: i32 = 3;
 const MPOL_LOCAL: i32 = 4;
 const MPOL_PREFERRED_MANY: i32 = 5;
 const MPOL_WEIGHTED_INTERLEAVE: i32 = 6;
@@ -19,17 +20,23 @@ const MPOL_F_MEMS_ALLOWED: u32 = 4;
 const MPOL_MF_VALID: u32 = 7;
 const MPOL_MF_MOVE_ALL: u32 = 4;
 
-/// Checks a policy. `nodes` is the first word of the mask, 0 when it is absent. `EINVAL`.
-pub fn check_policy(mode: i32, nodes: u64) -> Result<()> {
-    let (flags, mode) = (mode & MPOL_MODE_FLAGS, mode & !MPOL_MODE_FLAGS);
+/// Checks a policy: mode and nodes as they are shown. `nodes` is the first word of the mask, 0 when it is absent. `EINVAL`.
+pub fn check_policy(raw: i32, nodes: u64) -> Result<(i32, u64)> {
+    let (flags, mode) = (raw & MPOL_MODE_FLAGS, raw & !MPOL_MODE_FLAGS);
     let valid = match mode {
         MPOL_DEFAULT => flags == 0 && nodes == 0,
         MPOL_LOCAL => flags == 0 && nodes == 0,
         MPOL_PREFERRED => nodes & !1 == 0 && !(nodes == 0 && flags != 0),
-        MPOL_PREFERRED_MANY..=MPOL_WEIGHTED_INTERLEAVE | 2 | 3 => nodes & 1 != 0,
+        MPOL_PREFERRED_MANY..=MPOL_WEIGHTED_INTERLEAVE | 2 | MPOL_INTERLEAVE => nodes & 1 != 0,
         _ => false,
     };
-    if valid { Ok(()) } else { Err(Errno::EINVAL) }
+    match mode {
+        _ if !valid => Err(Errno::EINVAL),
+        // Without a node to prefer it is the local one.
+        MPOL_PREFERRED if nodes == 0 => Ok((MPOL_LOCAL, 0)),
+        MPOL_DEFAULT | MPOL_LOCAL => Ok((mode, 0)),
+        _ => Ok((raw, nodes & 1)),
+    }
 }
 
 impl MemoryManager {
@@ -47,8 +54,8 @@ impl MemoryManager {
         if covered { Ok(()) } else { Err(Errno::EFAULT) }
     }
 
-    /// `get_mempolicy(2)`: the mode (or node) and the first word of the mask. `EINVAL`, `EFAULT`.
-    pub fn get_mempolicy(&self, addr: u64, flags: u32) -> Result<(i32, u64)> {
+    /// `get_mempolicy(2)` of a task with policy `own`: the mode (or node) and the first word of the mask. `EINVAL`, `EFAULT`.
+    pub fn get_mempolicy(&self, own: (i32, u64), addr: u64, flags: u32) -> Result<(i32, u64)> {
         let known = MPOL_F_NODE | MPOL_F_ADDR | MPOL_F_MEMS_ALLOWED;
         if flags & !known != 0 {
             return Err(Errno::EINVAL);
@@ -59,9 +66,16 @@ impl MemoryManager {
         }
         if flags & MPOL_F_ADDR != 0 {
             let mapped = self.lock().map.find(addr).is_some();
-            return if mapped { Ok((MPOL_DEFAULT, 0)) } else { Err(Errno::EFAULT) };
+            let found = if flags & MPOL_F_NODE != 0 { (0, own.1) } else { own };
+            return if mapped { Ok(found) } else { Err(Errno::EFAULT) };
         }
-        // Without interleaving there is no next node to tell.
-        if addr != 0 || flags & MPOL_F_NODE != 0 { Err(Errno::EINVAL) } else { Ok((MPOL_DEFAULT, 0)) }
+        let interleaves = matches!(own.0 & !MPOL_MODE_FLAGS, MPOL_INTERLEAVE | MPOL_WEIGHTED_INTERLEAVE);
+        match flags & MPOL_F_NODE != 0 {
+            _ if addr != 0 => Err(Errno::EINVAL),
+            // The node that is next.
+            true if interleaves => Ok((0, own.1)),
+            true => Err(Errno::EINVAL),
+            false => Ok(own),
+        }
     }
 }

@@ -132,10 +132,12 @@ pub fn mbind(cur: &mut Current, addr: u64, len: u64, mode: i32, mask: UserPtr<u6
     cur.mm()?.mbind(addr, len, mode, nodes, flags).map(|()| 0)
 }
 
-/// `set_mempolicy(2)`: checked; with one node all policies are the same.
+/// `set_mempolicy(2)`: kept and shown; with one node all policies have the same effect. `EINVAL`, `EFAULT`.
 pub fn set_mempolicy(cur: &mut Current, mode: i32, mask: UserPtr<u64>, max: u64) -> SysResult {
     let nodes = node_mask(cur, mask, max)?;
-    crate::sentry::mm::policy::check_policy(mode, nodes).map(|()| 0)
+    let policy = crate::sentry::mm::policy::check_policy(mode, nodes)?;
+    *cur.task.memory_policy.lock() = policy;
+    Ok(0)
 }
 
 /// `get_mempolicy(2)`.
@@ -150,7 +152,8 @@ pub fn get_mempolicy(
     if !mask.is_null() && max < 1 {
         return Err(Errno::EINVAL);
     }
-    let (found, nodes) = cur.mm()?.get_mempolicy(addr, flags)?;
+    let own = *cur.task.memory_policy.lock();
+    let (found, nodes) = cur.mm()?.get_mempolicy(own, addr, flags)?;
     mode.write_if(cur.space(), &found)?;
     mask.write_if(cur.space(), &nodes).map(|()| 0)
 }

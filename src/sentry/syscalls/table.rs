@@ -117,9 +117,9 @@ fn descriptors(table: &mut Table) {
         85 creat Full "" fs::open::creat;
         138 fstatfs Full "" fs::statfs::fstatfs;
         162 sync Full "" fs::sync::sync;
-        187 readahead Partial "does nothing: the host reads ahead" fs::sync::readahead;
+        187 readahead Full "" fs::sync::readahead;
         217 getdents64 Full "" fs::dir::getdents64;
-        221 fadvise64 Partial "does nothing: the host keeps the pages" fs::sync::fadvise64;
+        221 fadvise64 Full "" fs::sync::fadvise64;
         253 inotify_init Full "" fs::inotify::inotify_init;
         254 inotify_add_watch Full "" fs::inotify::inotify_add_watch;
         255 inotify_rm_watch Full "" fs::inotify::inotify_rm_watch;
@@ -162,7 +162,7 @@ fn names(table: &mut Table) {
         155 pivot_root Full "" fs::mount::pivot_root;
         161 chroot Full "" fs::dir::chroot;
         163 acct Refused "not configured" fs::handle::acct;
-        165 mount Partial "tmpfs, ramfs, devpts, proc, sysfs; bind, move, remount; all mounts are private" fs::mount::mount;
+        165 mount Partial "tmpfs, ramfs, devpts, proc, sysfs; bind, move, remount, propagation types" fs::mount::mount;
         166 umount2 Partial "no MNT_EXPIRE" fs::mount::umount2;
         167 swapon Refused "not configured" fs::handle::swap;
         168 swapoff Refused "not configured" fs::handle::swap;
@@ -234,7 +234,7 @@ fn memory_calls(table: &mut Table) {
         151 mlockall Full "" memory::mlockall;
         152 munlockall Full "" memory::munlockall;
         237 mbind Partial "one memory node" memory::mbind;
-        238 set_mempolicy Partial "one memory node; the policy is checked, not remembered" memory::set_mempolicy;
+        238 set_mempolicy Partial "one memory node" memory::set_mempolicy;
         239 get_mempolicy Partial "one memory node" memory::get_mempolicy;
         310 process_vm_readv Full "" memory::process_vm_readv;
         311 process_vm_writev Full "" memory::process_vm_writev;
@@ -289,7 +289,7 @@ fn processes(table: &mut Table) {
         141 setpriority Partial "kept and shown; the host shares out the time" process::sched::setpriority;
         142 sched_setparam Partial "as sched_setscheduler" process::sched::sched_setparam;
         143 sched_getparam Full "" process::sched::sched_getparam;
-        144 sched_setscheduler Partial "only the normal policies" process::sched::sched_setscheduler;
+        144 sched_setscheduler Partial "only the normal policies, which are kept and shown" process::sched::sched_setscheduler;
         145 sched_getscheduler Full "" process::sched::sched_getscheduler;
         146 sched_get_priority_max Full "" process::sched::sched_get_priority_max;
         147 sched_get_priority_min Full "" process::sched::sched_get_priority_min;
@@ -298,7 +298,7 @@ fn processes(table: &mut Table) {
         158 arch_prctl Full "" process::ids::arch_prctl;
         160 setrlimit Full "" process::limits::setrlimit;
         186 gettid Full "" process::ids::gettid;
-        203 sched_setaffinity Partial "kept and shown; the host places the threads" process::sched::sched_setaffinity;
+        203 sched_setaffinity Full "" process::sched::sched_setaffinity;
         204 sched_getaffinity Full "" process::sched::sched_getaffinity;
         218 set_tid_address Full "" process::ids::set_tid_address;
         231 exit_group Full "" process::clone::exit_group;

@@ -41,6 +41,7 @@ use parking_lot::{Mutex, RwLock};
 use self::signals::{GroupSignals, TaskSignals};
 use self::usage::Usage;
 use crate::errno::{Errno, Result};
+use crate::platform::placement::Affinity;
 use crate::platform::{AddressSpace, Interrupter, UserThread};
 use crate::sentry::creds::{Caps, Credentials};
 use crate::sentry::fdtable::FdTable;
@@ -237,8 +238,12 @@ pub struct Task {
     pub start_ns: u64,
     /// `PR_SET_TIMERSLACK`, in nanoseconds.
     pub timer_slack: AtomicU64,
-    /// `sched_setaffinity(2)`; kept, and shown, but the platform places threads.
-    pub affinity: Mutex<Vec<u8>>,
+    /// `sched_setaffinity(2)`.
+    pub affinity: Arc<Affinity>,
+    /// `sched_setscheduler(2)`: one of the ordinary policies.
+    pub policy: AtomicI32,
+    /// `set_mempolicy(2)`: mode and nodes.
+    pub memory_policy: Mutex<(i32, u64)>,
     /// Whose count it is in: guarded by the tree's lock.
     pub(super) counted_uid: AtomicU32,
     /// `setpriority(2)`.
@@ -332,6 +337,14 @@ impl Task {
         self.state.store(state as u8, Ordering::Relaxed);
     }
 
+    /// Changes on which CPUs it runs; user code that runs meanwhile is stopped once, to go on there.
+    pub fn set_affinity(&self, mask: Vec<u8>) {
+        self.affinity.set(mask);
+        if let Some(interrupter) = &*self.interrupter.lock() {
+            interrupter.interrupt();
+        }
+    }
+
     /// Has the task look at `why`: wakes it from a wait, or stops its user code.
     pub fn notify(&self, why: Attention) {
         self.attention.fetch_or(why.bits(), Ordering::SeqCst);
@@ -372,7 +385,10 @@ impl Task {
         *self.name.lock() = parent.name();
         self.signals.lock().blocked = parent.blocked();
         self.timer_slack.store(parent.timer_slack.load(Ordering::Relaxed), Ordering::Relaxed);
-        *self.affinity.lock() = parent.affinity.lock().clone();
+        self.affinity.set(parent.affinity.get());
+        // Without SCHED_RESET_ON_FORK, which is for one generation.
+        self.policy.store(parent.policy.load(Ordering::Relaxed) & !0x4000_0000, Ordering::Relaxed);
+        *self.memory_policy.lock() = *parent.memory_policy.lock();
         self.nice.store(parent.nice.load(Ordering::Relaxed), Ordering::Relaxed);
         self.seccomp.inherit(&parent.seccomp);
     }
@@ -446,7 +462,9 @@ impl Task {
             clocks: Arc::default(),
             start_ns: boottime_ns(),
             timer_slack: AtomicU64::new(50_000),
-            affinity: Mutex::default(),
+            affinity: Arc::default(),
+            policy: AtomicI32::new(libc::SCHED_OTHER),
+            memory_policy: Mutex::default(),
             counted_uid: AtomicU32::new(0),
             nice: AtomicI32::new(0),
             seccomp,

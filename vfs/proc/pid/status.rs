@@ -308,7 +308,7 @@ fn privileges(text: &mut String, task: &Task) {
 }
 
 fn processors(text: &mut String, subject: &Subject, task: &Task) {
-    let affinity = task.affinity.lock().clone();
+    let affinity = task.affinity.get();
     let count = placement::count();
     let allowed: Vec<usize> =
         (0..count).filter(|cpu| affinity.get(cpu / 8).is_none_or(|byte| byte & 1 << (cpu % 8) != 0)).collect();

@@ -12,7 +12,7 @@ use crate::vfs::inode::FileSystem;
 use crate::vfs::mount::UmountFlags;
 use crate::vfs::tmpfs::{TmpFs, TmpfsOptions};
 use crate::vfs::tty::{DevPts, DevPtsOptions};
-use crate::vfs::{LookupFlags, MountFlags, Path};
+use crate::vfs::{LookupFlags, MountFlags, Propagation};
 
 /// What a `mount(2)` call is to do, besides [`MountFlags`].
 const REMOUNT: u64 = libc::MS_REMOUNT;
@@ -67,7 +67,8 @@ pub fn mount(cur: &mut Current, source: UserStr, at: UserStr, kind: UserStr, fla
             namespace.move_mount(&from, &at)?;
         }
     } else if flags & PROPAGATION != 0 {
-        change_propagation(&at, flags)?;
+        let (to, recursive) = propagation(flags)?;
+        namespace.set_propagation(&at, to, recursive)?;
     } else {
         let kind = kind.ok_or(Errno::EINVAL)?;
         let source = text(cur, source)?.unwrap_or_else(|| "none".into());
@@ -77,17 +78,19 @@ pub fn mount(cur: &mut Current, source: UserStr, at: UserStr, kind: UserStr, fla
     Ok(0)
 }
 
-/// All mounts are private, which nobody within the sandbox can tell from a slave of a master outside. `EINVAL`: more than one
-/// type, not a mount point.
-fn change_propagation(at: &Path, flags: u64) -> Result<()> {
-    let one = (flags & PROPAGATION).is_power_of_two() && flags & !(PROPAGATION | REC | libc::MS_SILENT) == 0;
-    if !one || !Arc::ptr_eq(&at.dentry, at.mount.root()) {
+/// The type of propagation to change to, and whether for all beneath. `EINVAL`: more than one type, other flags.
+fn propagation(flags: u64) -> Result<(Propagation, bool)> {
+    if flags & !(PROPAGATION | REC | libc::MS_SILENT) != 0 {
         return Err(Errno::EINVAL);
     }
-    if flags & libc::MS_SHARED != 0 {
-        log::debug!("mounts stay private: MS_SHARED has no effect");
-    }
-    Ok(())
+    let to = match flags & PROPAGATION {
+        libc::MS_SHARED => Propagation::Shared,
+        libc::MS_SLAVE => Propagation::Slave,
+        libc::MS_PRIVATE => Propagation::Private,
+        libc::MS_UNBINDABLE => Propagation::Unbindable,
+        _ => return Err(Errno::EINVAL),
+    };
+    Ok((to, flags & REC != 0))
 }
 
 /// A file system that a container may mount. Of `proc` and `sysfs` there is one in a sandbox, which must be mounted already.

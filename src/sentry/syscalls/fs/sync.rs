@@ -60,22 +60,29 @@ pub fn sync_file_range(cur: &mut Current, fd: Fd, offset: i64, len: i64, flags: 
     Ok(0)
 }
 
-/// `readahead(2)`: the host reads ahead by itself. `EINVAL`: not a regular file.
-pub fn readahead(cur: &mut Current, fd: Fd, _offset: i64, _count: usize) -> SysResult {
+/// `readahead(2)`, as advice to the host. `EINVAL`: not a regular file.
+pub fn readahead(cur: &mut Current, fd: Fd, offset: i64, count: usize) -> SysResult {
     let file = cur.file(fd)?;
     if !file.readable() {
         return Err(Errno::EBADF);
     }
     match attr_of(&file)?.kind {
-        NodeType::Regular | NodeType::BlockDevice => Ok(0),
-        _ => Err(Errno::EINVAL),
+        NodeType::Regular | NodeType::BlockDevice => {}
+        _ => return Err(Errno::EINVAL),
     }
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    // A place that cannot be read ahead is no error.
+    if offset >= 0 && count > 0 {
+        file.object().advise(offset, count, libc::POSIX_FADV_WILLNEED)?;
+    }
+    Ok(0)
 }
 
-/// `posix_fadvise(2)`: advice is free to be ignored. `ESPIPE`: a pipe.
-pub fn fadvise64(cur: &mut Current, fd: Fd, _offset: i64, len: i64, advice: i32) -> SysResult {
+/// `posix_fadvise(2)`: the host is told where it has the pages. `ESPIPE`: a pipe.
+pub fn fadvise64(cur: &mut Current, fd: Fd, offset: i64, len: i64, advice: i32) -> SysResult {
     let file = cur.io_file(fd)?;
-    check_advice(attr_of(&file)?.kind, len, advice).map(|()| 0)
+    check_advice(attr_of(&file)?.kind, len, advice)?;
+    file.object().advise(offset, len, advice).map(|()| 0)
 }
 
 fn check_advice(kind: NodeType, len: i64, advice: i32) -> Result<()> {

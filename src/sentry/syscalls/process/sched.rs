@@ -1,4 +1,5 @@
-//! Scheduling: what programs ask of it. Threads run as the host schedules them; priorities and policies are kept and shown.
+//! Scheduling: what programs ask of it. The CPUs asked for are kept to; priorities and policies are kept and shown, and the
+//! host shares out the time: to raise a priority again takes a privilege that the sentry does not have.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -44,12 +45,12 @@ pub fn sched_getaffinity(cur: &mut Current, tid: i32, len: u32, set: UserPtr<u8>
         return Err(Errno::EINVAL);
     }
     let task = target(cur, tid)?;
-    let own = task.affinity.lock().clone();
+    let own = task.affinity.get();
     let bytes = if own.is_empty() { all_cpus() } else { own };
     set.write_truncated(cur.space(), &bytes).map(|n| n as u64)
 }
 
-/// `sched_setaffinity(2)`: kept and shown; threads run where the platform places them. `EINVAL`: no CPU of the sandbox in
+/// `sched_setaffinity(2)`: threads run where the platform places them among these. `EINVAL`: no CPU of the sandbox in
 /// the set; `EPERM`, `ESRCH`, `EFAULT`.
 pub fn sched_setaffinity(cur: &mut Current, tid: i32, len: u32, set: UserPtr<u8>) -> SysResult {
     let set = UserSlice::new(set.addr(), len as usize);
@@ -63,7 +64,7 @@ pub fn sched_setaffinity(cur: &mut Current, tid: i32, len: u32, set: UserPtr<u8>
     if bytes.iter().all(|&byte| byte == 0) {
         return Err(Errno::EINVAL);
     }
-    *task.affinity.lock() = bytes;
+    task.set_affinity(bytes);
     Ok(0)
 }
 
@@ -79,22 +80,25 @@ pub fn getcpu(cur: &mut Current, cpu: UserPtr<u32>, node: UserPtr<u32>) -> SysRe
     node.write_if(cur.space(), &0u32).map(|()| 0)
 }
 
-/// `sched_getscheduler(2)`: `SCHED_OTHER`. `ESRCH`.
+/// `sched_getscheduler(2)`: with `SCHED_RESET_ON_FORK`. `EINVAL`, `ESRCH`.
 pub fn sched_getscheduler(cur: &mut Current, tid: i32) -> SysResult {
-    target(cur, tid).map(|_| libc::SCHED_OTHER as u64)
+    target(cur, tid).map(|task| task.policy.load(Ordering::Relaxed) as u64)
 }
 
-/// `sched_setscheduler(2)`: the ordinary policies, which the host's scheduler treats alike; `EPERM` for realtime ones, as
-/// with a limit of 0. `EINVAL`, `ESRCH`, `EFAULT`.
+/// `sched_setscheduler(2)`: the ordinary policies, kept and shown; `EPERM` for realtime ones, as with a limit of 0. `EINVAL`, `ESRCH`, `EFAULT`.
 pub fn sched_setscheduler(cur: &mut Current, tid: i32, policy: i32, param: UserPtr<i32>) -> SysResult {
     if param.is_null() {
         return Err(Errno::EINVAL);
     }
     let priority = param.read(cur.space())?;
-    target(cur, tid)?;
+    let task = target(cur, tid)?;
     const RESET_ON_FORK: i32 = 0x4000_0000;
     match policy & !RESET_ON_FORK {
-        libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE if priority == 0 => Ok(0),
+        libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE if priority == 0 => {
+            may_schedule(cur, &task)?;
+            task.policy.store(policy, Ordering::Relaxed);
+            Ok(0)
+        }
         libc::SCHED_FIFO | libc::SCHED_RR if (1..=99).contains(&priority) => Err(Errno::EPERM),
         _ => Err(Errno::EINVAL),
     }

@@ -14,23 +14,28 @@
 //! What comes in is given to the asker of the same question only. Identifications are random, so that a sandbox
 //! cannot guess another's answers; questions are bounded in number and time.
 
+mod stream;
+
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::{Arc, Weak};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::stack::Stack;
+pub use self::stream::destination;
+
 use super::stack::iface::LOOPBACK;
-use super::stack::random_u64;
+use super::stack::{Stack, random_u64};
 use super::udp;
 use crate::errno::{Errno, Result};
 use crate::io::{host_read, host_write};
 
 /// Where it listens.
-const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+const SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
+const ADDRESS: IpAddr = IpAddr::V4(SERVER);
 const PORT: u16 = 53;
 /// How many questions are open at a time; the oldest gives way.
 const MAX_OPEN: usize = 512;
@@ -45,8 +50,16 @@ struct Question {
     id: [u8; 2],
     /// What is asked: the question section.
     text: Vec<u8>,
-    asker: SocketAddr,
+    asker: Asker,
     asked: Instant,
+}
+
+/// Who asks.
+enum Asker {
+    /// A UDP socket.
+    Socket(SocketAddr),
+    /// The thread that serves a TCP connection.
+    Connection(SyncSender<Vec<u8>>),
 }
 
 #[derive(Default)]
@@ -61,6 +74,8 @@ struct Open {
 pub struct Relay {
     stack: Weak<Stack>,
     server: OwnedFd,
+    /// Where it listens for connections within the sandbox, once it does.
+    port: OnceLock<u16>,
     /// Leaf lock.
     open: Mutex<Open>,
 }
@@ -73,15 +88,22 @@ pub fn is_server(remote: SocketAddr) -> bool {
 impl Relay {
     /// By way of `server`, a UDP socket connected to the name server, non-blocking. `EAGAIN` when there can be no thread.
     pub(super) fn start(stack: &Arc<Stack>, server: OwnedFd) -> Result<Arc<Relay>> {
-        let relay = Arc::new(Relay { stack: Arc::downgrade(stack), server, open: Mutex::default() });
+        let relay =
+            Arc::new(Relay { stack: Arc::downgrade(stack), server, port: OnceLock::new(), open: Mutex::default() });
         let thread = std::thread::Builder::new().name("dns".into()).stack_size(256 << 10);
         let listening = relay.clone();
         thread.spawn(move || listening.listen()).map_err(|_| Errno::EAGAIN)?;
+        let _ = relay.port.set(stream::listen(stack, &relay)?); // it is new
         Ok(relay)
     }
 
+    /// Passes on a question that a UDP socket of the sandbox asks.
+    pub(super) fn datagram(&self, from: SocketAddr, message: Vec<u8>) {
+        self.ask(Asker::Socket(from), message);
+    }
+
     /// Passes a question on. What is no question is dropped, as a name server does.
-    pub(super) fn ask(&self, asker: SocketAddr, mut message: Vec<u8>) {
+    fn ask(&self, asker: Asker, mut message: Vec<u8>) {
         let Some(text) = question_of(&message).map(<[u8]>::to_vec) else { return };
         let (own, theirs) = {
             let mut open = self.open.lock();
@@ -127,15 +149,15 @@ impl Relay {
         let Some(question) = question.filter(|question| question.asked.elapsed() < PATIENCE) else { return };
         let mut bytes = message.to_vec();
         bytes[..2].copy_from_slice(&question.id);
-        let datagram = udp::Datagram {
-            from: SocketAddr::new(ADDRESS, PORT),
-            to: question.asker.ip(),
-            interface: LOOPBACK,
-            ttl: 64,
-            tos: 0,
-            bytes,
-        };
-        udp::deliver(stack, datagram, question.asker.port());
+        match question.asker {
+            Asker::Socket(to) => {
+                let from = SocketAddr::new(ADDRESS, PORT);
+                let datagram = udp::Datagram { from, to: to.ip(), interface: LOOPBACK, ttl: 64, tos: 0, bytes };
+                udp::deliver(stack, datagram, to.port());
+            }
+            // A thread that waits no longer has closed its connection.
+            Asker::Connection(sender) => drop(sender.try_send(bytes)),
+        }
     }
 }
 
@@ -184,7 +206,7 @@ mod tests {
     use super::*;
     use crate::netstack::testing::*;
 
-    fn message(id: u16, name: &[u8], more: &[u8]) -> Vec<u8> {
+    pub fn message(id: u16, name: &[u8], more: &[u8]) -> Vec<u8> {
         let mut message = id.to_be_bytes().to_vec();
         message.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0, name.len() as u8]);
         message.extend(name);
@@ -240,9 +262,42 @@ mod tests {
     fn questions_are_bounded() {
         let mut open = Open::default();
         for n in 0..5000u16 {
-            let asker = SocketAddr::new(ADDRESS, n);
+            let asker = Asker::Socket(SocketAddr::new(ADDRESS, n));
             open.enter(Question { id: [0, 0], text: Vec::new(), asker, asked: Instant::now() });
         }
         assert!(open.questions.len() <= MAX_OPEN && open.order.len() <= MAX_OPEN);
+    }
+
+    #[test]
+    fn long_answers_come_over_tcp() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to_server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        to_server.connect(server.local_addr().unwrap()).unwrap();
+        to_server.set_nonblocking(true).unwrap();
+        let stack = lonely();
+        stack.relay_dns(to_server.into()).unwrap();
+        let client = tcp(&stack);
+        connect(&client, &at("127.0.0.11:53")).unwrap();
+        assert_eq!(client.sock().peer_name().unwrap(), at("127.0.0.11:53"));
+        let answerer = std::thread::spawn(move || {
+            let mut buf = [0; 512];
+            for _ in 0..2 {
+                let (len, from) = server.recv_from(&mut buf).unwrap();
+                assert_eq!(buf[len - 11..len - 6], [0, 0, 41, 0xfd, 0xe8], "it takes long answers");
+                let record = [&[0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 0, 0x9c, 0x40][..], &vec![7; 40_000]].concat();
+                let mut answer = message(u16::from_be_bytes([buf[0], buf[1]]), b"long", &record);
+                answer[7] = 1;
+                server.send_to(&answer, from).unwrap();
+            }
+        });
+        for id in [7, 8] {
+            let question = message(id, b"long", b"");
+            write_all(&client, &(question.len() as u16).to_be_bytes()).unwrap();
+            write_all(&client, &question).unwrap();
+            let len = read_exact(&client, 2);
+            let answer = read_exact(&client, u16::from_be_bytes([len[0], len[1]]).into());
+            assert!(answer.len() > 40_000 && answer[..2] == id.to_be_bytes());
+        }
+        answerer.join().unwrap();
     }
 }
