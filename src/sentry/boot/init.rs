@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxCapabilities, Process};
 
 use super::console::{Console, Replace};
 use super::{Doing, Outcome, console};
-use crate::container::boot::{BootConfig, take};
+use crate::container::boot::{ContainerConfig, take};
 use crate::errno::{Errno, Result};
 use crate::netstack::unix::UnixNamespace;
 use crate::sentry::creds::{Caps, Credentials};
@@ -30,7 +30,7 @@ use crate::vfs::walk::{LookupFlags, Walk};
 /// Starts the first process: returns when its program is loaded and reported as started, or says why not.
 pub fn start(
     kernel: &Arc<Kernel>,
-    config: &BootConfig,
+    config: &ContainerConfig,
     mounts: Arc<MountNamespace>,
     unix: Arc<UnixNamespace>,
 ) -> Outcome<()> {
@@ -117,8 +117,14 @@ pub(super) fn working_directory(
     walk.lookup_dir(path, LookupFlags::FOLLOW).doing(|| format!("process.cwd: {}", process.cwd().display()))
 }
 
+/// In the words that engines make exit statuses 126 and 127 of.
 pub(super) fn exec_problem(name: &str, error: Errno) -> String {
-    format!("exec {name:?}: {error}")
+    match error {
+        Errno::ENOENT if !name.contains('/') => format!("exec: {name:?}: executable file not found in $PATH"),
+        Errno::ENOENT => format!("exec: {name:?}: stat {name}: no such file or directory"),
+        Errno::EACCES => format!("exec: {name:?}: permission denied"),
+        error => format!("exec: {name:?}: {error}"),
+    }
 }
 
 pub(super) fn give(files: &Arc<FdTable>, number: usize, fd: RawFd) -> Result<()> {

@@ -73,7 +73,7 @@ struct Shared {
 pub fn run(config: BootConfig) -> i32 {
     match start(config) {
         Ok((root, containers)) => {
-            let status = root.kernel.wait_ended().shell_status();
+            let status = root.wait_ended();
             if let Some(console) = root.kernel.console.get() {
                 console.finish();
             }
@@ -106,10 +106,10 @@ fn start(mut config: BootConfig) -> Outcome<(Arc<Container>, Arc<Containers>)> {
         tracer,
     };
     let kernel = kernel(&shared, Arc::default());
-    let mounts = mounts::build(&kernel, &mut config, &kernel.ptys)?;
+    let mounts = mounts::build(&kernel, &mut config.container, &kernel.ptys)?;
     let containers = Arc::new(Containers::default());
-    let root = containers.add(&config.id, kernel.clone())?;
-    init::start(&kernel, &config, mounts, shared.unix.clone())?;
+    let root = containers.add(&config.container.id, kernel.clone(), take(config.container.exit_fd))?;
+    init::start(&kernel, &config.container, mounts, shared.unix.clone())?;
     control::serve(&containers, take(config.control_fd))?;
     report::started();
     Ok((root, containers))
@@ -143,12 +143,12 @@ fn boot_log(config: &BootConfig) -> Arc<BootLog> {
     let log = Arc::new(BootLog::new());
     log.push(&format!("Starting runsc {}...", env!("CARGO_PKG_VERSION")));
     log.push(&format!("Platform: {}, {} CPUs", config.platform, crate::platform::placement::count()));
-    log.push(&format!("Root file system: {}", if config.overlay { "overlay in memory" } else { "gofer" }));
+    log.push(&format!("Root file system: {}", if config.container.overlay { "overlay in memory" } else { "gofer" }));
     let names: Vec<&str> =
         config.tap_fd.map(|_| "eth0").into_iter().chain(config.links.iter().map(|(link, _)| &*link.name)).collect();
     let interfaces = if names.is_empty() { "none but lo".into() } else { names.join(", ") };
     log.push(&format!("Network: smoltcp, interfaces: {interfaces}"));
-    log.push(&format!("Container {} is being created", config.id));
+    log.push(&format!("Container {} is being created", config.container.id));
     log
 }
 
