@@ -106,7 +106,7 @@ fn specifications_that_cannot_be_met() {
         refused(watch, set("/process/args", json!(["/etc/passwd"])).path());
         refused(watch, set("/process/args", json!(["/etc"])).path());
         refused(watch, set("/process/args", json!([])).path());
-        refused(watch, set("/process/cwd", json!("/no/such/directory")).path());
+        refused(watch, set("/process/cwd", json!("/etc/passwd/under")).path());
         let bind = json!([{"destination": "/x", "type": "bind", "source": "/no/such/source", "options": ["bind"]}]);
         let line = refused(watch, set("/mounts", bind).path());
         assert!(line.contains("/no/such/source"), "{line}");

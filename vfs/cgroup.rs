@@ -41,7 +41,7 @@ const FILES: &[(&str, Show)] = &[
     ("memory.max", |kernel| or_max(memory(kernel).0)),
     ("memory.min", |_| "0\n".into()),
     ("memory.swap.max", |kernel| or_max(memory(kernel).1)),
-    ("pids.current", |kernel| format!("{}\n", kernel.tree.lock().thread_count())),
+    ("pids.current", |kernel| format!("{}\n", kernel.thread_count())),
     ("pids.max", |kernel| or_max(kernel.resources.lock().pids().map(|pids| pids.limit()).filter(|&limit| limit > 0))),
 ];
 

@@ -198,6 +198,9 @@ pub struct CreateArgs {
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", hide_default_value = true, hide_possible_values = true)]
     pub no_new_keyring: bool,
+    /// Pass on so many descriptors from 3 on
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
     /// The container's name
     #[arg(value_name = "ID")]
     pub id: String,
@@ -497,6 +500,7 @@ impl Globals {
             attached,
             console: false,
             console_socket: None,
+            preserved: Vec::new(),
         })
     }
 

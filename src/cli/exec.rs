@@ -8,10 +8,11 @@ use std::path::Path;
 use oci_spec::runtime::{LinuxCapabilities, Process};
 
 use super::args::{ExecArgs, Globals};
-use crate::container::control::{Client, Request, SOCKET, Started};
+use super::preserved;
+use crate::container::control::{Client, Request, Started};
 use crate::container::spec::{check_process, parse};
 use crate::container::stand_in::{self, Stood};
-use crate::container::state::{StateDir, Status};
+use crate::container::state::{self, StateDir, Status};
 use crate::container::terminal::{self, Raw};
 use crate::container::{Context, Error, Result};
 
@@ -25,14 +26,15 @@ pub fn run(globals: &Globals, args: &ExecArgs) -> Result<i32> {
         Status::Creating => return Err(Error::Usage("cannot exec in a container that is being created".into())),
         _ => {}
     }
-    let process = process(args, &record.bundle)?;
+    let process = process(args, &directory)?;
     let terminal = process.terminal() == Some(true);
     terminal::check(terminal, args.detach, args.console_socket.as_deref())?;
     // From here on a signal is passed on, or read when there is somebody to pass it on to.
     let signals = stand_in::take_all_signals()?;
     let slave = args.console_socket.as_deref().map(|socket| terminal::make(&process, socket)).transpose()?;
     let _raw = if terminal && slave.is_none() { Raw::if_terminal()? } else { None };
-    let socket = directory.short_path(SOCKET);
+    let sandbox = state::sandbox_directory(&globals.state_root(), &record)?;
+    let socket = state::socket_in(&sandbox);
     let mut connection = Client::connect(&socket)?;
     let extra = preserved(args.preserve_fds)?;
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
@@ -49,37 +51,18 @@ pub fn run(globals: &Globals, args: &ExecArgs) -> Result<i32> {
         write_pid(args.pid_file.as_deref(), std::process::id() as i32)?;
         return stood.wait(&signals);
     }
-    let child = stand_in::start(stood, &directory, slave.as_ref())?;
+    let child = stand_in::start(stood, &sandbox, slave.as_ref())?;
     write_pid(args.pid_file.as_deref(), child.pid())?;
     child.release();
     Ok(0)
 }
 
 fn write_pid(file: Option<&Path>, pid: i32) -> Result<()> {
-    let Some(file) = file else { return Ok(()) };
-    // Whoever waits for the file must not find it without its content.
-    let mut new = file.as_os_str().to_owned();
-    new.push(".new");
-    let doing = || format!("write {}", file.display());
-    fs::write(&new, pid.to_string()).and_then(|()| fs::rename(&new, file)).doing(doing)
-}
-
-/// The descriptors from 3 on that `--preserve-fds` counts.
-fn preserved(count: u32) -> Result<Vec<BorrowedFd<'static>>> {
-    let last = 3u32.saturating_add(count).min(i32::MAX as u32) as i32;
-    let one = |fd: i32| {
-        // SAFETY: only asks about a number.
-        if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
-            return Err(Error::Usage(format!("--preserve-fds={count}: descriptor {fd} is not open")));
-        }
-        // SAFETY: it is open, and nothing in this process closes descriptors that it was started with.
-        Ok(unsafe { BorrowedFd::borrow_raw(fd) })
-    };
-    (3..last).map(one).collect()
+    file.map_or(Ok(()), |file| super::write_pid(file, pid))
 }
 
 /// What to run: the file of `--process`, or the container's own process with the changes that the flags make.
-fn process(args: &ExecArgs, bundle: &Path) -> Result<Process> {
+fn process(args: &ExecArgs, directory: &StateDir) -> Result<Process> {
     let (process, file) = match &args.process {
         Some(file) => {
             let text = fs::read(file).doing(|| format!("read {}", file.display()))?;
@@ -87,11 +70,9 @@ fn process(args: &ExecArgs, bundle: &Path) -> Result<Process> {
             (process, file.clone())
         }
         None => {
-            let file = bundle.join("config.json");
-            let text = fs::read(&file).doing(|| format!("read {}", file.display()))?;
-            let spec: oci_spec::runtime::Spec = parse(&text).map_err(|problem| problem.at(&file))?;
-            let base = spec.process().clone().unwrap_or_default();
-            (with_flags(base, args)?, file)
+            // Not the bundle's, which may have changed.
+            let base = directory.spec()?.process().clone().unwrap_or_default();
+            (with_flags(base, args)?, directory.path().join("spec.json"))
         }
     };
     check_process(&process).map_err(|problem| problem.at(&file))?;

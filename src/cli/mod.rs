@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -13,7 +14,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
 use log::LevelFilter;
 
-use crate::container::{Context, Result, boot, gofer, stand_in};
+use crate::container::{Context, Error, Result, boot, gofer, stand_in};
 use crate::logging::{self, Sink};
 
 mod args;
@@ -136,6 +137,20 @@ fn write_pid(file: &Path, pid: i32) -> Result<()> {
     new.push(".new");
     let written = fs::write(&new, pid.to_string()).and_then(|()| fs::rename(&new, file));
     written.doing(|| format!("write {}", file.display()))
+}
+
+/// The descriptors from 3 on that `--preserve-fds` counts.
+fn preserved(count: u32) -> Result<Vec<BorrowedFd<'static>>> {
+    let last = 3u32.saturating_add(count).min(i32::MAX as u32) as i32;
+    let one = |fd: i32| {
+        // SAFETY: only asks about a number.
+        if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+            return Err(Error::Usage(format!("--preserve-fds={count}: descriptor {fd} is not open")));
+        }
+        // SAFETY: it is open, and nothing in this process closes descriptors that it was started with.
+        Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+    };
+    (3..last).map(one).collect()
 }
 
 fn exit_code(status: i32) -> ExitCode {

@@ -6,12 +6,12 @@ use crate::container::Result;
 
 /// Returns the container's exit status, or 0 when it is left running.
 pub fn run(globals: &Globals, args: &RunArgs) -> Result<i32> {
-    // The command's own terminal is as it was when `_raw` goes, after the sandbox.
-    let (_raw, mut sandbox) = create(globals, &args.create, !args.detach)?;
-    sandbox.start()?;
+    // The command's own terminal is as it was when `_raw` goes, after the container.
+    let (_raw, mut made) = create(globals, &args.create, !args.detach)?;
+    made.start()?;
     if args.detach {
-        sandbox.detach();
+        made.detach();
         return Ok(0);
     }
-    sandbox.wait(args.keep)
+    made.wait(args.keep)
 }

@@ -8,9 +8,9 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxRes
 
 use super::args::Globals;
 use super::limit_args::UpdateArgs;
-use crate::container::control::{Client, Request};
-use crate::container::state::{StateDir, Status};
-use crate::container::{Context, Error, Result, control};
+use crate::container::control::Request;
+use crate::container::state::{self, StateDir, Status};
+use crate::container::{Context, Error, Result};
 
 /// Changes what the flags or the file name.
 pub fn run(globals: &Globals, args: &UpdateArgs) -> Result<i32> {
@@ -24,7 +24,7 @@ pub fn run(globals: &Globals, args: &UpdateArgs) -> Result<i32> {
     directory.save(&record)?;
     // The container sees its limits, and the sentry keeps some itself.
     let resources = Box::new(record.cgroup.resources().clone());
-    let mut client = Client::connect(&directory.short_path(control::SOCKET))?;
+    let mut client = state::connect(&globals.state_root(), &record)?;
     client.call::<()>(&Request::Limit { id: args.id.clone(), resources })?;
     Ok(0)
 }

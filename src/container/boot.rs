@@ -58,6 +58,8 @@ pub struct ContainerConfig {
     /// Its standard input, output and error. The first container's are the process's own until they are moved away: its 0
     /// and 1 are /dev/null then, and 2 too unless the sandbox is attached and its last words are heard.
     pub stdio: [RawFd; 3],
+    /// What become its descriptors from 3 on.
+    pub preserved: Vec<RawFd>,
     /// The file that gets its exit status.
     pub exit_fd: RawFd,
     /// Whether the root gets a writable layer in memory. Otherwise writes go to the host, or fail if it is read-only.
@@ -75,8 +77,6 @@ pub struct GoferMount {
     pub fd: RawFd,
     /// Where it is mounted in the container; `/` for the root.
     pub destination: PathBuf,
-    /// The mount's options from the specification.
-    pub options: Vec<String>,
     /// Whether the gofer refuses every change.
     pub read_only: bool,
 }

@@ -61,8 +61,9 @@ pub enum Request {
         dns: bool,
     },
     /// Makes a further container in the sandbox, whose program is loaded and not let go. Descriptors: standard input,
-    /// output and error (with `process.terminal` the one host terminal three times), then one connection to the gofer for
-    /// each of `mounts`. The answer has no content.
+    /// output and error (with `process.terminal` the one host terminal three times), the file that gets the exit status, one
+    /// connection to the gofer for each of `mounts`, then those that become 3, 4 and so on. When the connection is closed
+    /// before the container has ended, it is killed. The answer has no content.
     Create {
         /// The new container.
         id: String,
@@ -180,8 +181,6 @@ impl Request {
 pub struct Served {
     /// Where it is mounted in the container; `/` for the root.
     pub destination: PathBuf,
-    /// The mount's options from the specification.
-    pub options: Vec<String>,
     /// Whether the gofer refuses every change.
     pub read_only: bool,
 }

@@ -119,7 +119,9 @@ impl Container {
             }
         }
         let sentry = self.record.sentry.filter(|_| own_sandbox);
-        for process in [sentry, self.record.stand_in, self.record.gofer].into_iter().flatten() {
+        // A command that stands for a container itself is about to end.
+        let stand_in = self.record.stand_in.filter(|process| process.pid != std::process::id() as i32);
+        for process in [sentry, stand_in, self.record.gofer].into_iter().flatten() {
             spawn::kill_and_wait(process)?;
         }
         // A command that was killed may not have come to writing it.

@@ -23,6 +23,7 @@ pub mod hooks;
 pub mod isolate;
 pub mod life;
 pub mod network;
+pub mod pod;
 pub mod report;
 pub mod sandbox;
 pub mod spawn;

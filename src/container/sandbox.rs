@@ -19,7 +19,7 @@ use nix::unistd::pipe2;
 use serde::Serialize;
 
 use super::boot::{BootConfig, ContainerConfig, GoferMount, LogTarget};
-use super::cgroup;
+use super::cgroup::{self, Cgroup};
 use super::control;
 use super::error::{Context, Error, Result};
 use super::gofer::{GoferConfig, Tree};
@@ -65,6 +65,8 @@ pub struct Options {
     pub console: bool,
     /// Who gets the master of the container's terminal, if that is to be a new one.
     pub console_socket: Option<PathBuf>,
+    /// Descriptors of this command that become the container's from 3 on.
+    pub preserved: Vec<RawFd>,
 }
 
 /// A sandbox whose first container this command has made. Unless detached it ends with this value.
@@ -95,8 +97,7 @@ impl Sandbox {
         record.takes_interfaces = options.interface && tap.is_none() && known;
         let mut claim = Claim::new(&options.state_root, record, bundle)?;
         let (to_gofer, trees) = connections(bundle, options)?;
-        let cgroup = cgroup::Held::create(&bundle.spec, id, options.systemd_cgroup)?;
-        claim.container()?.record.cgroup = cgroup.cgroup();
+        let cgroup = claim.make_cgroup(bundle, options)?;
         // Both processes set themselves up at the same time, once they are written down.
         let (gofer, gofer_pipes) = start_gofer(id, bundle, options, trees)?;
         let (sentry, sentry_pipes) = start_sentry(id, bundle, options, &claim, to_gofer, tap)?;
@@ -169,6 +170,17 @@ impl Claim {
         container.ok_or_else(|| Error::Usage("the container has been given up".into()))
     }
 
+    /// Makes its cgroups, which the record names before they are there.
+    pub(super) fn make_cgroup(&mut self, bundle: &Bundle, options: &Options) -> Result<cgroup::Held> {
+        let container = self.container()?;
+        let plan = Cgroup::plan(&bundle.spec, &container.record.id, options.systemd_cgroup)?;
+        container.record.cgroup = plan.cgroup().clone();
+        container.directory.save(&container.record)?;
+        let held = cgroup::Held::make(plan)?;
+        container.record.cgroup = held.cgroup();
+        Ok(held)
+    }
+
     /// Leaves it to later commands.
     pub(super) fn give_up(&mut self) {
         self.0 = None;
@@ -203,7 +215,7 @@ impl Pipes {
     }
 }
 
-fn new_record(id: &str, bundle: &Bundle) -> Record {
+pub(super) fn new_record(id: &str, bundle: &Bundle) -> Record {
     Record {
         id: id.to_owned(),
         oci_version: bundle.spec.version().clone(),
@@ -247,41 +259,40 @@ fn open_interface(bundle: &Bundle, options: &Options) -> Result<Option<Tap>> {
 }
 
 /// The sentry's side of a connection to the gofer, with what it carries.
-struct Connection {
-    socket: OwnedFd,
-    mount: GoferMount,
+pub(super) struct Connection {
+    pub(super) socket: OwnedFd,
+    pub(super) mount: GoferMount,
 }
 
 /// The gofer's side.
-struct Served {
+pub(super) struct Served {
     socket: OwnedFd,
     tree: Tree,
 }
 
 /// Connects the two processes: once for the root, once for each bind mount.
-fn connections(bundle: &Bundle, options: &Options) -> Result<(Vec<Connection>, Vec<Served>)> {
+pub(super) fn connections(bundle: &Bundle, options: &Options) -> Result<(Vec<Connection>, Vec<Served>)> {
     let root_writable = !bundle.root_read_only() && !options.overlay;
-    let root = (bundle.root().to_owned(), PathBuf::from("/"), Vec::new(), true, root_writable);
+    let root = (bundle.root().to_owned(), PathBuf::from("/"), true, root_writable);
     let binds = bundle.spec.mounts().iter().flatten().filter(|mount| is_bind(mount)).filter_map(|mount| {
-        let options = mount.options().clone().unwrap_or_default();
-        let has = |wanted: &str| options.iter().any(|option| option == wanted);
+        let has = |wanted: &str| mount.options().iter().flatten().any(|option| option == wanted);
         let (recursive, writable) = (has("rbind"), !has("ro"));
-        Some((mount.source().clone()?, mount.destination().clone(), options, recursive, writable))
+        Some((mount.source().clone()?, mount.destination().clone(), recursive, writable))
     });
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
-    for (source, destination, options, recursive, writable) in std::iter::once(root).chain(binds) {
+    for (source, destination, recursive, writable) in std::iter::once(root).chain(binds) {
         let (sentry, gofer) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(io::Error::from)
             .doing(|| "connect the sentry to the gofer")?;
-        let mount = GoferMount { fd: sentry.as_raw_fd(), destination, options, read_only: !writable };
+        let mount = GoferMount { fd: sentry.as_raw_fd(), destination, read_only: !writable };
         ours.push(Connection { socket: sentry, mount });
         theirs.push(Served { tree: Tree { source, recursive, writable, socket: gofer.as_raw_fd() }, socket: gofer });
     }
     Ok((ours, theirs))
 }
 
-fn start_gofer(id: &str, bundle: &Bundle, options: &Options, served: Vec<Served>) -> Result<(Child, Pipes)> {
+pub(super) fn start_gofer(id: &str, bundle: &Bundle, options: &Options, served: Vec<Served>) -> Result<(Child, Pipes)> {
     let (reports, report) = pipe()?;
     let (held, hold) = pipe()?;
     let log = open_log(options, "gofer", id)?;
@@ -333,6 +344,7 @@ fn start_sentry(
             spec: bundle.spec.clone(),
             gofer_fds,
             stdio: terminal.as_ref().map_or([0, 1, 2], |terminal| [terminal.as_raw_fd(); 3]),
+            preserved: options.preserved.clone(),
             exit_fd: exit.as_raw_fd(),
             overlay: options.overlay,
             console: options.console || terminal.is_some(),
@@ -352,6 +364,7 @@ fn start_sentry(
     };
     let mut donated = vec![control.as_raw_fd(), report.as_raw_fd(), held.as_raw_fd(), exit.as_raw_fd()];
     donated.extend(config.tap_fd);
+    donated.extend(&options.preserved);
     donated.extend(terminal.as_ref().map(AsRawFd::as_raw_fd));
     donated.extend(log.as_ref().map(AsRawFd::as_raw_fd));
     donated.extend(sockets.iter().map(AsRawFd::as_raw_fd));

@@ -118,9 +118,10 @@ pub struct Record {
 }
 
 impl Record {
-    /// The process on the host that stands for the container's first one, as of when it was made.
+    /// The process on the host that stands for the container's first one, as of when it was made: the sentry, or the
+    /// stand-in of a container in the sandbox of another, as soon as there is one.
     pub fn process(&self) -> Option<HostProcess> {
-        if self.sandbox.is_some() { self.stand_in } else { self.sentry }
+        self.stand_in.or(self.sentry)
     }
 
     /// The status as it is now, as far as processes tell: a container whose process is gone is stopped, whatever the file
@@ -378,12 +379,21 @@ fn read<T: for<'de> Deserialize<'de>>(directory: &Path, name: &str) -> Result<T>
     serde_json::from_slice(&text).map_err(io::Error::from).doing(|| format!("read {}", file.display()))
 }
 
+/// The state directory of the first container of a container's sandbox, open.
+pub fn sandbox_directory(root: &Path, record: &Record) -> Result<File> {
+    let path = root.join(record.sandbox.as_ref().unwrap_or(&record.id));
+    File::open(&path).doing(|| format!("open {}", path.display()))
+}
+
+/// A path to the control socket in such a directory, good while that is open: socket addresses hold 108 bytes.
+pub fn socket_in(sandbox: &File) -> PathBuf {
+    format!("/proc/self/fd/{}/{SOCKET}", sandbox.as_raw_fd()).into()
+}
+
 /// Connects to the sentry that a container runs in.
 pub fn connect(root: &Path, record: &Record) -> Result<Client> {
-    let path = root.join(record.sandbox.as_ref().unwrap_or(&record.id));
-    // Through the directory: socket addresses hold 108 bytes.
-    let directory = File::open(&path).doing(|| format!("open {}", path.display()))?;
-    Client::connect(Path::new(&format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd())))
+    let directory = sandbox_directory(root, record)?;
+    Client::connect(&socket_in(&directory))
 }
 
 /// All containers under `root`, by name. One whose record cannot be read (it is just being removed) is left out.

@@ -1,8 +1,9 @@
 //! What there is one of in a container: a kernel of its own, whose costly parts the containers of a sandbox share.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Instant;
 
 use oci_spec::runtime::LinuxResources;
 use parking_lot::{Condvar, Mutex};
@@ -53,8 +54,15 @@ impl Gate {
 pub struct Kernel {
     /// How container code is run.
     pub platform: Arc<dyn Platform>,
-    /// Processes; see [`task`](crate::sentry::task) for the lock order.
-    pub tree: Mutex<TaskTree>,
+    /// Tells this kernel from the others of the sandbox.
+    pub serial: u64,
+    /// Processes; see [`task`](crate::sentry::task) for the lock order. Containers that share process numbers have one
+    /// tree, in which each finds its own processes by [`Kernel::owns`].
+    pub tree: Arc<Mutex<TaskTree>>,
+    /// How many threads of the container are in the tree. Changed with the tree locked.
+    pub(super) threads: AtomicUsize,
+    /// The number of the container's first process, once there is one.
+    first: OnceLock<i32>,
     /// Deadlines.
     pub timers: Arc<TimerQueue>,
     /// Futexes.
@@ -80,6 +88,8 @@ pub struct Kernel {
     /// The container's exit status.
     ended: Mutex<Option<ExitStatus>>,
     ended_changed: Condvar,
+    /// Woken when the container has ended.
+    pub ended_queue: WaitQueue,
     /// Whether the container is paused.
     pub(super) freezer: Freezer,
     /// Processes that `exec` has started.
@@ -88,6 +98,9 @@ pub struct Kernel {
     pub ptys: Arc<DevPts>,
     /// The first process's terminal, when that is a pair with the operator's terminal at its other end.
     pub console: OnceLock<Console>,
+    /// The names of the interfaces that were handed over, and whether a name server was; of the sandbox's first container.
+    /// Held while that is done.
+    pub attached: Mutex<Option<(Vec<String>, bool)>>,
     /// `startContainer` hooks that are to be run, if any.
     pub start_hooks: OnceLock<StartHooks>,
     /// `linux.seccomp`: what every process that the runtime starts has.
@@ -100,6 +113,8 @@ pub struct Kernel {
 
 /// The parts that are made before the kernel.
 pub struct KernelParts {
+    /// The processes that it joins.
+    pub tree: Arc<Mutex<TaskTree>>,
     /// See [`Kernel`].
     pub platform: Arc<dyn Platform>,
     /// See [`Kernel`].
@@ -125,9 +140,13 @@ pub struct KernelParts {
 impl Kernel {
     /// A kernel without tasks.
     pub fn new(parts: KernelParts) -> Arc<Kernel> {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
         Arc::new(Kernel {
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             platform: parts.platform,
-            tree: Mutex::default(),
+            tree: parts.tree,
+            threads: AtomicUsize::new(0),
+            first: OnceLock::new(),
             timers: parts.timers,
             futexes: parts.futexes,
             boot_log: parts.boot_log,
@@ -141,10 +160,12 @@ impl Kernel {
             gate: Gate::default(),
             ended: Mutex::new(None),
             ended_changed: Condvar::new(),
+            ended_queue: WaitQueue::new(),
             freezer: Freezer::default(),
             further: FurtherProcesses::default(),
             ptys: parts.ptys,
             console: OnceLock::new(),
+            attached: Mutex::new(None),
             start_hooks: OnceLock::new(),
             seccomp_profile: OnceLock::new(),
             resources: Mutex::default(),
@@ -180,10 +201,35 @@ impl Kernel {
         if !exempt && tree.tasks_of(creds.ruid) >= parent.limit(libc::RLIMIT_NPROC) {
             return Err(Errno::EAGAIN);
         }
-        if tree.thread_count() >= self.task_limit.load(Ordering::Relaxed) {
+        if self.thread_count() >= self.task_limit.load(Ordering::Relaxed) {
             return Err(Errno::EAGAIN);
         }
         tree.allocate_id()
+    }
+
+    /// How many threads the container has, zombies included.
+    pub fn thread_count(&self) -> usize {
+        self.threads.load(Ordering::Relaxed)
+    }
+
+    /// The number of the container's first process; 0 before there is one.
+    pub fn first_pid(&self) -> i32 {
+        self.first.get().copied().unwrap_or(0)
+    }
+
+    /// Says which is the container's first process, once. With the tree locked, before it runs.
+    pub(super) fn set_first_pid(&self, pid: i32) {
+        let _ = self.first.set(pid); // there is one
+    }
+
+    /// The container's first process. `ESRCH` when there is none yet or any more.
+    pub fn first_process(&self) -> Result<Arc<ThreadGroup>> {
+        self.process(self.first_pid()).ok().filter(|group| self.owns(group)).ok_or(Errno::ESRCH)
+    }
+
+    /// Whether a process is one of the container's.
+    pub fn owns(&self, group: &ThreadGroup) -> bool {
+        std::ptr::eq(&*group.kernel, self)
     }
 
     /// A process by its id. `ESRCH`; a zombie is found.
@@ -196,14 +242,37 @@ impl Kernel {
         self.tree.lock().thread(tid).cloned().ok_or(Errno::ESRCH)
     }
 
-    /// The first process has ended: so does the container, with everything in it.
+    /// The first process has ended: so does the container, with everything in it. The end of number 1 is that of all who
+    /// share its process numbers: `pid_namespaces(7)`.
     pub(super) fn container_ended(&self, status: ExitStatus) {
-        let groups: Vec<_> = self.tree.lock().nodes().map(|(_, node)| node.group.clone()).collect();
+        let all = self.first_pid() == 1;
+        let groups: Vec<_> = {
+            let tree = self.tree.lock();
+            let wanted = tree.nodes().filter(|(_, node)| all || self.owns(&node.group));
+            wanted.map(|(_, node)| node.group.clone()).collect()
+        };
         for group in groups {
             group.end(ExitStatus::Killed { signal: libc::SIGKILL, core: false });
         }
         *self.ended.lock() = Some(status);
         self.ended_changed.notify_all();
+        self.ended_queue.wake(Events::READ);
+    }
+
+    /// Kills the container.
+    pub fn kill(&self) {
+        if let Ok(group) = self.first_process() {
+            group.end(ExitStatus::Killed { signal: libc::SIGKILL, core: false });
+        }
+    }
+
+    /// Forgets the processes of a container that has ended, which hold on to the kernel.
+    pub fn forget_processes(&self) {
+        let mut tree = self.tree.lock();
+        let own: Vec<i32> = tree.nodes().filter(|(_, node)| self.owns(&node.group)).map(|(pid, _)| pid).collect();
+        let gone: Vec<_> = own.into_iter().map(|pid| tree.remove_process(pid)).collect();
+        drop(tree);
+        drop(gone);
     }
 
     /// Sleeps until the container has ended.
@@ -217,6 +286,13 @@ impl Kernel {
         }
     }
 
+    /// As [`Kernel::wait_ended`], but not beyond `deadline`.
+    pub fn wait_ended_until(&self, deadline: Instant) -> Option<ExitStatus> {
+        let mut ended = self.ended.lock();
+        while ended.is_none() && !self.ended_changed.wait_until(&mut ended, deadline).timed_out() {}
+        *ended
+    }
+
     /// The container's exit status, once it has ended.
     pub fn ended(&self) -> Option<ExitStatus> {
         *self.ended.lock()
@@ -227,7 +303,8 @@ impl Kernel {
         let info = SigInfo::user(Signal::new(signal)?, 0, 0);
         let groups: Vec<_> = {
             let tree = self.tree.lock();
-            let wanted = tree.nodes().filter(|(pid, _)| all || *pid == 1);
+            let own = tree.nodes().filter(|(_, node)| self.owns(&node.group));
+            let wanted = own.filter(|(pid, _)| all || *pid == self.first_pid());
             wanted.map(|(_, node)| node.group.clone()).collect()
         };
         if groups.is_empty() {
@@ -239,14 +316,15 @@ impl Kernel {
     /// The processes that have not ended, each with its parent's id.
     pub fn processes(&self) -> Vec<(Arc<ThreadGroup>, i32)> {
         let tree = self.tree.lock();
-        let live = tree.nodes().filter(|(_, node)| node.zombie.is_none());
+        let live = tree.nodes().filter(|(_, node)| node.zombie.is_none() && self.owns(&node.group));
         live.map(|(_, node)| (node.group.clone(), node.parent)).collect()
     }
 
     /// Sends a signal from outside to one process. `ESRCH`, `EINVAL`.
     pub fn signal_process(&self, pid: i32, signal: i32) -> Result<()> {
         let info = SigInfo::user(Signal::new(signal)?, 0, 0);
-        self.process(pid)?.try_send(info, None, Origin::Outside)
+        let group = self.process(pid).ok().filter(|group| self.owns(group)).ok_or(Errno::ESRCH)?;
+        group.try_send(info, None, Origin::Outside)
     }
 
     /// Sends a signal from the runtime to the foreground process group of the first process's terminal; without a terminal
@@ -260,7 +338,7 @@ impl Kernel {
         let info = SigInfo::user(Signal::new(signal)?, 0, 0);
         let (sid, own) = {
             let tree = self.tree.lock();
-            let node = tree.node(1).ok_or(Errno::ESRCH)?;
+            let node = tree.node(self.first_pid()).ok_or(Errno::ESRCH)?;
             (node.sid, node.pgid)
         };
         let pgid = self.terminals.controlling(sid).and_then(|tty| tty.foreground()).unwrap_or(own);

@@ -51,6 +51,9 @@ pub struct Cgroup {
     v2: Option<PathBuf>,
     /// Directories that were made for the container, outermost first: these are removed again.
     made: Vec<PathBuf>,
+    /// Directories that are about to be made: these are removed if they are empty, should the command be killed.
+    #[serde(default)]
+    planned: Vec<PathBuf>,
     /// The limits as of now.
     resources: LinuxResources,
 }
@@ -62,14 +65,14 @@ enum Place<'a> {
 }
 
 impl Cgroup {
-    /// Makes the container's cgroups. An error leaves nothing behind. Without a path and without limits there are none:
-    /// the container stays where the command is. A path that is not absolute is taken from there, and a container without
-    /// a path gets its name for one, as runc has it.
-    pub fn create(spec: &Spec, id: &str, systemd: bool) -> Result<Cgroup> {
-        Cgroup::create_in(&Hierarchies::detect()?, spec, id, systemd)
+    /// Plans the container's cgroups. Without a path and without limits there are none: the container stays where the
+    /// command is. A path that is not absolute is taken from there, and a container without a path gets its name for one, as
+    /// runc has it.
+    pub fn plan(spec: &Spec, id: &str, systemd: bool) -> Result<Plan> {
+        Cgroup::plan_in(Hierarchies::detect()?, spec, id, systemd)
     }
 
-    fn create_in(host: &Hierarchies, spec: &Spec, id: &str, systemd: bool) -> Result<Cgroup> {
+    fn plan_in(host: Hierarchies, spec: &Spec, id: &str, systemd: bool) -> Result<Plan> {
         let linux = spec.linux().as_ref();
         let path = linux.and_then(|linux| linux.cgroups_path().clone()).filter(|path| !path.as_os_str().is_empty());
         let resources = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
@@ -79,17 +82,27 @@ impl Cgroup {
             ));
         }
         if path.is_none() && !merge::limits_anything(&resources) {
-            return Ok(Cgroup::default());
+            return Ok(Plan { host, path: None, cgroup: Cgroup::default() });
         }
         let path = path.unwrap_or_else(|| id.into());
         check_path(&path)?;
         let mut cgroup = Cgroup { resources, ..Cgroup::default() };
-        match cgroup.make_all(host, &path) {
-            Ok(()) => Ok(cgroup),
-            Err(error) => {
-                // The first failure is the one to tell.
-                let _ = cgroup.destroy();
-                Err(error)
+        for mounted in host.v1.values() {
+            cgroup.plan_one(&mounted.point, &mounted.leaf(&path, false));
+        }
+        if let Some(mounted) = &host.v2 {
+            cgroup.plan_one(&mounted.point, &mounted.leaf(&path, host.unified()));
+        }
+        Ok(Plan { host, path: Some(path), cgroup })
+    }
+
+    /// Notes what is missing of `leaf`, below `point`.
+    fn plan_one(&mut self, point: &Path, leaf: &Path) {
+        let mut path = point.to_owned();
+        for part in leaf.strip_prefix(point).unwrap_or(Path::new("")) {
+            path.push(part);
+            if !path.exists() && !self.planned.contains(&path) {
+                self.planned.push(path.clone());
             }
         }
     }
@@ -348,7 +361,44 @@ impl Cgroup {
                 }
             }
         }
+        for path in self.planned.iter().rev() {
+            // Another's, if it is in use.
+            match remove(path) {
+                Err(error) if !is_busy(&error) => log::warn!("remove the cgroup {}: {error}", path.display()),
+                _ => {}
+            }
+        }
         outcome
+    }
+}
+
+/// Cgroups that are about to be made.
+pub struct Plan {
+    host: Hierarchies,
+    /// None when the container gets none.
+    path: Option<PathBuf>,
+    cgroup: Cgroup,
+}
+
+impl Plan {
+    /// For the container's record: by it, what a command that is killed has made can be removed.
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// Makes them. An error leaves nothing behind.
+    pub fn make(self) -> Result<Cgroup> {
+        let Plan { host, path, mut cgroup } = self;
+        let Some(path) = path else { return Ok(cgroup) };
+        cgroup.planned.clear();
+        match cgroup.make_all(&host, &path) {
+            Ok(()) => Ok(cgroup),
+            Err(error) => {
+                // The first failure is the one to tell.
+                let _ = cgroup.destroy();
+                Err(error)
+            }
+        }
     }
 }
 
@@ -357,8 +407,8 @@ pub struct Held(Option<Cgroup>);
 
 impl Held {
     /// Makes them and sets the limits.
-    pub fn create(spec: &Spec, id: &str, systemd: bool) -> Result<Held> {
-        let held = Held(Some(Cgroup::create(spec, id, systemd)?));
+    pub fn make(plan: Plan) -> Result<Held> {
+        let held = Held(Some(plan.make()?));
         held.cgroup().apply()?;
         Ok(held)
     }

@@ -35,6 +35,15 @@ pub fn protect(pid: i32) -> Result<()> {
 /// Gives the stubs of `sentry`, which hold the container's memory, `process.oomScoreAdj`, or else this process's own. To be
 /// called once the first one is there and before it runs: those that are made later inherit it.
 pub fn expose_stubs(sentry: i32, adjustment: Option<i32>) -> Result<()> {
+    set_stubs(sentry, adjustment, |now, wanted| now != wanted)
+}
+
+/// As [`expose_stubs`], for those that would go later.
+pub fn raise_stubs(sentry: i32, adjustment: Option<i32>) -> Result<()> {
+    set_stubs(sentry, adjustment, |now, wanted| now < wanted)
+}
+
+fn set_stubs(sentry: i32, adjustment: Option<i32>, is_due: impl Fn(i32, i32) -> bool) -> Result<()> {
     let adjustment = match adjustment {
         Some(adjustment) => adjustment,
         None => get("self").doing(|| "read oom_score_adj")?,
@@ -42,7 +51,8 @@ pub fn expose_stubs(sentry: i32, adjustment: Option<i32>) -> Result<()> {
     // As for moving a family into a cgroup: until a pass finds nothing to do.
     loop {
         let stubs = family(sentry).into_iter().skip(1);
-        let other: Vec<i32> = stubs.filter(|pid| get(&pid.to_string()).is_ok_and(|now| now != adjustment)).collect();
+        let other: Vec<i32> =
+            stubs.filter(|pid| get(&pid.to_string()).is_ok_and(|now| is_due(now, adjustment))).collect();
         if other.is_empty() {
             return Ok(());
         }

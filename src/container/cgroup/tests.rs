@@ -90,7 +90,8 @@ impl Host {
 
     fn create(&self, resources: Value) -> Result<Cgroup> {
         let spec = json!({"ociVersion": "1.0.0", "linux": {"cgroupsPath": "/pod/c1", "resources": resources}});
-        let cgroup = Cgroup::create_in(&self.hierarchies, &serde_json::from_value(spec).unwrap(), "c1", false)?;
+        let cgroup =
+            Cgroup::plan_in(self.hierarchies.clone(), &serde_json::from_value(spec).unwrap(), "c1", false)?.make()?;
         cgroup.apply()?;
         Ok(cgroup)
     }
@@ -206,7 +207,7 @@ fn only_what_was_made_is_removed() {
     let spec = json!({"ociVersion": "1.0.0", "linux": {"resources": {"pids": {"limit": 10}}}});
     let spec: Spec = serde_json::from_value(spec).unwrap();
     // No path: the container's name, below the runtime's own cgroup. There are no control files in a new directory here.
-    assert!(Cgroup::create_in(&host.hierarchies, &spec, "c1", false).is_err());
+    assert!(Cgroup::plan_in(host.hierarchies.clone(), &spec, "c1", false).and_then(Plan::make).is_err());
     let left: Vec<PathBuf> = ["memory/self", "pids/self"].map(|part| host.directory.path().join(part)).into();
     assert!(left.iter().all(|path| !path.exists()), "a failure left something");
     let cgroup = host.create(json!({"pids": {"limit": 10}})).unwrap();
@@ -225,7 +226,7 @@ fn a_cgroup_in_use_is_refused() {
 fn no_limits_and_no_path_mean_no_cgroup() {
     let spec: Spec =
         serde_json::from_value(json!({"ociVersion": "1.0.0", "linux": {"resources": {"cpu": {}}}})).unwrap();
-    let cgroup = Cgroup::create_in(&Host::v1().hierarchies, &spec, "c1", false).unwrap();
+    let cgroup = Cgroup::plan_in(Host::v1().hierarchies.clone(), &spec, "c1", false).and_then(Plan::make).unwrap();
     assert_eq!(cgroup, Cgroup::default());
     cgroup.add(std::process::id() as i32).unwrap();
 }

@@ -40,13 +40,18 @@ pub struct Leniency {
 }
 
 impl Bundle {
-    /// Reads and checks the bundle in `directory`.
-    pub fn load(directory: &Path, leniency: Leniency) -> Result<Bundle> {
+    /// Reads and checks the bundle in `directory`. `look` is shown the specification first, and may change it.
+    pub fn load<T>(
+        directory: &Path,
+        leniency: Leniency,
+        look: impl FnOnce(&mut Spec) -> std::result::Result<T, Problem>,
+    ) -> Result<(Bundle, T)> {
         let path = fs::canonicalize(directory).doing(|| format!("bundle {}", directory.display()))?;
         let file = path.join("config.json");
         let text = fs::read(&file).doing(|| format!("read {}", file.display()))?;
-        let spec = parse(&text).map_err(|problem| problem.at(&file))?;
-        Bundle::new(path, spec, leniency).map_err(|problem| problem.at(&file))
+        let mut spec = parse(&text).map_err(|problem| problem.at(&file))?;
+        let seen = look(&mut spec).map_err(|problem| problem.at(&file))?;
+        Ok((Bundle::new(path, spec, leniency).map_err(|problem| problem.at(&file))?, seen))
     }
 
     /// A bundle from a specification in memory, checked the same way.
@@ -97,7 +102,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    fn new(field: impl Into<String>, text: impl Into<String>) -> Problem {
+    /// Of `field`, in words.
+    pub fn new(field: impl Into<String>, text: impl Into<String>) -> Problem {
         Problem { field: field.into(), text: text.into() }
     }
 

@@ -1,20 +1,22 @@
 //! The containers of a sandbox, by name. The first, the root container, is what the sandbox was made for: when it ends,
-//! the sandbox does.
+//! the sandbox does. The others are those of a Kubernetes pod.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::Outcome;
+use super::peer::wait_for;
+use super::{Outcome, Shared};
 use crate::container::state::Status;
 use crate::sentry::kernel::Kernel;
+use crate::sentry::namespaces::UtsNamespace;
 
-/// How long the sandbox's end waits for commands to take their answers.
+/// How long the sandbox's end waits for commands to take their answers, and for containers to end.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One container.
@@ -23,6 +25,10 @@ pub struct Container {
     pub id: String,
     /// Its kernel.
     pub kernel: Arc<Kernel>,
+    /// Host and domain name of its first process.
+    pub uts: Arc<UtsNamespace>,
+    /// Whether it is the root container.
+    root: bool,
     /// Where its exit status goes.
     exit: Mutex<Option<File>>,
 }
@@ -40,26 +46,55 @@ impl Container {
             Status::Running
         }
     }
-}
 
-impl Container {
+    /// Whether the sandbox ends with it.
+    pub fn is_root(&self) -> bool {
+        self.root
+    }
+
     /// Waits for its end, writes the status down for later commands and returns it.
     pub fn wait_ended(&self) -> i32 {
         let status = self.kernel.wait_ended().shell_status();
-        // Whoever else waits goes on when it is written.
+        self.note(status);
+        status
+    }
+
+    /// As [`Container::wait_ended`], and until what it has written to its terminal is shown. `None` when `peer` closes its
+    /// end first.
+    pub fn wait(&self, peer: BorrowedFd<'_>) -> Option<i32> {
+        if !wait_for(&self.kernel.ended_queue, || self.kernel.ended().is_some(), Some(peer)) {
+            return None;
+        }
+        if let Some(console) = self.kernel.console.get() {
+            console.finish();
+        }
+        Some(self.wait_ended())
+    }
+
+    /// Writes its status down. Whoever else waits goes on when it is written.
+    fn note(&self, status: i32) {
         let mut exit = self.exit.lock();
         if let Some(mut file) = exit.take()
             && let Err(error) = writeln!(file, "{status}")
         {
             log::warn!("write down the exit status of {}: {error}", self.id);
         }
-        status
+    }
+
+    /// Kills it, if it still runs, and waits for its end as long as can be expected.
+    pub fn end(&self) {
+        self.kernel.kill();
+        match self.kernel.wait_ended_until(Instant::now() + PATIENCE) {
+            Some(status) => self.note(status.shell_status()),
+            None => log::warn!("container {:?} does not end", self.id),
+        }
     }
 }
 
 /// All containers of the sandbox. Its locks are leaves.
-#[derive(Default)]
 pub struct Containers {
+    /// What they share.
+    pub(super) shared: Shared,
     list: Mutex<HashMap<String, Arc<Container>>>,
     /// How many commands are just being told of an end.
     telling: Mutex<usize>,
@@ -67,21 +102,61 @@ pub struct Containers {
 }
 
 impl Containers {
-    /// Adds one. Fails when the name is taken.
-    pub fn add(&self, id: &str, kernel: Arc<Kernel>, exit: OwnedFd) -> Outcome<Arc<Container>> {
+    /// A sandbox without containers.
+    pub(super) fn new(shared: Shared) -> Containers {
+        Containers { shared, list: Mutex::default(), telling: Mutex::default(), told: Condvar::new() }
+    }
+
+    /// Adds one; the first is the root container. Fails when the name is taken.
+    pub fn add(&self, id: &str, kernel: Arc<Kernel>, uts: Arc<UtsNamespace>, exit: OwnedFd) -> Outcome<Arc<Container>> {
         let exit = Mutex::new(Some(File::from(exit)));
-        let container = Arc::new(Container { id: id.to_owned(), kernel, exit });
         let mut list = self.list.lock();
         if list.contains_key(id) {
             return Err(format!("container {id:?} already exists"));
         }
+        let container = Arc::new(Container { id: id.to_owned(), kernel, uts, root: list.is_empty(), exit });
         list.insert(id.to_owned(), container.clone());
         Ok(container)
+    }
+
+    /// Ends one and forgets it, unless another has its name by now.
+    pub fn remove(&self, container: &Arc<Container>) {
+        container.kernel.kill();
+        if container.kernel.first_process().is_ok() {
+            container.end();
+        }
+        if let Some(console) = container.kernel.console.get() {
+            console.hang_up();
+        }
+        let mut list = self.list.lock();
+        if list.get(&container.id).is_some_and(|named| Arc::ptr_eq(named, container)) {
+            list.remove(&container.id);
+        }
+        drop(list);
+        container.kernel.forget_processes();
     }
 
     /// The container of that name.
     pub fn get(&self, id: &str) -> Outcome<Arc<Container>> {
         self.list.lock().get(id).cloned().ok_or_else(|| format!("container {id:?} does not exist"))
+    }
+
+    /// As [`Containers::get`], for one that has not ended.
+    pub fn live(&self, id: &str) -> Outcome<Arc<Container>> {
+        let container = self.get(id)?;
+        if container.kernel.ended().is_some() { Err(format!("container {id:?} has stopped")) } else { Ok(container) }
+    }
+
+    /// The root container.
+    pub fn root(&self) -> Option<Arc<Container>> {
+        self.list.lock().values().find(|container| container.root).cloned()
+    }
+
+    /// Ends all but the root container, which has ended.
+    pub fn end_others(&self) {
+        let others: Vec<_> = self.list.lock().values().filter(|container| !container.root).cloned().collect();
+        others.iter().for_each(|container| container.kernel.kill());
+        others.iter().for_each(|container| container.end());
     }
 
     /// Does what tells somebody of an end; the sandbox does not end meanwhile.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Outcome;
 use super::containers::{Container, Containers};
+use super::create::{self, NewContainer};
 use super::exec::{self, Owner};
 use crate::container::control::{Channel, Exit, Process, Request, Response, Started, State, Target};
 use crate::container::state::Status;
@@ -71,11 +72,19 @@ fn answer(
     request: Request,
     fds: Vec<OwnedFd>,
     channel: &Channel,
-    owned: &mut Vec<Owner>,
+    owned: &mut Vec<Owned>,
 ) -> Outcome<Value> {
     if !only_looks(&request) {
         Leases::sandbox().new_epoch();
     }
+    let request = match request {
+        Request::Create { id, spec, mounts, overlay, shares } => {
+            let new = NewContainer::further(id, *spec, mounts, overlay, fds)?;
+            owned.push(Owned::Container(create::create(containers, new, &shares)?));
+            return Ok(Value::Null);
+        }
+        request => request,
+    };
     let container = containers.get(request.id())?;
     let kernel = &container.kernel;
     let value = match request {
@@ -87,11 +96,15 @@ fn answer(
             Ok(Value::Null)
         }
         Request::Start { .. } => {
-            start(&container)?;
+            start(containers, &container)?;
             Ok(Value::Null)
         }
-        Request::Wait { pid: None | Some(1), .. } => serde_json::to_value(Exit { status: container.wait_ended() }),
-        Request::Wait { pid: Some(pid), .. } => {
+        Request::Wait { pid, .. } if pid.is_none_or(|pid| pid == kernel.first_pid()) => {
+            let status = container.wait(channel.as_fd()).ok_or("nobody waits any more")?;
+            serde_json::to_value(Exit { status })
+        }
+        Request::Wait { pid, .. } => {
+            let pid = pid.unwrap_or_default();
             let process = kernel.further.get(pid).ok_or_else(|| format!("process {pid} was not started by exec"))?;
             let status = process.wait(channel.as_fd()).ok_or("nobody waits any more")?;
             serde_json::to_value(Exit { status: status.shell_status() })
@@ -104,7 +117,7 @@ fn answer(
         Request::Events { .. } => {
             let processes = list(kernel);
             let cpu: u64 = processes.iter().map(|process| process.cpu_time).sum();
-            Ok(json!({"cpu": {"usage_us": cpu}, "pids": {"current": kernel.tree.lock().thread_count()}}))
+            Ok(json!({"cpu": {"usage_us": cpu}, "pids": {"current": kernel.thread_count()}}))
         }
         Request::Limit { resources, .. } => {
             kernel.set_resources(*resources);
@@ -114,14 +127,14 @@ fn answer(
             super::network::attach_late(kernel, links, dns, fds)?;
             Ok(Value::Null)
         }
-        Request::Create { .. } => return Err("a sandbox has one container".into()),
+        Request::Create { .. } => Ok(Value::Null), // above
         Request::Exec { process, ignore_paused, .. } => {
             if container.status() == Status::Paused && !ignore_paused {
                 return Err("cannot exec in a paused container (use --ignore-paused to override)".into());
             }
             let started = exec::start(kernel, &process, fds)?;
             let pid = started.process().pid();
-            owned.push(started);
+            owned.push(Owned::Process { _owner: started });
             serde_json::to_value(Started { pid })
         }
         Request::Pause { .. } => {
@@ -136,13 +149,38 @@ fn answer(
             exec::resize(kernel, pid, rows, columns).map_err(|error| format!("resize the terminal: {error}"))?;
             Ok(Value::Null)
         }
-        Request::Destroy { .. } => return Err("the root container ends with its sandbox".into()),
+        Request::Destroy { .. } => {
+            if container.is_root() {
+                return Err("the root container ends with its sandbox".into());
+            }
+            containers.remove(&container);
+            Ok(Value::Null)
+        }
     };
     value.map_err(|error| error.to_string())
 }
 
-/// Lets a created container go.
-fn start(container: &Container) -> Outcome<()> {
+/// What was asked for on a connection, and does not outlive it.
+enum Owned {
+    Process { _owner: Owner },
+    Container(Arc<Container>),
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Owned::Container(container) = self {
+            // It can still be asked about until it is deleted.
+            container.end();
+        }
+    }
+}
+
+/// Lets a created container go. The interfaces come with the first one.
+fn start(containers: &Containers, container: &Container) -> Outcome<()> {
+    let root = containers.root().filter(|root| !container.is_root() && !root.kernel.gate.is_open());
+    if let Some(root) = root {
+        return Err(format!("the first container of the pod, {:?}, has not been started", root.id));
+    }
     match container.status() {
         Status::Created => {
             container.kernel.gate.open();
@@ -156,7 +194,7 @@ fn deliver(container: &Container, signal: i32, target: Target) -> Outcome<()> {
     let kernel = &container.kernel;
     if container.status() == Status::Created && ends_what_waits(signal, target) {
         // As it ends runc's process that waits to become the program, which has no handlers.
-        kernel.process(1).map_err(|error| error.to_string())?.end(ExitStatus::Killed { signal, core: false });
+        kernel.first_process().map_err(|error| error.to_string())?.end(ExitStatus::Killed { signal, core: false });
         return Ok(());
     }
     let sent = match target {

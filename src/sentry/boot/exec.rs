@@ -5,16 +5,16 @@
 //! the process is killed. So nothing is kept of a process for which nobody is left.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::Process;
 use parking_lot::Mutex;
 
 use super::console::Console;
+use super::peer::wait_for;
 use super::{Doing, Outcome, init};
 use crate::errno::Errno;
 use crate::sentry::fdtable::FdTable;
@@ -57,7 +57,7 @@ pub fn start(kernel: &Arc<Kernel>, process: &Process, fds: Vec<OwnedFd>) -> Outc
     if fds.len() < 3 {
         return Err("exec: standard descriptors are missing".into());
     }
-    let first = kernel.process(1).ok().and_then(|group| group.leader());
+    let first = kernel.first_process().ok().and_then(|group| group.leader());
     let namespaces = first.ok_or("cannot exec in a stopped container")?.namespaces();
     let creds = init::credentials(process)?;
     let root = namespaces.mounts.root();
@@ -65,7 +65,7 @@ pub fn start(kernel: &Arc<Kernel>, process: &Process, fds: Vec<OwnedFd>) -> Outc
     let cwd = init::working_directory(kernel, process, &root, &creds)?;
     let files = FdTable::new();
     for (number, fd) in fds.into_iter().enumerate() {
-        init::give(&files, number, fd.into_raw_fd()).doing(|| format!("descriptor {number}"))?;
+        init::give(&files, number, fd).doing(|| format!("descriptor {number}"))?;
     }
     let exec = init::program(kernel, process, &root, &cwd, &creds)?;
     let console = match process.terminal() {
@@ -181,27 +181,7 @@ impl Further {
 
     /// Whether it has ended, rather than `peer` closed.
     fn wait_end(&self, peer: Option<BorrowedFd<'_>>) -> bool {
-        let parker = Arc::new(Parker::new());
-        let key = self.group.exit_queue.add(parker.clone(), Events::READ, false);
-        let mut left = false;
-        while !self.has_ended() && !left {
-            let Some(peer) = peer else {
-                parker.park(None);
-                continue;
-            };
-            let outside = parker.park_with(|event| {
-                let mut fds = [PollFd::new(event, PollFlags::POLLIN), PollFd::new(peer.as_fd(), PollFlags::empty())];
-                let polled = poll(&mut fds, PollTimeout::NONE);
-                left = polled.is_ok() && fds[1].any() == Some(true);
-                fds[0].any() == Some(true)
-            });
-            if let Err(error) = outside {
-                log::warn!("waiting for process {}: {error}", self.pid());
-                parker.park(None);
-            }
-        }
-        self.group.exit_queue.remove(key);
-        self.has_ended()
+        wait_for(&self.group.exit_queue, || self.has_ended(), peer)
     }
 }
 
@@ -216,7 +196,8 @@ pub fn resize(kernel: &Kernel, pid: Option<i32>, rows: u16, columns: u16) -> Res
         _ => console.set_size(rows, columns),
     };
     match pid {
-        None | Some(1) => set(kernel.console.get().ok_or(Errno::ENOTTY)?),
+        None => set(kernel.console.get().ok_or(Errno::ENOTTY)?),
+        Some(pid) if pid == kernel.first_pid() => resize(kernel, None, rows, columns),
         Some(pid) => set(kernel.further.get(pid).ok_or(Errno::ESRCH)?.console.as_ref().ok_or(Errno::ENOTTY)?),
     }
 }

@@ -1,14 +1,14 @@
 //! The container's first process.
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use oci_spec::runtime::{LinuxCapabilities, Process};
 
 use super::console::{Console, Replace};
+use super::create::NewContainer;
 use super::{Doing, Outcome, console};
-use crate::container::boot::{ContainerConfig, take};
 use crate::errno::{Errno, Result};
 use crate::io::SliceSink;
 use crate::netstack::unix::UnixNamespace;
@@ -28,58 +28,65 @@ use crate::vfs::inode::NodeType;
 use crate::vfs::mount::MountNamespace;
 use crate::vfs::walk::{LookupFlags, Walk};
 
-/// Starts the first process: returns when its program is loaded and reported as started, or says why not.
-pub fn start(
-    kernel: &Arc<Kernel>,
-    config: &ContainerConfig,
-    mounts: Arc<MountNamespace>,
-    unix: Arc<UnixNamespace>,
-) -> Outcome<()> {
-    let spec = &config.spec;
+/// Starts the first process: returns when its program is loaded, or says why not.
+pub fn start(kernel: &Arc<Kernel>, new: NewContainer, mounts: Arc<MountNamespace>, names: Names) -> Outcome<()> {
+    let NewContainer { spec, files: given, console, controls_terminal, .. } = new;
     let process = spec.process().as_ref().ok_or("process is missing")?;
     let creds = credentials(process)?;
-    let uts = UtsNamespace::new(
-        spec.hostname().as_deref().unwrap_or("runsc").as_bytes(),
-        spec.domainname().as_deref().unwrap_or("(none)").as_bytes(),
-    );
-    super::linux::apply(kernel, spec, &uts)?;
+    super::linux::apply(kernel, &spec, &names.uts)?;
     let root = mounts.root();
     let umask = process.user().umask().unwrap_or(0o022);
     let cwd = working_directory(kernel, process, &root, &creds)?;
     let files = FdTable::new();
-    for (number, fd) in config.stdio.into_iter().enumerate() {
-        give(&files, number, fd).doing(|| format!("standard descriptor {number}"))?;
+    for (number, fd) in given.into_iter().enumerate() {
+        give(&files, number, fd).doing(|| format!("descriptor {number}"))?;
     }
-    if config.console {
+    if console {
         let walk = Walk { root: &root, start: &root, creds: &creds, umask, devices: &kernel.devices };
         let console = terminal(kernel, process, &files, &walk)?;
-        console.give_to(1);
         if process.terminal() == Some(true) {
             name_console(&mounts, &console, kernel).doing(|| "name the terminal /dev/console".into())?;
         }
         let _ = kernel.console.set(console); // there is one first process
-        if config.controls_terminal {
+        if controls_terminal {
             console::watch_size(kernel).doing(|| "watch the terminal's size".into())?;
         }
     }
-    let limits = limits(process)?;
-    let group = ThreadGroup::new(kernel, 1, Arc::new(SignalHandlers::new()), limits, creds.ruid);
-    group.oom_score_adj.store(process.oom_score_adj().unwrap_or(0), Ordering::Relaxed);
     let fs = FsContext::new(FsState { root: root.clone(), cwd: cwd.clone(), umask });
-    let namespaces = Arc::new(Namespaces { mounts, uts, unix });
+    let namespaces = Arc::new(Namespaces { mounts, uts: names.uts, unix: names.unix });
     let exec = program(kernel, process, &root, &cwd, &creds)?;
     let parts = Parts { mm: None, fs, files, creds: Arc::new(creds), namespaces };
-    let task = Arc::new(Task::new(1, group, parts));
-    {
-        let mut tree = kernel.tree.lock();
-        let id = tree.allocate_id().doing(|| "the first process id".into())?;
-        debug_assert_eq!(id, 1);
-        tree.add_process(&task, (0, 0), None, 0);
-        task.group.add_first(&task);
+    let task = enter(kernel, process, parts)?;
+    if let Some(console) = kernel.console.get() {
+        console.give_to(task.pid());
     }
-    let seed = kernel.platform.spawn().doing(|| "make a stub process".into())?;
+    let seed = kernel.platform.spawn().doing(|| "make a stub process".into());
+    let seed = seed.inspect_err(|_| crate::sentry::task::exit::abandon(&task))?;
     let name = process.args().iter().flatten().next().cloned().unwrap_or_default();
     start_program(task, seed, exec).map_err(|error| exec_problem(&name, error))
+}
+
+/// What the first process has the names of.
+pub struct Names {
+    /// Host and domain name.
+    pub uts: Arc<UtsNamespace>,
+    /// Abstract UNIX sockets.
+    pub unix: Arc<UnixNamespace>,
+}
+
+/// Puts the first task into the tree. It does not run yet.
+fn enter(kernel: &Arc<Kernel>, process: &Process, parts: Parts) -> Outcome<Arc<Task>> {
+    let limits = limits(process)?;
+    let uid = parts.creds.ruid;
+    let mut tree = kernel.tree.lock();
+    let id = tree.allocate_id().doing(|| "the first process id".into())?;
+    kernel.set_first_pid(id);
+    let group = ThreadGroup::new(kernel, id, Arc::new(SignalHandlers::new()), limits, uid);
+    group.oom_score_adj.store(process.oom_score_adj().unwrap_or(0), Ordering::Relaxed);
+    let task = Arc::new(Task::new(id, group, parts));
+    tree.add_process(&task, (0, 0), None, 0);
+    task.group.add_first(&task);
+    Ok(task)
 }
 
 /// The process's terminal: in place of the standard descriptors that are one of the host's, or of all if it asks for one.
@@ -128,10 +135,10 @@ pub(super) fn exec_problem(name: &str, error: Errno) -> String {
     }
 }
 
-pub(super) fn give(files: &Arc<FdTable>, number: usize, fd: RawFd) -> Result<()> {
-    let file = HostFile::new(take(fd))?;
-    // SAFETY: only asks about a descriptor that the file owns.
-    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+pub(super) fn give(files: &Arc<FdTable>, number: usize, fd: OwnedFd) -> Result<()> {
+    // SAFETY: only asks about a descriptor.
+    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
+    let file = HostFile::new(fd)?;
     let access = if flags < 0 { libc::O_RDWR } else { flags & (libc::O_ACCMODE | libc::O_APPEND) };
     let open = OpenFile::anonymous(file, access);
     files.replace(number as i32, open, false, NR_OPEN).map(drop)

@@ -9,12 +9,14 @@
 mod console;
 mod containers;
 mod control;
+mod create;
 mod exec;
 mod hooks;
 mod init;
 mod linux;
 pub(crate) mod mounts;
 pub(in crate::sentry) mod network;
+mod peer;
 
 pub use console::{Console, hold_back_new_sizes};
 pub use exec::FurtherProcesses;
@@ -23,8 +25,12 @@ pub use hooks::StartHooks;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use self::containers::{Container, Containers};
+use self::create::NewContainer;
 use crate::container::boot::{BootConfig, take};
+use crate::container::control::Shares;
 use crate::container::report;
 use crate::errno::{Errno, Result};
 use crate::netstack::stack::Stack;
@@ -37,6 +43,7 @@ use crate::sentry::ipc::Ipc;
 use crate::sentry::kernel::{Kernel, KernelParts};
 use crate::sentry::strace::Tracer;
 use crate::sentry::task::jobctl::Processes;
+use crate::sentry::task::tree::TaskTree;
 use crate::timer::TimerQueue;
 use crate::vfs::tty::{DevPts, DevPtsOptions, Terminals};
 use crate::vfs::{DeviceTable, dev};
@@ -74,6 +81,7 @@ pub fn run(config: BootConfig) -> i32 {
     match start(config) {
         Ok((root, containers)) => {
             let status = root.wait_ended();
+            containers.end_others();
             if let Some(console) = root.kernel.console.get() {
                 console.finish();
             }
@@ -88,7 +96,7 @@ pub fn run(config: BootConfig) -> i32 {
     }
 }
 
-fn start(mut config: BootConfig) -> Outcome<(Arc<Container>, Arc<Containers>)> {
+fn start(config: BootConfig) -> Outcome<(Arc<Container>, Arc<Containers>)> {
     // First of all, while the process is small: the stubs begin as copies of it.
     let platform = PtracePlatform::new().doing(|| "start the platform".into())?;
     let timers = TimerQueue::new();
@@ -103,24 +111,22 @@ fn start(mut config: BootConfig) -> Outcome<(Arc<Container>, Arc<Containers>)> {
         timers,
         tracer,
     };
-    let kernel = kernel(&shared, Arc::default());
-    let mounts = mounts::build(&kernel, &mut config.container, &kernel.ptys)?;
-    let containers = Arc::new(Containers::default());
-    let root = containers.add(&config.container.id, kernel.clone(), take(config.container.exit_fd))?;
-    init::start(&kernel, &config.container, mounts, shared.unix.clone())?;
+    let containers = Arc::new(Containers::new(shared));
+    let root = create::create(&containers, NewContainer::first(config.container), &Shares::default())?;
     control::serve(&containers, take(config.control_fd))?;
     report::started();
     Ok((root, containers))
 }
 
-/// A kernel for one container.
-fn kernel(shared: &Shared, ipc: Arc<Ipc>) -> Arc<Kernel> {
+/// A kernel for one container, with its own processes and System V IPC or another's.
+fn kernel(shared: &Shared, tree: Arc<Mutex<TaskTree>>, ipc: Arc<Ipc>) -> Arc<Kernel> {
     let processes = Arc::new(Processes::default());
     let terminals = Terminals::new(processes.clone(), shared.timers.clone());
     let ptys = Arc::new(DevPts::new(mounts::next_dev(), DevPtsOptions::default(), terminals.clone()));
     let devices = Arc::new(DeviceTable::new());
     dev::register(&devices, &shared.boot_log, &ptys, dev::controlling_terminal(&terminals), None);
     let kernel = Kernel::new(KernelParts {
+        tree,
         platform: shared.platform.clone(),
         timers: shared.timers.clone(),
         futexes: shared.futexes.clone(),

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use oci_spec::runtime::Mount as MountSpec;
 
+use super::create::{GoferConnection, NewContainer};
 use super::{Doing, Outcome};
-use crate::container::boot::{ContainerConfig, GoferMount, take};
 use crate::container::spec::is_bind;
 use crate::errno::{Errno, Result};
 use crate::overlay::OverlayFs;
@@ -37,34 +37,41 @@ pub fn ram() -> u64 {
     nix::sys::sysinfo::sysinfo().map_or(1 << 30, |info| info.ram_total())
 }
 
-/// All mounts of the container. Takes the gofer's connections out of the configuration.
-pub fn build(kernel: &Arc<Kernel>, config: &mut ContainerConfig, ptys: &Arc<DevPts>) -> Outcome<Arc<MountNamespace>> {
-    let mut gofers = std::mem::take(&mut config.gofer_fds);
+/// All mounts of the container. Takes the gofer's connections.
+pub fn build(kernel: &Arc<Kernel>, new: &mut NewContainer, ptys: &Arc<DevPts>) -> Outcome<Arc<MountNamespace>> {
+    let mut gofers = std::mem::take(&mut new.gofers);
+    let spec = &new.spec;
     if gofers.is_empty() {
         return Err("the gofer serves no root".into());
     }
     let root = gofers.remove(0);
-    let read_only = config.spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
+    let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
     // The mount points that a read-only root lacks are made in memory too: the host's directory stays as it is.
-    let overlay = config.overlay || read_only;
-    let root_fs = root_file_system(&root, overlay).doing(|| "mount the root file system".into())?;
+    let overlay = new.overlay || read_only;
+    let root_fs = root_file_system(root, overlay).doing(|| "mount the root file system".into())?;
     // Mount points are made before the root becomes read-only.
     let namespace =
         MountNamespace::new(&root_fs, MountFlags::empty(), "none").doing(|| "mount the root file system".into())?;
     let builder = Builder { kernel, namespace: &namespace, ptys };
-    let mounts = config.spec.mounts().clone().unwrap_or_default();
+    let mounts = spec.mounts().clone().unwrap_or_default();
     for mount in &mounts {
         let what =
             || format!("mount {} on {}", mount.typ().as_deref().unwrap_or("bind"), mount.destination().display());
         builder.mount(mount, &mut gofers).doing(what)?;
     }
     builder.fill_dev().doing(|| "fill /dev".into())?;
-    if let Some(linux) = config.spec.linux() {
+    if let Some(process) = spec.process() {
+        // As runc does.
+        let cwd = process.cwd();
+        let made = builder.mount_point(cwd.as_os_str().as_bytes(), NodeType::Directory);
+        made.doing(|| format!("process.cwd: {}", cwd.display()))?;
+    }
+    if let Some(linux) = spec.linux() {
         builder.devices(linux)?;
         builder.read_only_paths(linux.readonly_paths().as_deref().unwrap_or_default())?;
         builder.masked_paths(linux.masked_paths().as_deref().unwrap_or_default())?;
     }
-    let propagation = config.spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
+    let propagation = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
     if let Some(kind) = propagation.filter(|kind| !kind.is_empty()) {
         builder.propagate(&namespace.root(), kind).doing(|| format!("linux.rootfsPropagation: {kind}"))?;
     }
@@ -75,10 +82,10 @@ pub fn build(kernel: &Arc<Kernel>, config: &mut ContainerConfig, ptys: &Arc<DevP
     Ok(namespace)
 }
 
-fn root_file_system(root: &GoferMount, overlay: bool) -> Result<Arc<dyn FileSystem>> {
+fn root_file_system(root: GoferConnection, overlay: bool) -> Result<Arc<dyn FileSystem>> {
     // Beneath an overlay nobody changes it; otherwise the host may, by `docker cp` and the like.
     let caching = if overlay || root.read_only { Caching::Forever } else { Caching::Lease };
-    let lower = GoferFs::connect(take(root.fd), root.read_only, caching)?;
+    let lower = GoferFs::connect(root.socket, root.read_only, caching)?;
     if !overlay {
         return Ok(lower);
     }
@@ -96,7 +103,7 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn mount(&self, mount: &MountSpec, gofers: &mut Vec<GoferMount>) -> Result<()> {
+    fn mount(&self, mount: &MountSpec, gofers: &mut Vec<GoferConnection>) -> Result<()> {
         let options = mount.options().iter().flatten().map(String::as_str);
         let kind = if is_bind(mount) { None } else { mount.typ().as_deref() };
         // Checked with the specification.
@@ -109,7 +116,7 @@ impl Builder<'_> {
                 gofers.iter().position(|gofer| gofer.destination == *mount.destination()).ok_or(Errno::ENOENT)?;
             let gofer = gofers.remove(index);
             let flags = if gofer.read_only { flags | MountFlags::RDONLY } else { flags };
-            (GoferFs::connect(take(gofer.fd), gofer.read_only, Caching::Revalidate)?, flags)
+            (GoferFs::connect(gofer.socket, gofer.read_only, Caching::Revalidate)?, flags)
         } else {
             (self.file_system(mount.typ().as_deref().unwrap_or(""), &data)?, flags)
         };

@@ -37,6 +37,16 @@ pub struct Op {
     pub flags: i16,
 }
 
+/// Who has something to undo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// The container's [`serial`](crate::sentry::kernel::Kernel::serial): containers that share semaphores may each have
+    /// process numbers of their own.
+    pub container: u64,
+    /// The process.
+    pub pid: i32,
+}
+
 /// One semaphore.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sem {
@@ -60,7 +70,7 @@ pub struct State {
     pub times: [i64; 2],
     removed: bool,
     /// What is added to each semaphore when a process ends.
-    undo: HashMap<i32, HashMap<u16, i32>>,
+    undo: HashMap<Owner, HashMap<u16, i32>>,
 }
 
 /// A set.
@@ -122,7 +132,7 @@ impl Set {
     }
 
     /// Does all of `ops` or none. `was` is what an earlier attempt of the same call was blocked by. `EIDRM`, `EFBIG`, `ERANGE`.
-    pub fn attempt(&self, ops: &[Op], pid: i32, was: &mut Option<Blocked>) -> Result<bool> {
+    pub fn attempt(&self, ops: &[Op], who: Owner, was: &mut Option<Blocked>) -> Result<bool> {
         let mut state = self.state.lock();
         if let Some(was) = was.take() {
             state.count(was, false);
@@ -142,10 +152,10 @@ impl Set {
         };
         for (num, value) in values {
             let sem = &mut state.sems[usize::from(num)];
-            (sem.value, sem.pid) = (value, pid);
+            (sem.value, sem.pid) = (value, who.pid);
         }
         for op in ops.iter().filter(|op| op.flags & UNDO != 0 && op.delta != 0) {
-            *state.undo.entry(pid).or_default().entry(op.num).or_default() -= i32::from(op.delta);
+            *state.undo.entry(who).or_default().entry(op.num).or_default() -= i32::from(op.delta);
         }
         state.times[0] = now();
         drop(state);
@@ -184,13 +194,13 @@ impl Set {
     }
 
     /// Undoes what an ended process has left undone.
-    fn undo(&self, pid: i32) {
+    fn undo(&self, who: Owner) {
         let mut state = self.state.lock();
-        let Some(undo) = state.undo.remove(&pid) else { return };
+        let Some(undo) = state.undo.remove(&who) else { return };
         for (num, delta) in undo {
             if let Some(sem) = state.sems.get_mut(usize::from(num)) {
                 sem.value = sem.value.saturating_add(delta).clamp(0, SEMVMX);
-                sem.pid = pid;
+                sem.pid = who.pid;
             }
         }
         drop(state);
@@ -203,7 +213,7 @@ impl Set {
 pub struct Sets {
     ids: Mutex<Ids<Set>>,
     /// Sets that a process has something to undo in; leaf lock.
-    undo: Mutex<HashMap<i32, BTreeSet<i32>>>,
+    undo: Mutex<HashMap<Owner, BTreeSet<i32>>>,
 }
 
 impl Sets {
@@ -274,18 +284,18 @@ impl Sets {
     }
 
     /// Notes that a process may have something to undo in a set: before its operations are done.
-    pub fn note_undo(&self, set: &Set, ops: &[Op], pid: i32) {
+    pub fn note_undo(&self, set: &Set, ops: &[Op], who: Owner) {
         if ops.iter().any(|op| op.flags & UNDO != 0) {
-            self.undo.lock().entry(pid).or_default().insert(set.id);
+            self.undo.lock().entry(who).or_default().insert(set.id);
         }
     }
 
     /// A process has ended.
-    pub fn process_ended(&self, pid: i32) {
-        let sets = self.undo.lock().remove(&pid);
+    pub fn process_ended(&self, who: Owner) {
+        let sets = self.undo.lock().remove(&who);
         for id in sets.into_iter().flatten() {
             if let Ok(set) = self.find(id) {
-                set.undo(pid);
+                set.undo(who);
             }
         }
     }
@@ -294,6 +304,10 @@ impl Sets {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn who(pid: i32) -> Owner {
+        Owner { container: 0, pid }
+    }
 
     fn op(num: u16, delta: i16, flags: i16) -> Op {
         Op { num, delta, flags }
@@ -309,19 +323,19 @@ mod tests {
         let id = sets.get(libc::IPC_PRIVATE, 2, 0o600, &root).expect("made");
         let set = sets.find(id).expect("found");
         let mut was = None;
-        assert_eq!(set.attempt(&[op(0, 1, 0), op(1, -1, 0)], 1, &mut was), Ok(false));
+        assert_eq!(set.attempt(&[op(0, 1, 0), op(1, -1, 0)], who(1), &mut was), Ok(false));
         assert_eq!((values(&set), set.state.lock().sems[1].waiting), (vec![0, 0], 1));
         set.set_values(&root, 1, &[1], 1).expect("set");
-        assert_eq!(set.attempt(&[op(0, 1, 0), op(1, -1, 0)], 1, &mut was), Ok(true));
+        assert_eq!(set.attempt(&[op(0, 1, 0), op(1, -1, 0)], who(1), &mut was), Ok(true));
         assert_eq!((values(&set), set.state.lock().sems[1].waiting), (vec![1, 0], 0));
-        assert_eq!(set.attempt(&[op(0, 0, 0)], 1, &mut was), Ok(false), "not zero");
+        assert_eq!(set.attempt(&[op(0, 0, 0)], who(1), &mut was), Ok(false), "not zero");
         set.give_up(was.take());
         assert_eq!(set.state.lock().sems[0].waiting_zero, 0);
-        assert_eq!(set.attempt(&[op(0, -1, 0), op(0, 0, 0)], 1, &mut was), Ok(true), "one sees what the last did");
-        assert_eq!(set.attempt(&[op(2, 1, 0)], 1, &mut was), Err(Errno::EFBIG));
-        assert_eq!(set.attempt(&[op(0, i16::MAX, 0), op(0, 1, 0)], 1, &mut was), Err(Errno::ERANGE));
+        assert_eq!(set.attempt(&[op(0, -1, 0), op(0, 0, 0)], who(1), &mut was), Ok(true), "one sees what the last did");
+        assert_eq!(set.attempt(&[op(2, 1, 0)], who(1), &mut was), Err(Errno::EFBIG));
+        assert_eq!(set.attempt(&[op(0, i16::MAX, 0), op(0, 1, 0)], who(1), &mut was), Err(Errno::ERANGE));
         sets.remove(&set, &root).expect("removed");
-        assert_eq!(set.attempt(&[op(0, 1, 0)], 1, &mut was), Err(Errno::EIDRM));
+        assert_eq!(set.attempt(&[op(0, 1, 0)], who(1), &mut was), Err(Errno::EIDRM));
     }
 
     #[test]
@@ -331,14 +345,14 @@ mod tests {
         let set = sets.find(id).expect("found");
         set.set_values(&root, 0, &[5], 1).expect("set");
         let ops = [op(0, -2, UNDO)];
-        sets.note_undo(&set, &ops, 9);
-        assert_eq!(set.attempt(&ops, 9, &mut None), Ok(true));
+        sets.note_undo(&set, &ops, who(9));
+        assert_eq!(set.attempt(&ops, who(9), &mut None), Ok(true));
         assert_eq!(values(&set), [3]);
-        sets.process_ended(8);
+        sets.process_ended(who(8));
         assert_eq!(values(&set), [3]);
-        sets.process_ended(9);
+        sets.process_ended(who(9));
         assert_eq!(values(&set), [5]);
-        sets.process_ended(9);
+        sets.process_ended(who(9));
         assert_eq!(values(&set), [5]);
     }
 }

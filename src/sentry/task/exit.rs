@@ -78,9 +78,14 @@ fn finish(task: &Arc<Task>, status: ExitStatus) {
         }
         group.timers.clear();
         group.itimers.clear();
-        task.kernel.ipc.sem.process_ended(group.pid());
-        if group.pid() == 1 {
+        task.kernel.ipc.sem.process_ended(group.sem_owner());
+        if group.pid() == task.kernel.first_pid() {
             task.kernel.container_ended(status);
+            if group.pid() != 1 {
+                // Its parent is outside, and has been told.
+                let gone = task.kernel.tree.lock().remove_process(group.pid());
+                drop(gone);
+            }
         }
     }
 }

@@ -55,7 +55,7 @@ impl Kernel {
     fn set_frozen(&self, frozen: bool) {
         let tree = self.tree.lock();
         self.freezer.frozen.store(frozen, Ordering::SeqCst);
-        for task in tree.tasks() {
+        for task in tree.tasks().filter(|task| self.owns(&task.group)) {
             if frozen {
                 task.notify(Attention::FREEZE);
             } else {
@@ -68,7 +68,8 @@ impl Kernel {
     /// Whether no task can be running user code.
     fn all_rest(&self) -> bool {
         let tree = self.tree.lock();
-        tree.tasks().all(|task| task.rests.load(Ordering::SeqCst) || task.state() != TaskState::Running)
+        let mut own = tree.tasks().filter(|task| self.owns(&task.group));
+        own.all(|task| task.rests.load(Ordering::SeqCst) || task.state() != TaskState::Running)
     }
 }
 

@@ -171,6 +171,11 @@ impl ThreadGroup {
         self.pid
     }
 
+    /// Whose it is what it has to undo of semaphores.
+    pub fn sem_owner(&self) -> crate::sentry::ipc::sem::Owner {
+        crate::sentry::ipc::sem::Owner { container: self.kernel.serial, pid: self.pid }
+    }
+
     /// The handlers in force.
     pub fn handlers(&self) -> Arc<SignalHandlers> {
         self.handlers.read().clone()

@@ -131,7 +131,8 @@ fn wait_for_start(cur: &mut Current) -> bool {
 /// Runs a task to its end.
 fn run(mut cur: Current) {
     let killed = ExitStatus::Killed { signal: libc::SIGKILL, core: false };
-    if cur.pid() == 1 && !cur.task.kernel.gate.is_open() && !wait_for_start(&mut cur) {
+    let first = cur.pid() == cur.task.kernel.first_pid();
+    if first && !cur.task.kernel.gate.is_open() && !wait_for_start(&mut cur) {
         return exit::end_thread(cur, killed);
     }
     let status = loop {

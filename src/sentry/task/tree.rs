@@ -158,6 +158,7 @@ impl TaskTree {
         let uid = task.creds().ruid;
         task.counted_uid.store(uid, Ordering::Relaxed);
         *self.users.entry(uid).or_default() += 1;
+        task.kernel.threads.fetch_add(1, Ordering::Relaxed);
         self.threads.insert(tid, task.clone());
     }
 
@@ -165,6 +166,7 @@ impl TaskTree {
     pub fn remove_thread(&mut self, tid: i32) {
         if let Some(task) = self.threads.remove(&tid) {
             self.discount(task.counted_uid.load(Ordering::Relaxed));
+            task.kernel.threads.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

@@ -37,9 +37,9 @@ fn operate(cur: &Current, id: i32, ops: &[Op], deadline: Option<Instant>) -> Sys
     let set = sets.find(id)?;
     let changes = ops.iter().any(|op| op.delta != 0);
     set.with(&cur.creds(), Want::Bits(if changes { 2 } else { 4 }), |_| Ok(()))?;
-    sets.note_undo(&set, ops, cur.pid());
+    sets.note_undo(&set, ops, cur.group.sem_owner());
     let mut was = None;
-    let mut attempt = || match set.attempt(ops, cur.pid(), &mut was)? {
+    let mut attempt = || match set.attempt(ops, cur.group.sem_owner(), &mut was)? {
         true => Ok(true),
         false if was.is_some_and(|blocked| blocked.nowait) => Ok(false),
         false => Err(Errno::EAGAIN),

@@ -1,0 +1,329 @@
+//! Containers of a Kubernetes pod: all live in the sandbox of the pod's first one.
+//!
+//! containerd and CRI-O say by annotations which container is the pod's first and which belong to it. A further one has a
+//! state directory, a gofer and a cgroup of its own; its processes are the sandbox's sentry's. On the host a stand-in is its
+//! first process ([`stand_in`](super::stand_in)).
+//!
+//! ```text
+//! pod     runsc-sandbox (sentry) ─ runsc-gofer     cgroup of pod: sentry, stubs of all containers, gofer
+//! web     runsc-stand-in         ─ runsc-gofer     cgroup of web: stand-in, gofer
+//! ```
+//!
+//! All share network and abstract UNIX sockets. System V IPC, host name and process numbers are shared where the
+//! specification names a namespace of the pod or of another of its containers, by path: those that the sandbox has are the
+//! sentry's, so the paths stand for them and are taken out before the specification is checked.
+//!
+//! Stubs are the sentry's children and stay in its cgroup: limits of memory, CPU time and I/O hold for the pod as a whole, as
+//! its cgroup has them; the limit of processes holds for each container, as the sentry keeps it.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signalfd::SignalFd;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+use super::cgroup::{Held, oom};
+use super::control::{Client, Request, Served, Shares};
+use super::error::{Error, Result};
+use super::hooks::{self, Point};
+use super::report::{Reader, Report};
+use super::sandbox::{Claim, Connection, Options, connections, new_record, start_gofer};
+use super::spawn::Child;
+use super::spec::{Bundle, Problem};
+use super::stand_in::{self, Stood};
+use super::state::{self, HostProcess, Record, Status};
+use super::terminal;
+use super::watch;
+use super::{Context, life};
+
+/// What a specification says, or what is wrong with it.
+type Found<T> = std::result::Result<T, Problem>;
+
+/// Annotations that say what a container is: `sandbox` or `container`; and those that name its pod's first one.
+const ANNOTATIONS: [(&str, &str); 2] = [
+    ("io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"),
+    ("io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID"),
+];
+
+/// What makes a container one of a pod, besides the first.
+#[derive(Debug)]
+pub struct Membership {
+    sandbox: Record,
+    shares: Shares,
+}
+
+/// Whether a specification is that of a container of a pod, besides the first. The namespaces of the pod that it names are
+/// taken out of it.
+pub fn membership(root: &Path, spec: &mut Spec) -> Found<Option<Membership>> {
+    let annotations = spec.annotations().clone().unwrap_or_default();
+    let field = |name: &str| format!("annotations[{name:?}]");
+    let named = ANNOTATIONS.iter().find_map(|(kind, id)| Some((*kind, annotations.get(*kind)?, *id)));
+    let Some((kind, value, id)) = named else { return Ok(None) };
+    match value.as_str() {
+        "sandbox" => return Ok(None),
+        "container" => {}
+        other => return Err(Problem::new(field(kind), format!("{other:?} is neither \"sandbox\" nor \"container\""))),
+    }
+    let name = annotations.get(id).ok_or_else(|| Problem::new(field(id), "is missing"))?;
+    let wrong = |text: String| Problem::new(field(id), text);
+    let sandbox = state::load(root, name).map_err(|error| wrong(error.to_string()))?;
+    if sandbox.sandbox.is_some() {
+        return Err(wrong(format!("container {name:?} is not the first of a pod")));
+    }
+    let status = life::status(root, &sandbox);
+    if matches!(status, Status::Creating | Status::Stopped) {
+        return Err(wrong(format!("container {name:?} is {status}")));
+    }
+    let others = state::list(root).map_err(|error| wrong(error.to_string()))?;
+    let pod = Pod { sandbox: &sandbox, others: &others };
+    let shares = pod.take_namespaces(spec)?;
+    Ok(Some(Membership { sandbox, shares }))
+}
+
+/// The containers whose namespaces can be joined.
+struct Pod<'a> {
+    sandbox: &'a Record,
+    others: &'a [Record],
+}
+
+impl Pod<'_> {
+    fn take_namespaces(&self, spec: &mut Spec) -> Found<Shares> {
+        let mut shares = Shares::default();
+        let Some(linux) = spec.linux_mut() else { return Ok(shares) };
+        let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+        for (index, namespace) in namespaces.iter_mut().enumerate() {
+            let path = namespace.path().clone().filter(|path| !path.as_os_str().is_empty());
+            let (typ, of) = (namespace.typ(), path.as_deref().and_then(|path| self.owner(namespace.typ(), path)));
+            let share = match typ {
+                LinuxNamespaceType::Network if of.is_none() => {
+                    let text = "a container of a pod has the pod's network and no other";
+                    return Err(Problem::new(format!("linux.namespaces[{index}].path"), text));
+                }
+                LinuxNamespaceType::Network => continue,
+                LinuxNamespaceType::Pid => &mut shares.pid,
+                LinuxNamespaceType::Ipc => &mut shares.ipc,
+                LinuxNamespaceType::Uts => &mut shares.uts,
+                _ => continue,
+            };
+            if of.is_some() {
+                *share = of;
+                namespace.set_path(None);
+            }
+        }
+        linux.set_namespaces(Some(namespaces));
+        Ok(shares)
+    }
+
+    /// The container of the pod that a path to a namespace stands for: by the number of a host process of its own, or as the
+    /// sentry's.
+    fn owner(&self, typ: LinuxNamespaceType, path: &Path) -> Option<String> {
+        let file = match typ {
+            LinuxNamespaceType::Network => "net",
+            LinuxNamespaceType::Pid => "pid",
+            LinuxNamespaceType::Ipc => "ipc",
+            LinuxNamespaceType::Uts => "uts",
+            _ => return None,
+        };
+        let sandbox = self.sandbox.id.as_str();
+        let of_process = |record: &Record| {
+            let process = record.process().filter(|process| process.is_alive());
+            process.is_some_and(|process| path == Path::new(&format!("/proc/{}/ns/{file}", process.pid)))
+        };
+        let members = self.others.iter().filter(|other| other.sandbox.as_deref() == Some(sandbox));
+        if let Some(member) = members.into_iter().find(|member| of_process(member)) {
+            return Some(member.id.clone());
+        }
+        let identity = |path: &Path| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+        let own = identity(Path::new(&format!("/proc/{}/ns/{file}", self.sandbox.sentry?.pid)));
+        (own.is_some() && identity(path) == own).then(|| sandbox.to_owned())
+    }
+}
+
+/// A container of a pod that this command has made. Unless detached it ends with this value.
+pub struct Member {
+    // In the order of dropping, as with a sandbox.
+    life: Life,
+    gofer: Child,
+    claim: Claim,
+    signals: SignalFd,
+    /// Where the control socket is.
+    _sandbox: File,
+}
+
+/// What the container's life hangs on.
+enum Life {
+    /// A process that goes on without this command.
+    StandIn(Child),
+    /// This command itself.
+    Own(Stood),
+    /// It is over.
+    None,
+}
+
+impl Member {
+    /// Claims the name, makes the container in its pod's sandbox and returns once its program is loaded, or with the reason
+    /// why it cannot be. Nothing is left behind then.
+    pub fn create(id: &str, bundle: &Bundle, options: &Options, membership: Membership) -> Result<Member> {
+        if options.tap.is_some() || options.network.needs_interface() {
+            let text = "--tap, --ip, --gateway, --mtu and --mac: a container of a pod has the pod's network";
+            return Err(Error::Usage(text.into()));
+        }
+        let signals = if options.attached { stand_in::take_all_signals()? } else { watch::take_signals()? };
+        let Membership { sandbox, shares } = membership;
+        let mut record = new_record(id, bundle);
+        record.sandbox = Some(sandbox.id.clone());
+        record.sentry = sandbox.sentry;
+        let mut claim = Claim::new(&options.state_root, record, bundle)?;
+        let (to_gofer, trees) = connections(bundle, options)?;
+        let cgroup = claim.make_cgroup(bundle, options)?;
+        let (gofer, pipes) = start_gofer(id, bundle, options, trees)?;
+        let container = claim.container()?;
+        container.record.gofer = HostProcess::of(gofer.pid());
+        container.directory.save(&container.record)?;
+        cgroup.enter(&[gofer.pid()])?;
+        pipes.go()?;
+        let before = [Point::Prestart, Point::CreateRuntime, Point::CreateContainer];
+        hooks::run_all(&bundle.spec, &before, &container.record)?;
+        wait_started(Reader::new(pipes.reports))?;
+        let directory = state::sandbox_directory(&options.state_root, &sandbox)?;
+        let making = Making { id, bundle, options, sandbox: &directory };
+        let life = making.make(&mut claim, to_gofer, shares, cgroup)?;
+        expose(&sandbox, bundle)?;
+        claim.container()?.save_status(Status::Created)?;
+        Ok(Member { life, gofer, claim, signals, _sandbox: directory })
+    }
+
+    /// Lets the container's program go.
+    pub fn start(&mut self) -> Result<()> {
+        self.claim.container()?.start()?;
+        self.claim.container()?.directory.unlock();
+        Ok(())
+    }
+
+    /// The number of the host process that stands for its first one.
+    pub fn pid(&self) -> i32 {
+        match &self.life {
+            Life::StandIn(child) => child.pid(),
+            _ => std::process::id() as i32,
+        }
+    }
+
+    /// Lets it run on without this command.
+    pub fn detach(self) {
+        let Member { life, gofer, mut claim, .. } = self;
+        if let Life::StandIn(child) = life {
+            child.release();
+        }
+        gofer.release();
+        claim.give_up();
+    }
+
+    /// Passes signals on until the container ends, and returns its exit status. Nothing of it is left afterwards, except with
+    /// `keep` a stopped container.
+    pub fn wait(mut self, keep: bool) -> Result<i32> {
+        let status = match std::mem::replace(&mut self.life, Life::None) {
+            Life::Own(stood) => stood.wait(&self.signals)?,
+            _ => return Err(Error::Usage("the container has been left to others".into())),
+        };
+        if keep {
+            let container = self.claim.container()?;
+            container.record.stand_in = None;
+            container.save_status(Status::Stopped)?;
+            self.claim.give_up();
+        }
+        Ok(status)
+    }
+}
+
+/// The gofer has opened what it serves, or says why not.
+fn wait_started(mut reports: Reader) -> Result<()> {
+    let failed = |problem: String| Err(Error::Process { process: "gofer", problem });
+    while let Some(said) = reports.read().doing(|| "wait for the gofer")? {
+        for report in said {
+            match report {
+                Report::Started => return Ok(()),
+                Report::Failed(problem) => return failed(problem),
+                Report::Exited(_) => {}
+            }
+        }
+    }
+    failed("ended before it had begun".into())
+}
+
+/// Gives the sandbox's stubs the container's `process.oomScoreAdj`, where that makes them go earlier: a sentry makes stubs for
+/// all its containers, and one that is needed by all (Kubernetes protects the first) must not protect the others.
+fn expose(sandbox: &Record, bundle: &Bundle) -> Result<()> {
+    let Some(sentry) = sandbox.sentry else { return Ok(()) };
+    let process = bundle.spec.process().as_ref();
+    oom::raise_stubs(sentry.pid, process.and_then(|process| process.oom_score_adj()))
+}
+
+/// The making of a container, as far as the sentry is concerned.
+struct Making<'a> {
+    id: &'a str,
+    bundle: &'a Bundle,
+    options: &'a Options,
+    /// The directory of the control socket.
+    sandbox: &'a File,
+}
+
+impl Making<'_> {
+    fn make(&self, claim: &mut Claim, to_gofer: Vec<Connection>, shares: Shares, cgroup: Held) -> Result<Life> {
+        let slave = match (self.bundle.spec.process(), &self.options.console_socket) {
+            (Some(process), Some(socket)) => Some(terminal::make(process, socket)?),
+            _ => None,
+        };
+        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+        let mut fds: Vec<BorrowedFd<'_>> = match &slave {
+            Some(slave) => vec![slave.as_fd(); 3],
+            None => vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+        };
+        let exit = claim.dir()?.make_exit()?;
+        fds.push(exit.as_fd());
+        fds.extend(to_gofer.iter().map(|connection| connection.socket.as_fd()));
+        // SAFETY: the command line has found them open, and nothing in this process closes them.
+        fds.extend(self.options.preserved.iter().map(|&fd| unsafe { BorrowedFd::borrow_raw(fd) }));
+        let mounts = to_gofer.iter().map(|connection| Served {
+            destination: connection.mount.destination.clone(),
+            read_only: connection.mount.read_only,
+        });
+        let request = Request::Create {
+            id: self.id.to_owned(),
+            spec: Box::new(self.bundle.spec.clone()),
+            mounts: mounts.collect(),
+            overlay: self.options.overlay,
+            shares,
+        };
+        let socket = state::socket_in(self.sandbox);
+        let mut connection = Client::connect(&socket)?;
+        connection.call_with_fds::<()>(&request, &fds)?;
+        let stood = Stood {
+            id: self.id.to_owned(),
+            pid: None,
+            connection,
+            socket: PathBuf::from(&socket),
+            terminal: slave.is_some(),
+        };
+        let life = if self.options.attached {
+            // On a terminal of the command's own, the command is told of new sizes.
+            Life::Own(Stood { terminal: self.options.console, ..stood })
+        } else {
+            Life::StandIn(stand_in::start(stood, self.sandbox, slave.as_ref())?)
+        };
+        let container = claim.container()?;
+        let pid = match &life {
+            Life::StandIn(child) => child.pid(),
+            _ => std::process::id() as i32,
+        };
+        container.record.stand_in = HostProcess::of(pid);
+        container.directory.save(&container.record)?;
+        if let Life::StandIn(_) = life {
+            cgroup.enter(&[pid])?;
+        }
+        cgroup.release();
+        Ok(life)
+    }
+}
