@@ -237,9 +237,25 @@ impl MountNamespace {
     /// `mount(MS_BIND)`, with `MS_REC` also what is mounted beneath `source`, but for what is unbindable. Errors as
     /// [`MountNamespace::mount`]; `EINVAL` also for an unbindable source, or one that is not in this namespace.
     pub fn bind(&self, source: &Path, at: &Path, recursive: bool) -> Result<Arc<Mount>> {
+        self.bind_if(source, at, recursive, || self.check(source))
+    }
+
+    /// As [`MountNamespace::bind`], for one of the sentry's own files, in a mount that is in no namespace.
+    pub fn bind_own(&self, source: &Path, at: &Path) -> Result<Arc<Mount>> {
+        self.bind_if(source, at, false, || Ok(()))
+    }
+
+    /// `check` is asked while the trees stand still.
+    fn bind_if(
+        &self,
+        source: &Path,
+        at: &Path,
+        recursive: bool,
+        check: impl FnOnce() -> Result<()>,
+    ) -> Result<Arc<Mount>> {
         let copies = {
             let _trees = TREES.lock();
-            self.check(source)?;
+            check()?;
             if source.mount.is_unbindable() {
                 return Err(Errno::EINVAL);
             }

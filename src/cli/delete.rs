@@ -1,8 +1,8 @@
 //! `runsc delete`: removes what is left of a container that has ended, or with `--force` ends it.
 
 use super::args::{DeleteArgs, Globals};
-use crate::container::life::Container;
-use crate::container::state::{StateDir, Status};
+use crate::container::life::{self, Container};
+use crate::container::state::Status;
 use crate::container::{Error, Result};
 
 /// Deletes each of the containers; goes on after a failure, which is returned.
@@ -16,8 +16,7 @@ fn delete(globals: &Globals, id: &str, force: bool) -> Result<()> {
     let container = match Container::open(&root, id) {
         Err(Error::NotFound(_)) if force => return Ok(()),
         Err(Error::Io { .. }) if force => {
-            // A state that cannot be read leads to no processes.
-            return StateDir::open(&root, id)?.remove();
+            return life::destroy_damaged(&root, id);
         }
         container => container?,
     };

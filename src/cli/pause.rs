@@ -2,7 +2,8 @@
 
 use super::args::{Globals, IdArgs};
 use crate::container::control::{Request, State};
-use crate::container::state::{self, StateDir, Status};
+use crate::container::life::Container;
+use crate::container::state::Status;
 use crate::container::{Error, Result};
 
 /// Returns once no process of the container runs.
@@ -17,9 +18,8 @@ pub fn resume(globals: &Globals, args: &IdArgs) -> Result<i32> {
 
 /// With the container's lock held all the time: what the state says is what the sandbox does.
 fn change(globals: &Globals, id: &str, wanted: Status) -> Result<i32> {
-    let directory = StateDir::open(&globals.state_root(), id)?;
-    let mut record = directory.load()?;
-    let request = match (record.status(), wanted) {
+    let mut container = Container::open(&globals.state_root(), id)?;
+    let request = match (container.status(), wanted) {
         (Status::Running | Status::Created, Status::Paused) => Request::Pause { id: id.into() },
         (Status::Paused, Status::Running) => Request::Resume { id: id.into() },
         (status, Status::Paused) => {
@@ -27,10 +27,10 @@ fn change(globals: &Globals, id: &str, wanted: Status) -> Result<i32> {
         }
         (status, _) => return Err(Error::Usage(format!("container not paused: {id:?} is {status}"))),
     };
-    let mut client = state::connect(&globals.state_root(), &record)?;
+    let mut client = container.connect()?;
     client.call::<()>(&request)?;
     // One that was paused before it was started is not running now.
-    record.status = client.call::<State>(&Request::State { id: id.into() })?.status;
-    directory.save(&record)?;
+    let State { status, .. } = client.call(&Request::State { id: id.into() })?;
+    container.note_status(status);
     Ok(0)
 }

@@ -480,11 +480,10 @@ mod tests {
         let (read, write) = nix::unistd::pipe().unwrap();
         let long = vec![b'x'; 100_000];
         let sent = long.clone();
-        let sender = std::thread::spawn(move || {
-            ours.send(b"none".to_vec(), &[]).unwrap();
-            ours.send(sent, &[write.as_fd()]).unwrap();
-        });
+        // One line at a time, as the protocol has it: the descriptors of the next could come with the end of this one.
+        ours.send(b"none".to_vec(), &[]).unwrap();
         assert_eq!(theirs.receive().unwrap().map(|(line, fds)| (line, fds.len())), Some((b"none".to_vec(), 0)));
+        let sender = std::thread::spawn(move || ours.send(sent, &[write.as_fd()]).unwrap());
         let (line, mut fds) = theirs.receive().unwrap().unwrap();
         sender.join().unwrap();
         assert_eq!(line, long);

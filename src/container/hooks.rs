@@ -13,7 +13,8 @@
 //! anyway.
 //!
 //! Each gets the container's state as JSON on its standard input, the bundle as working directory, the environment that it
-//! lists and no other, and a process group of its own that is killed when its time is up.
+//! lists and no other, and a process group of its own that is killed when its time is up. It ends with the command that
+//! runs it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -193,17 +194,27 @@ fn command(hook: &Hook, state: &State, network: Option<&File>) -> Command {
     }
     let variables = hook.env().iter().flatten().filter_map(|entry| entry.split_once('='));
     command.args(args).env_clear().envs(variables).current_dir(state.bundle()).process_group(0);
-    if let Some(network) = network {
-        let fd = network.as_raw_fd();
-        let enter = move || {
-            // SAFETY: setns(2) takes no memory; the descriptor lives as long as the command.
-            let done = unsafe { libc::setns(fd, libc::CLONE_NEWNET) };
-            if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-        };
-        // SAFETY: between fork and execve one system call is made, and no memory is taken.
-        unsafe { command.pre_exec(enter) };
-    }
+    let (fd, parent) = (network.map(AsRawFd::as_raw_fd), std::process::id());
+    // SAFETY: between fork and execve a few system calls are made, and no memory is taken.
+    unsafe { command.pre_exec(move || become_hook(fd, parent)) };
     command
+}
+
+/// What a hook does first: it ends with the command that runs it, as nobody would know of it afterwards, and joins a network
+/// namespace.
+fn become_hook(network: Option<RawFd>, parent: u32) -> io::Result<()> {
+    let check = |done: i32| if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+    // SAFETY: no memory is passed.
+    if unsafe { libc::getppid() } as u32 != parent {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    match network {
+        // SAFETY: setns(2) takes no memory; the descriptor lives as long as the command.
+        Some(fd) => check(unsafe { libc::setns(fd, libc::CLONE_NEWNET) }),
+        None => Ok(()),
+    }
 }
 
 /// Waits for the end; `None` when `limit` is over: the process and its group are killed by then.
@@ -258,10 +269,11 @@ fn tail(output: &mut File) -> String {
     one_line(&text)
 }
 
-/// What a hook wrote, as one line.
+/// What a hook wrote, as one line that the reader's terminal takes for text.
 pub fn one_line(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    let lines = text.lines().map(|line| line.replace(char::is_control, " ").trim().to_owned());
+    lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 fn describe(status: ExitStatus) -> String {

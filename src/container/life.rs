@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use oci_spec::runtime::Spec;
 
+use super::cgroup::Cgroup;
 use super::control::{Client, Exit, Request, State, Target};
 use super::error::{Error, Result};
 use super::hooks::{self, Point};
@@ -44,11 +45,23 @@ impl Container {
         self.directory.path().parent().unwrap_or(Path::new("."))
     }
 
+    /// A connection to its sentry, whose answers may take as long as they need.
+    pub fn connect(&self) -> Result<Client> {
+        state::connect(self.root(), &self.record)
+    }
+
     /// Asks its sentry; the answer must come soon.
     pub fn call<T: for<'de> serde::Deserialize<'de>>(&self, request: &Request) -> Result<T> {
-        let mut client = state::connect(self.root(), &self.record)?;
+        let mut client = self.connect()?;
         client.set_timeout(Some(GRACE))?;
         client.call(request)
+    }
+
+    /// Writes down that it has come further, as far as the disk has room: the sentry, which [`status`] asks, knows it too.
+    pub fn note_status(&mut self, status: Status) {
+        if let Err(error) = self.save_status(status) {
+            log::warn!("{error}");
+        }
     }
 
     /// Writes down that it has come further.
@@ -74,14 +87,14 @@ impl Container {
             }
             return Err(error);
         }
-        self.save_status(Status::Running)?;
+        self.note_status(Status::Running);
         hooks::run_all(&spec, &[Point::Poststart], &self.record)
     }
 
     fn let_go(&self, spec: &Spec) -> Result<()> {
         let id = || self.record.id.clone();
         // Without a deadline: hooks may take their time.
-        let mut client = state::connect(self.root(), &self.record)?;
+        let mut client = self.connect()?;
         if self.record.takes_interfaces {
             self.hand_over_network(spec, &mut client)?;
         }
@@ -133,6 +146,19 @@ impl Container {
     }
 }
 
+/// Ends and removes a container whose record cannot be read. Its sentry is found by a file of the state directory that no
+/// other process has open, and its cgroups by its specification; the gofer and the stand-ins end when the sentry does.
+pub fn destroy_damaged(root: &Path, id: &str) -> Result<()> {
+    let directory = StateDir::open(root, id)?;
+    for process in directory.users()? {
+        spawn::kill_and_wait(process)?;
+    }
+    if let Ok(spec) = directory.spec() {
+        Cgroup::left_by(&spec, id)?.destroy()?;
+    }
+    directory.remove()
+}
+
 impl Container {
     /// Gives the sandbox what engines and plugins have put into its network namespace by now.
     fn hand_over_network(&self, spec: &Spec, client: &mut Client) -> Result<()> {
@@ -150,11 +176,11 @@ impl Container {
     }
 }
 
-/// How a container is now. Whether a created one has been started since is the sentry's to know: the command that started
-/// it may have been killed before it could write that down.
+/// How a container is now. That is the sentry's to know: the command that started or paused it may have been killed, or
+/// have found no room on the disk, before it could write that down.
 pub fn status(root: &Path, record: &Record) -> Status {
     let known = record.status();
-    if known != Status::Created {
+    if matches!(known, Status::Creating | Status::Stopped) {
         return known;
     }
     let asked = || -> Result<Status> {
@@ -179,8 +205,11 @@ pub fn wait(root: &Path, id: &str, pid: Option<i32>) -> Result<i32> {
         .and_then(|mut client: Client| client.call::<Exit>(&Request::Wait { id: id.to_owned(), pid }));
     match asked {
         Ok(exit) => Ok(exit.status),
-        // The sandbox ended before it could answer.
-        Err(Error::Io { .. }) => known().ok_or_else(unknown),
+        // The sandbox ended before it could answer, or nothing can be asked of it any more.
+        Err(Error::Io { .. }) if pid.is_none() => {
+            record.process().map_or(Ok(()), spawn::wait_for)?;
+            known().ok_or_else(unknown)
+        }
         Err(error) => Err(error),
     }
 }

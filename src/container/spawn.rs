@@ -158,25 +158,42 @@ impl Drop for Child {
     }
 }
 
-/// Kills a process that an earlier command started, and waits for its end. No error if it is gone.
-pub fn kill_and_wait(process: HostProcess) -> Result<()> {
-    let doing = || format!("kill process {}", process.pid);
+/// A descriptor for a process that an earlier command started; `None` when it is gone.
+fn open(process: HostProcess) -> Option<OwnedFd> {
     // SAFETY: no memory is passed; the result is a new descriptor or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, process.pid, 0) };
     if fd < 0 {
-        return Ok(());
+        return None;
     }
     // SAFETY: a descriptor that was just made.
     let pidfd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
     // The descriptor holds on to the process; only now is it known to be the right one.
-    if !process.is_alive() {
-        return Ok(());
+    process.is_alive().then_some(pidfd)
+}
+
+/// Waits for the end of a process that an earlier command started.
+pub fn wait_for(process: HostProcess) -> Result<()> {
+    open(process).map_or(Ok(()), |pidfd| wait_on(&pidfd).doing(|| format!("wait for process {}", process.pid)))
+}
+
+fn wait_on(pidfd: &OwnedFd) -> io::Result<()> {
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    loop {
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => {}
+            ended => return Ok(ended.map(drop)?),
+        }
     }
+}
+
+/// Kills a process that an earlier command started, and waits for its end. No error if it is gone.
+pub fn kill_and_wait(process: HostProcess) -> Result<()> {
+    let doing = || format!("kill process {}", process.pid);
+    let Some(pidfd) = open(process) else { return Ok(()) };
     // SAFETY: no memory is passed.
     if unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, 0usize, 0) } < 0 {
         let error = io::Error::last_os_error();
         return if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error).doing(doing) };
     }
-    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::NONE).map_err(io::Error::from).doing(doing).map(|_| ())
+    wait_on(&pidfd).doing(doing)
 }

@@ -5,7 +5,7 @@
 //!                       lock, held while the container is made, changed or removed, not while it runs
 //! ROOT/ID/state.json    replaced by rename(2), so that a reader sees the old or the new one
 //! ROOT/ID/spec.json     its specification, as checked
-//! ROOT/ID/exit          how its first process ended: written by the sentry, empty before
+//! ROOT/ID/exit          how its first process ended: written by the sentry, over blanks, as the disk may be full by then
 //! ROOT/ID/control.sock  the sentry's control socket
 //! ROOT/.new-…, .old-…   directories that are just being made or removed, or were when a command was killed
 //! ```
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -25,6 +25,9 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::Cgroup;
 use super::control::{Client, SOCKET};
 use super::error::{Context, Error, Result};
+
+/// The file that has the exit status.
+const EXIT: &str = "exit";
 
 /// A host process, told apart from a later one with the same number by when it was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,12 +202,18 @@ impl StateDir {
             let new = beside(root, ".new");
             let doing = || format!("make {}", path.display());
             DirBuilder::new().mode(0o700).create(&new).doing(doing)?;
-            let mut state = StateDir::at(new.clone()).doing(doing)?;
             // Another command may have swept it away already.
+            let mut state = match StateDir::at(new.clone()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                state => state.doing(doing)?,
+            };
             if !state.relock()? {
                 continue;
             }
-            state.save(record)?;
+            if let Err(error) = state.save(record) {
+                state.remove()?;
+                return Err(error);
+            }
             return match renameat2(AT_FDCWD, &new, AT_FDCWD, &path, RenameFlags::RENAME_NOREPLACE) {
                 Ok(()) => {
                     state.path = path;
@@ -300,7 +309,12 @@ impl StateDir {
     fn replace(&self, name: &str, content: &impl Serialize) -> Result<()> {
         let text = serde_json::to_vec_pretty(content).map_err(io::Error::from).doing(|| "encode the state")?;
         let (file, new) = (self.path.join(name), self.path.join(format!("{name}.new")));
-        fs::write(&new, text).and_then(|()| fs::rename(&new, &file)).doing(|| format!("write {}", file.display()))
+        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &file));
+        if written.is_err() {
+            // The half of it takes room that may be needed.
+            let _ = fs::remove_file(&new);
+        }
+        written.doing(|| format!("write {}", file.display()))
     }
 
     /// The specification, as it was checked when the container was made.
@@ -310,14 +324,40 @@ impl StateDir {
 
     /// Makes the file that the sentry writes the exit status to.
     pub fn make_exit(&self) -> Result<File> {
-        let file = self.path.join("exit");
-        File::create(&file).doing(|| format!("make {}", file.display()))
+        let path = self.path.join(EXIT);
+        let make = || {
+            let file = File::create(&path)?;
+            file.write_all_at(b"    ", 0)?;
+            Ok::<File, io::Error>(file)
+        };
+        make().doing(|| format!("make {}", path.display()))
+    }
+
+    /// The processes that have the file of the exit status open: the sentry, and stubs that were made with it. For when the
+    /// record does not tell.
+    pub fn users(&self) -> Result<Vec<HostProcess>> {
+        let path = self.path.join(EXIT);
+        let file = match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            found => found.doing(|| format!("look at {}", path.display()))?,
+        };
+        let is_it = |open: &fs::DirEntry| {
+            // Through the link, which leads to the file itself.
+            fs::metadata(open.path()).is_ok_and(|open| (open.dev(), open.ino()) == (file.dev(), file.ino()))
+        };
+        let uses = |pid: &i32| {
+            let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+            open.into_iter().any(|one| is_it(&one))
+        };
+        let all = fs::read_dir("/proc").doing(|| "read /proc")?.flatten();
+        let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        Ok(numbers.filter(uses).filter_map(HostProcess::of).collect())
     }
 
     /// How the first process of a container ended, if that is known: its exit status, or 128 plus the signal that killed
     /// it.
     pub fn exit_status_in(root: &Path, id: &str) -> Option<i32> {
-        fs::read_to_string(root.join(id).join("exit")).ok()?.trim().parse().ok()
+        fs::read_to_string(root.join(id).join(EXIT)).ok()?.trim().parse().ok()
     }
 
     /// Reads `state.json`.
@@ -396,14 +436,24 @@ pub fn connect(root: &Path, record: &Record) -> Result<Client> {
     Client::connect(&socket_in(&directory))
 }
 
-/// All containers under `root`, by name. One whose record cannot be read (it is just being removed) is left out.
+/// All containers under `root`, by name. One whose record cannot be read is left out, with a warning unless it is just
+/// being removed.
 pub fn list(root: &Path) -> Result<Vec<Record>> {
     let entries = match fs::read_dir(root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.doing(|| format!("read {}", root.display()))?,
     };
     let named = entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(|name| check_id(name).is_ok()));
-    let mut records: Vec<Record> = named.filter_map(|entry| read(&entry.path(), "state.json").ok()).collect();
+    let record = |entry: fs::DirEntry| match read(&entry.path(), "state.json") {
+        Ok(record) => Some(record),
+        Err(error) => {
+            if entry.path().is_dir() {
+                log::warn!("{error}");
+            }
+            None
+        }
+    };
+    let mut records: Vec<Record> = named.filter_map(record).collect();
     records.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(records)
 }

@@ -76,6 +76,34 @@ fn namespaces() -> BTreeSet<PathBuf> {
     all.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&own))).collect()
 }
 
+/// The cgroups of this host whose own name begins with `prefix`, in every hierarchy.
+pub fn cgroups_named(prefix: &str) -> Vec<PathBuf> {
+    let text = fs::read_to_string("/proc/self/mounts").expect("/proc is mounted");
+    let fields = text.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let mut queue: Vec<PathBuf> =
+        fields.filter(|fields| fields[2].starts_with("cgroup")).map(|fields| PathBuf::from(fields[1])).collect();
+    let mut found = Vec::new();
+    while let Some(directory) = queue.pop() {
+        // Others may remove theirs meanwhile.
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if entry.file_name().to_string_lossy().starts_with(prefix) {
+                found.push(entry.path());
+            }
+            queue.push(entry.path());
+        }
+    }
+    found
+}
+
+/// The network interfaces in this thread's network namespace.
+pub fn interfaces() -> BTreeSet<String> {
+    let text = fs::read_to_string("/proc/thread-self/net/dev").expect("/proc is mounted");
+    text.lines().skip(2).filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim().to_owned()).collect()
+}
+
 /// Children of this process, theirs, and so on.
 fn descendants() -> BTreeSet<u32> {
     let mut found = BTreeSet::new();

@@ -84,11 +84,8 @@ fn signals_by_every_name() {
     let place = Place::new("trap 'exit 3' TERM; trap 'exit 4' USR1; touch /tmp/ready; while :; do sleep 0.01; done");
     for (word, status) in [("TERM", 3), ("SIGUSR1", 4), ("sigterm", 3), ("10", 4), ("KILL", 137), ("9", 137)] {
         place.run(&["run", "--detach", "c1"]);
-        // Without its traps the first process takes no notice.
-        until("it ends", || {
-            let _ = place.try_run(&["kill", "c1", word]);
-            place.status("c1") == "stopped"
-        });
+        until("its traps are set", || place.try_run(&["exec", "c1", "test", "-e", "/tmp/ready"]).status.success());
+        place.run(&["kill", "c1", word]);
         assert_eq!(place.wait("c1"), status, "{word}");
         place.run(&["delete", "c1"]);
     }

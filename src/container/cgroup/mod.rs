@@ -107,6 +107,26 @@ impl Cgroup {
         }
     }
 
+    /// Those that a container without a readable record has left: what it had to itself.
+    pub fn left_by(spec: &Spec, id: &str) -> Result<Cgroup> {
+        let host = Hierarchies::detect()?;
+        let linux = spec.linux().as_ref();
+        let path = linux.and_then(|linux| linux.cgroups_path().clone()).filter(|path| !path.as_os_str().is_empty());
+        let limits = linux.and_then(|linux| linux.resources().as_ref()).is_some_and(merge::limits_anything);
+        if path.is_none() && !limits {
+            return Ok(Cgroup::default());
+        }
+        let path = path.unwrap_or_else(|| id.into());
+        check_path(&path)?;
+        let mut cgroup = Cgroup::default();
+        for (controller, mounted) in &host.v1 {
+            cgroup.v1.insert(controller.clone(), mounted.leaf(&path, false));
+        }
+        cgroup.v2 = host.v2.as_ref().map(|mounted| mounted.leaf(&path, host.unified()));
+        cgroup.made = cgroup.directories().cloned().collect();
+        Ok(cgroup)
+    }
+
     fn make_all(&mut self, host: &Hierarchies, path: &Path) -> Result<()> {
         for (controller, mounted) in &host.v1 {
             let leaf = mounted.leaf(path, false);

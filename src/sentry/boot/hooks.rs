@@ -5,11 +5,13 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use oci_spec::runtime::{Hook, Process, Spec, State};
 
@@ -52,11 +54,12 @@ fn run_one(kernel: &Arc<Kernel>, hook: &Hook, program: &Process, document: &[u8]
     let failed = |error: io::Error| format!("pass the state: {error}");
     let input = memory_file().map_err(failed)?;
     input.write_all_at(document, 0).map_err(failed)?;
-    // One each: they do not share an offset.
-    let (output, errors) = memory_file().and_then(|out| Ok((out, memory_file()?))).map_err(failed)?;
+    // This process's own is /dev/null.
+    let output = io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
+    let errors = bounded_file().map_err(failed)?;
     let said = errors.try_clone().map_err(failed)?;
     let deadline = hook.timeout().map(|seconds| Instant::now() + Duration::from_secs(seconds.max(0) as u64));
-    let owner = exec::start(kernel, &process(hook, program), vec![input.into(), output.into(), errors.into()])?;
+    let owner = exec::start(kernel, &process(hook, program), vec![input.into(), output, errors.into()])?;
     let status = owner.process().wait_until(deadline);
     drop(owner); // kills what is left
     let problem = match status {
@@ -73,11 +76,22 @@ fn memory_file() -> io::Result<File> {
     Ok(memfd_create("hook", MFdFlags::MFD_CLOEXEC)?.into())
 }
 
+/// A file for what the hook says, which is full of zeros and cannot grow: the program may be hostile. Writing beyond its end
+/// is `EPERM`, `fcntl(2)`.
+fn bounded_file() -> io::Result<File> {
+    const MOST: u64 = 64 << 10;
+    let file = File::from(memfd_create("hook", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    file.set_len(MOST)?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file)
+}
+
 /// The beginning of what the hook wrote to its standard error, as one line.
 fn last_words(file: &File) -> String {
     let mut bytes = [0; 2048];
     let n = file.read_at(&mut bytes, 0).unwrap_or(0);
-    one_line(&bytes[..n])
+    one_line(bytes[..n].split(|&byte| byte == 0).next().unwrap_or_default())
 }
 
 /// The hook as a process.

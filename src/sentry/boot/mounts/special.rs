@@ -93,7 +93,7 @@ impl Builder<'_> {
             let empty: Arc<dyn FileSystem> = TmpFs::new(next_dev(), &TmpfsOptions::parse("mode=755", ram())?, ram());
             return self.namespace.mount(&empty, &there, MountFlags::RDONLY, "tmpfs").map(drop);
         }
-        self.namespace.bind(null, &there, false).map(drop)
+        self.namespace.bind_own(null, &there).map(drop)
     }
 
     fn find(&self, path: &[u8]) -> Result<Option<Path>> {
