@@ -204,9 +204,12 @@ pub struct Shares {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Target {
-    /// The container's first process.
+    /// The container's first process. What it does not handle does not reach it, but for `SIGKILL` and `SIGSTOP`, as with
+    /// any first process of a PID namespace.
     #[default]
     Init,
+    /// The first process, which is not spared: whoever ends the command that runs a container means the container.
+    Attached,
     /// Every process of the container.
     All,
     /// The foreground process group of the first process's terminal, or the first process's own group when it has no
