@@ -1,10 +1,15 @@
 //! Native, this project and every gVisor that is found, side by side, in one run.
 //!
-//! `cargo bench -- micro start nginx iperf3` runs those groups, without words all. `PEER_RUNSC=PATH,…` names the gVisors
-//! (otherwise the one on `PATH`), `PEER_PLATFORM=ptrace,systrap` their platforms. Root is needed.
+//! `cargo bench -- micro start nginx iperf3 docker` runs those groups, without words all. `PEER_RUNSC=PATH,…` names the gVisors
+//! (otherwise the one on `PATH`), `PEER_PLATFORM=ptrace,systrap` their platforms. Root is needed. The group `docker` compares
+//! with `runc`.
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
+mod docker;
+#[allow(dead_code, reason = "the tests of Docker use the rest of it")]
+#[path = "../../tests/docker/engine.rs"]
+mod engine;
 mod micro;
 mod network;
 mod start;
@@ -37,5 +42,13 @@ fn main() {
     }
     if wanted("iperf3") {
         table::run("TCP throughput in Gbit/s, one connection: more is better", &runtimes, network::iperf3);
+    }
+    if wanted("docker") {
+        table::run_beside(
+            table::Beside::Runc,
+            "Docker, difference from runc: less is better",
+            &runtimes,
+            docker::docker,
+        );
     }
 }

@@ -69,7 +69,7 @@ pub fn start(runtime: Option<&Runtime>) -> Figures {
 }
 
 /// Of eleven.
-fn median(measure: impl FnMut() -> f64) -> f64 {
+pub fn median(measure: impl FnMut() -> f64) -> f64 {
     let mut values: Vec<f64> = std::iter::repeat_with(measure).take(11).collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
@@ -80,19 +80,21 @@ fn median(measure: impl FnMut() -> f64) -> f64 {
 fn memory(runtime: &Runtime) -> f64 {
     let mut running = Sandbox::new(["/bin/sh", "-c", "exec sleep 4242"]).runtime(runtime).quiet().start();
     let command = running.pid().as_raw() as u32;
-    let size = |pid: u32| {
-        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-        let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap_or_default();
-        line.split_whitespace().nth(1).and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0)
-    };
     // It has settled when three looks in a row see the same.
     let (mut last, mut same) = (0.0, 0);
     running.until("memory settles", || {
-        let now: f64 = descendants(command).into_iter().map(size).sum();
+        let now: f64 = descendants(command).into_iter().map(share).sum();
         same = if now > 0.0 && (now - last).abs() < 64.0 { same + 1 } else { 0 };
         last = now;
         (same > 20).then_some(now / 1024.0)
     })
+}
+
+/// The proportional share of memory of a process, in KiB; nothing of one that has ended.
+pub fn share(pid: u32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0)
 }
 
 /// Processes below `root`.

@@ -7,10 +7,28 @@ use super::common::Runtime;
 /// Names and values, in the order in which they are shown.
 pub type Figures = Vec<(String, f64)>;
 
+/// What the runtimes are compared with.
+#[derive(Clone, Copy)]
+pub enum Beside {
+    /// The program without a sandbox: values are shown with their ratio to it.
+    Native,
+    /// The same in containers of `runc`: values are shown with their difference from it.
+    Runc,
+}
+
 /// Measures natively (`None`) and in each runtime; prints one row a figure, with ratios to native.
 pub fn run(title: &str, runtimes: &[Runtime], measure: impl Fn(Option<&Runtime>) -> Figures) {
+    run_beside(Beside::Native, title, runtimes, measure);
+}
+
+/// Measures what they are compared with (`None`) and each runtime; prints one row a figure.
+pub fn run_beside(beside: Beside, title: &str, runtimes: &[Runtime], measure: impl Fn(Option<&Runtime>) -> Figures) {
     println!("\n## {title}\n");
-    let mut columns = vec![("native", measure(None))];
+    let name = match beside {
+        Beside::Native => "native",
+        Beside::Runc => "runc",
+    };
+    let mut columns = vec![(name, measure(None))];
     for runtime in runtimes {
         // One that cannot do something must not hide what the others can.
         let figures = catch_unwind(AssertUnwindSafe(|| measure(Some(runtime)))).unwrap_or_default();
@@ -35,9 +53,10 @@ pub fn run(title: &str, runtimes: &[Runtime], measure: impl Fn(Option<&Runtime>)
         for (index, (_, figures)) in columns.iter().enumerate() {
             match (value(figures), native) {
                 (None, _) => print!(" – |"),
-                (Some(value), Some(native)) if index > 0 && native > 0.0 => {
-                    print!(" {} (×{}) |", digits(value), digits(value / native));
-                }
+                (Some(value), Some(native)) if index > 0 && native > 0.0 => match beside {
+                    Beside::Native => print!(" {} (×{}) |", digits(value), digits(value / native)),
+                    Beside::Runc => print!(" {} ({:+.1}) |", digits(value), value - native),
+                },
                 (Some(value), _) => print!(" {} |", digits(value)),
             }
         }

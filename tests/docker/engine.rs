@@ -148,11 +148,13 @@ impl Engine {
             Ok("runc") => "runc",
             Ok(other) => panic!("ENGINE_RUNTIME={other}: runc or runsc"),
         };
-        Engine::with(runtime, &Runtime::ours().program)
+        let debug = ["--debug", "--strace", "--debug-log=/run/engine/runsc/"];
+        let flags = debug.iter().filter(|_| env::var_os("ENGINE_DEBUG").is_some()).map(|&flag| flag.to_owned());
+        Engine::with(runtime, &Runtime::ours().program, &flags.collect::<Vec<_>>())
     }
 
-    /// Starts the daemons with `runc`, or with another program under the name `runsc`.
-    pub fn with(runtime: &'static str, runsc: &Path) -> Engine {
+    /// Starts the daemons with `runc`, or with another program under the name `runsc`, which gets these flags.
+    pub fn with(runtime: &'static str, runsc: &Path, flags: &[String]) -> Engine {
         let root = image_root();
         let group = format!("runsc-engine-{}", std::process::id());
         let mut shell = Command::new("unshare");
@@ -167,7 +169,7 @@ impl Engine {
         });
         let program = if runtime == "runc" { on_path("runc") } else { runsc.to_owned() };
         let mut engine = Engine { init, runtime, program, group, root, shell, pipe };
-        engine.configure(runsc);
+        engine.configure(runsc, flags);
         writeln!(engine.pipe, "go").expect("the shell reads");
         until("the daemon answers", || {
             let ended = engine.shell.try_wait().expect("a child");
@@ -182,8 +184,14 @@ impl Engine {
         engine
     }
 
+    /// Ends everything and waits until it is gone.
+    pub fn end(mut self) {
+        drop(self.pipe);
+        self.shell.wait().expect("a child");
+    }
+
     /// Writes the daemon's configuration; `runsc install` adds its runtime.
-    fn configure(&self, runsc: &Path) {
+    fn configure(&self, runsc: &Path, flags: &[String]) {
         let file = "/run/engine/daemon.json";
         let configuration = json!({
             "data-root": "/run/engine/data",
@@ -201,8 +209,8 @@ impl Engine {
         // It finds its own path by way of /proc.
         let mut install = self.command_among_processes(runsc);
         install.arg("install").arg(format!("--config_file={file}")).arg("--runtime=runsc");
-        if env::var_os("ENGINE_DEBUG").is_some() {
-            install.args(["--", "--debug", "--strace", "--debug-log=/run/engine/runsc/"]);
+        if !flags.is_empty() {
+            install.arg("--").args(flags);
         }
         let output = install.output().expect("runsc starts");
         assert!(output.status.success(), "{install:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -12,6 +12,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[allow(dead_code, reason = "the benchmarks use the rest of it")]
 mod engine;
 mod leftovers;
 mod terminal;

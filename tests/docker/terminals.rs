@@ -17,7 +17,7 @@ fn dmesg_shows_the_kernel_that_runs_it() {
     let (code, printed) = run(&engine, &["--rm"], &["dmesg"]).end();
     if engine.is_sandboxed() {
         assert_eq!(code, 0, "{printed}");
-        assert!(printed.contains("[    0.000000] "), "{printed}");
+        assert!(printed.contains("Starting runsc"), "{printed}");
     } else {
         // The host's log is not for containers.
         assert_eq!(code, 1, "{printed}");

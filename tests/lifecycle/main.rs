@@ -5,6 +5,7 @@ mod common;
 
 mod commands;
 mod interrupted;
+mod late_network;
 mod many;
 mod order;
 mod place;
