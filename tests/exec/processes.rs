@@ -131,5 +131,9 @@ fn the_list_has_the_numbers_of_the_host() {
         assert!(line.split_whitespace().nth(1) == Some(&pid.to_string()), "{line}");
         assert!(fs::exists(format!("/proc/{pid}")).unwrap());
     }
+    // The host's own tools show what they are.
+    let shown = |pid: i32, file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap();
+    assert_eq!((shown(json[0], "comm"), shown(json[0], "cmdline")), (b"sleep\n".to_vec(), b"sleep\x001000\0".to_vec()));
+    assert_eq!(shown(json[1], "cmdline"), b"sleep\x004321\0");
     assert!(!json.contains(&pid.as_raw()), "the stand-in is no process of the container's");
 }

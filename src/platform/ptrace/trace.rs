@@ -179,6 +179,14 @@ pub fn syscall(tid: i32, base: &Regs, number: i64, args: [u64; 6], kicked: &mut 
     call(tid, &call_regs(base, super::stub::CALL_ADDR, number, args), kicked).and_then(result)
 }
 
+/// As [`syscall`] for two calls of up to five arguments, in little more than the time of one: the result of the second, or
+/// the error of the first, after which the second is not made.
+pub fn two_syscalls(tid: i32, base: &Regs, calls: [(i64, [u64; 5]); 2], kicked: &mut bool) -> Result<u64> {
+    let [(first, [a, b, c, d, e]), (second, [rbp, r12, r13, r14, r15])] = calls;
+    let base = Regs { rbx: second as u64, rbp, r12, r13, r14, r15, ..*base };
+    call(tid, &call_regs(&base, super::stub::TWO_CALLS_ADDR, first, [a, b, c, d, e, 0]), kicked).and_then(result)
+}
+
 /// Registers for a system call at `rip`.
 pub fn call_regs(base: &Regs, rip: u64, number: i64, args: [u64; 6]) -> Regs {
     let [rdi, rsi, rdx, r10, r8, r9] = args;

@@ -117,8 +117,25 @@ pub(super) fn working_directory(
     walk.lookup_dir(path, LookupFlags::FOLLOW).doing(|| format!("process.cwd: {}", process.cwd().display()))
 }
 
+/// Why there is no program of that name, in the words of runc, by which Docker tells statuses 127 and 126.
+fn not_found(name: &str, error: Errno) -> String {
+    match error {
+        Errno::ENOENT if !name.contains('/') => format!("exec: {name:?}: executable file not found in $PATH"),
+        Errno::ENOENT | Errno::ENOTDIR => format!("exec: {name:?}: stat {name}: no such file or directory"),
+        Errno::EACCES => format!("exec: {name:?}: permission denied"),
+        error => format!("exec: {name:?}: {error}"),
+    }
+}
+
+/// Why a program that is there does not start, in the words of runc.
 pub(super) fn exec_problem(name: &str, error: Errno) -> String {
-    format!("exec {name:?}: {error}")
+    match error {
+        // Its interpreter is missing.
+        Errno::ENOENT => format!("exec {name}: no such file or directory"),
+        Errno::ENOEXEC => format!("exec {name}: exec format error"),
+        Errno::EACCES => format!("exec {name}: permission denied"),
+        error => format!("exec {name}: {error}"),
+    }
 }
 
 pub(super) fn give(files: &Arc<FdTable>, number: usize, fd: RawFd) -> Result<()> {
@@ -142,7 +159,7 @@ pub(super) fn program(
     let env = process.env().clone().unwrap_or_default();
     let name = args.first().cloned().unwrap_or_default();
     let walk = Walk { root, start: cwd, creds, umask: 0o022, devices: &kernel.devices };
-    let (file, path) = find_program(&walk, &name, &env).map_err(|error| exec_problem(&name, error))?;
+    let (file, path) = find_program(&walk, &name, &env).map_err(|error| not_found(&name, error))?;
     let bytes = |words: Vec<String>| words.into_iter().map(String::into_bytes).collect();
     Ok(Exec { file, path, argv: bytes(args), envp: bytes(env), path_inaccessible: false })
 }
