@@ -127,12 +127,20 @@ pub enum Network {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Create a container, whose program does not run yet
+    Create(CreateArgs),
+    /// Run the program of a created container
+    Start(IdsArgs),
     /// Create and run a container
     Run(RunArgs),
     /// Run a command with the host's files, in a sandbox whose changes are discarded
     Do(DoArgs),
     /// Make a config.json to start from
     Spec(SpecArgs),
+    /// Send a signal to a container
+    Kill(KillArgs),
+    /// Wait for a container to end, and print how it did
+    Wait(WaitArgs),
     /// Print the state of a container
     State(IdArgs),
     /// List the containers
@@ -170,25 +178,84 @@ pub enum Command {
     StandIn(InternalArgs),
 }
 
-/// Flags of `run`.
+/// Flags of `create`, and of `run`.
 #[derive(Debug, Args)]
-pub struct RunArgs {
+pub struct CreateArgs {
     /// The bundle's directory
-    #[arg(long, value_name = "DIR", default_value = ".")]
+    #[arg(long, short, value_name = "DIR", default_value = ".")]
     pub bundle: PathBuf,
-    /// Return once the container runs
-    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          default_value = "false", hide_default_value = true, hide_possible_values = true)]
-    pub detach: bool,
-    /// Where to write the sandbox's process number
+    /// Where to write the process number that stands for the container on the host
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
     /// Who listens here gets the master of the container's terminal
     #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
+    /// Accepted for runc's callers: the container's root is never the host's
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub no_pivot: bool,
+    /// Accepted for runc's callers: containers have no keyring of the host's
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub no_new_keyring: bool,
     /// The container's name
     #[arg(value_name = "ID")]
     pub id: String,
+}
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub create: CreateArgs,
+    /// Return once the container runs
+    #[arg(long, short, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub detach: bool,
+    /// Do not delete the container when it has ended
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub keep: bool,
+}
+
+/// Flags of `kill`.
+#[derive(Debug, Args)]
+pub struct KillArgs {
+    /// Send it to every process of the container
+    #[arg(long, short, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    pub all: bool,
+    /// Send it to this process, by its number inside the container [default: the first]
+    #[arg(long, value_name = "PID", conflicts_with = "all")]
+    pub pid: Option<i32>,
+    /// The container's name
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// The signal's number or name
+    #[arg(value_name = "SIGNAL", default_value = "SIGTERM")]
+    pub signal: String,
+}
+
+/// Flags of `wait`.
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// Wait for this process, by its number inside the container [default: the first]
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<i32>,
+    /// As --pid
+    #[arg(long, value_name = "PID", conflicts_with = "pid")]
+    pub rootpid: Option<i32>,
+    /// The container's name
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// A command that takes names only.
+#[derive(Debug, Args)]
+pub struct IdsArgs {
+    /// The containers' names
+    #[arg(value_name = "ID", required = true)]
+    pub ids: Vec<String>,
 }
 
 /// Flags of `do`.
@@ -316,8 +383,8 @@ pub struct ListArgs {
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
     /// Kill the container first if it runs
-    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          default_value = "false", hide_default_value = true, hide_possible_values = true)]
+    #[arg(long, short, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true)]
     pub force: bool,
     /// The containers' names
     #[arg(value_name = "ID", required = true)]
@@ -347,7 +414,11 @@ impl Command {
     /// The command's name and the container's, which for `do` is made here.
     pub fn name_and_id(&self) -> (&'static str, String) {
         let (name, id) = match self {
-            Command::Run(args) => ("run", args.id.as_str()),
+            Command::Create(args) => ("create", args.id.as_str()),
+            Command::Start(args) => ("start", args.ids.first().map_or("", String::as_str)),
+            Command::Run(args) => ("run", args.create.id.as_str()),
+            Command::Kill(args) => ("kill", args.id.as_str()),
+            Command::Wait(args) => ("wait", args.id.as_str()),
             Command::Do(_) => return ("do", new_id()),
             Command::Spec(_) => ("spec", ""),
             Command::State(args) => ("state", args.id.as_str()),
@@ -371,10 +442,13 @@ impl Command {
     }
 }
 
+/// How the names of `do`'s containers begin.
+pub const ID_PREFIX: &str = "do-";
+
 /// A name that no other container has.
 fn new_id() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("do-{}-{:06}", std::process::id(), now.subsec_micros())
+    format!("{ID_PREFIX}{}-{:06}", std::process::id(), now.subsec_micros())
 }
 
 impl Globals {

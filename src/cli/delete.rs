@@ -1,8 +1,9 @@
 //! `runsc delete`: removes what is left of a container that has ended, or with `--force` ends it.
 
 use super::args::{DeleteArgs, Globals};
+use crate::container::life::Container;
 use crate::container::state::{StateDir, Status};
-use crate::container::{Error, Result, spawn};
+use crate::container::{Error, Result};
 
 /// Deletes each of the containers; goes on after a failure, which is returned.
 pub fn run(globals: &Globals, args: &DeleteArgs) -> Result<i32> {
@@ -11,26 +12,22 @@ pub fn run(globals: &Globals, args: &DeleteArgs) -> Result<i32> {
 }
 
 fn delete(globals: &Globals, id: &str, force: bool) -> Result<()> {
-    let directory = match StateDir::open(&globals.state_root(), id) {
+    let root = globals.state_root();
+    let container = match Container::open(&root, id) {
         Err(Error::NotFound(_)) if force => return Ok(()),
-        directory => directory?,
-    };
-    match directory.load() {
-        Ok(record) => {
-            // With the lock held, one that is being created without a sentry was left by a command that was killed.
-            let stopped = record.status() == Status::Stopped || record.sentry.is_none();
-            if !stopped && !force {
-                let status = record.status();
-                return Err(Error::Usage(format!("container {id:?} is {status}: stop it first, or use --force")));
-            }
-            for process in [record.sentry, record.gofer].into_iter().flatten() {
-                spawn::kill_and_wait(process)?;
-            }
-            record.cgroup.destroy()?;
+        Err(Error::Io { .. }) if force => {
+            // A state that cannot be read leads to no processes.
+            return StateDir::open(&root, id)?.remove();
         }
-        // Left by a command that was killed before it had started anything.
-        Err(error) if !force => return Err(error),
-        Err(_) => {}
+        container => container?,
+    };
+    match container.status() {
+        // With the lock held, one that is being created was left by a command that was killed.
+        Status::Stopped | Status::Created | Status::Creating => {}
+        _ if force => {}
+        status => {
+            return Err(Error::Usage(format!("cannot delete container {id:?} that is not stopped: {status}")));
+        }
     }
-    directory.remove()
+    container.destroy()
 }

@@ -1,15 +1,18 @@
 //! `runsc do`: runs a command over the host's root file system, whose changes are discarded.
 
-use std::{env, io};
+use std::path::Path;
+use std::{env, fs, io};
 
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::isatty;
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
-use super::args::{DoArgs, Globals};
+use super::args::{DoArgs, Globals, ID_PREFIX};
+use crate::container::life::Container;
 use crate::container::sandbox::Sandbox;
 use crate::container::spec::Bundle;
+use crate::container::state::{StateDir, Status};
 use crate::container::terminal::Raw;
 use crate::container::{Context, Error, Result};
 
@@ -27,7 +30,31 @@ pub fn run(globals: &Globals, args: &DoArgs, id: &str) -> Result<i32> {
     options.console = isatty(io::stdin()) == Ok(true) && isatty(io::stdout()) == Ok(true);
     // Before anything reads from it: an end of file that was typed by then would pass for the end of the terminal.
     let _raw = if options.console { Some(Raw::new()?) } else { None };
-    Sandbox::start(id, &bundle, &options)?.wait()
+    sweep(&options.state_root);
+    let mut sandbox = Sandbox::create(id, &bundle, &options)?;
+    sandbox.start()?;
+    sandbox.wait(false)
+}
+
+/// Removes what earlier commands have left that were killed: the sandbox dies with its command, the state does not.
+fn sweep(root: &Path) {
+    let names =
+        fs::read_dir(root).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    for id in names.filter(|name| name.starts_with(ID_PREFIX)) {
+        let left = StateDir::open_idle(root, &id).and_then(|directory| match directory {
+            Some(directory) => Ok(Some(Container { record: directory.load()?, directory })),
+            None => Ok(None),
+        });
+        let removed = left.and_then(|container| match container {
+            Some(container) if matches!(container.record.status(), Status::Stopped | Status::Creating) => {
+                container.destroy()
+            }
+            _ => Ok(()),
+        });
+        if let Err(error) = removed {
+            log::warn!("left by an earlier command: {error}");
+        }
+    }
 }
 
 /// The command with this process's working directory, environment, user, groups and limits.

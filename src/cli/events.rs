@@ -10,9 +10,9 @@ use super::args::Globals;
 use super::limit_args::EventsArgs;
 use crate::container::cgroup::oom::OomEvents;
 use crate::container::cgroup::stats::Stats;
-use crate::container::control::{Client, Request};
-use crate::container::state::{Record, StateDir, Status};
-use crate::container::{Context, Error, Result, control, state};
+use crate::container::control::Request;
+use crate::container::state::{Record, Status};
+use crate::container::{Context, Error, Result, state};
 
 /// Prints one line an event until the container ends, or once with `--stats`.
 pub fn run(globals: &Globals, args: &EventsArgs) -> Result<i32> {
@@ -31,7 +31,7 @@ pub fn run(globals: &Globals, args: &EventsArgs) -> Result<i32> {
 }
 
 fn follow(globals: &Globals, record: &Record, interval: Duration) -> Result<i32> {
-    let Some(sentry) = record.sentry.and_then(|sentry| pidfd(sentry.pid)) else { return Ok(0) };
+    let Some(process) = record.process().and_then(|process| pidfd(process.pid)) else { return Ok(0) };
     // It may have ended, and its number been taken, before it was held on to.
     if record.status() == Status::Stopped {
         return Ok(0);
@@ -47,7 +47,7 @@ fn follow(globals: &Globals, record: &Record, interval: Duration) -> Result<i32>
                 Err(error) => return Err(error),
             }
         }
-        let mut fds = vec![PollFd::new(sentry.as_fd(), PollFlags::POLLIN)];
+        let mut fds = vec![PollFd::new(process.as_fd(), PollFlags::POLLIN)];
         fds.extend(kills.as_ref().map(|kills| PollFd::new(kills.as_fd(), PollFlags::POLLIN | PollFlags::POLLPRI)));
         // Rounded up: waking early would only mean to wait again.
         let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
@@ -79,10 +79,7 @@ fn pidfd(pid: i32) -> Option<OwnedFd> {
 /// The host's numbers; the sentry's where the host has none or counts threads of its own.
 fn stats(globals: &Globals, record: &Record) -> Result<Stats> {
     let mut stats = record.cgroup.stats();
-    let directory = StateDir::open(&globals.state_root(), &record.id)?;
-    let mut client = Client::connect(&directory.short_path(control::SOCKET))?;
-    drop(directory);
-    let own: Value = client.call(&Request::Events { id: record.id.clone() })?;
+    let own: Value = state::connect(&globals.state_root(), record)?.call(&Request::Events { id: record.id.clone() })?;
     let number = |pointer: &str| own.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
     stats.pids.current = number("/pids/current");
     if stats.cpu.usage.total == 0 {

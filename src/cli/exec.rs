@@ -8,18 +8,17 @@ use std::path::Path;
 use oci_spec::runtime::{LinuxCapabilities, Process};
 
 use super::args::{ExecArgs, Globals};
-use crate::container::control::{Client, Request, SOCKET, Started};
+use crate::container::control::{Client, Request, Started};
 use crate::container::spec::{check_process, parse};
 use crate::container::stand_in::{self, Stood};
-use crate::container::state::{StateDir, Status};
+use crate::container::state::{self, StateDir, Status};
 use crate::container::terminal::{self, Raw};
 use crate::container::{Context, Error, Result};
 
 /// Returns the process's exit status, or 0 when it is left running.
 pub fn run(globals: &Globals, args: &ExecArgs) -> Result<i32> {
-    let mut directory = StateDir::open(&globals.state_root(), &args.id)?;
-    directory.unlock();
-    let record = directory.load()?;
+    let root = globals.state_root();
+    let record = StateDir::open(&root, &args.id)?.load()?;
     match record.status() {
         Status::Stopped => return Err(Error::Usage("cannot exec in a stopped container".into())),
         Status::Creating => return Err(Error::Usage("cannot exec in a container that is being created".into())),
@@ -32,7 +31,8 @@ pub fn run(globals: &Globals, args: &ExecArgs) -> Result<i32> {
     let signals = stand_in::take_all_signals()?;
     let slave = args.console_socket.as_deref().map(|socket| terminal::make(&process, socket)).transpose()?;
     let _raw = if terminal && slave.is_none() { Raw::if_terminal()? } else { None };
-    let socket = directory.short_path(SOCKET);
+    let sandbox = state::sandbox_directory(&root, &record)?;
+    let socket = state::socket_in(&sandbox);
     let mut connection = Client::connect(&socket)?;
     let extra = preserved(args.preserve_fds)?;
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
@@ -49,7 +49,7 @@ pub fn run(globals: &Globals, args: &ExecArgs) -> Result<i32> {
         write_pid(args.pid_file.as_deref(), std::process::id() as i32)?;
         return stood.wait(&signals);
     }
-    let child = stand_in::start(stood, &directory, slave.as_ref())?;
+    let child = stand_in::start(stood, &sandbox, slave.as_ref())?;
     write_pid(args.pid_file.as_deref(), child.pid())?;
     child.release();
     Ok(0)

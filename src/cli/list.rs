@@ -2,11 +2,15 @@
 
 use super::args::{Globals, ListArgs};
 use crate::container::state::{self, Record};
-use crate::container::{Context, Result};
+use crate::container::{Context, Result, life};
 
 /// Prints a table, names or JSON.
 pub fn run(globals: &Globals, args: &ListArgs) -> Result<i32> {
-    let records = state::list(&globals.state_root())?;
+    let root = globals.state_root();
+    let mut records = state::list(&root)?;
+    for record in &mut records {
+        record.status = life::status(&root, record);
+    }
     let text = if args.quiet {
         records.iter().map(|record| format!("{}\n", record.id)).collect()
     } else if args.format == "json" {

@@ -3,7 +3,9 @@
 
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -15,12 +17,14 @@ use crate::container::{Context, Result, boot, gofer, stand_in};
 use crate::logging::{self, Sink};
 
 mod args;
+mod create;
 mod delete;
 mod do_command;
 mod events;
 mod exec;
 mod features;
 mod install;
+mod kill;
 mod limit_args;
 mod list;
 mod normalise;
@@ -28,8 +32,10 @@ mod pause;
 mod ps;
 mod run;
 mod spec;
+mod start;
 mod state;
 mod update;
+mod wait;
 
 use args::{Cli, Command, Globals};
 
@@ -79,7 +85,11 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::StandIn(args) => return exit_code(stand_in::main(args.config_fd)),
         Command::Flags => return exit_code(print_flags()),
         command => start_logging(globals, name, &id).and_then(|()| match command {
+            Command::Create(args) => create::run(globals, args),
+            Command::Start(args) => start::run(globals, args),
             Command::Run(args) => run::run(globals, args),
+            Command::Kill(args) => kill::run(globals, args),
+            Command::Wait(args) => wait::run(globals, args),
             Command::Do(args) => do_command::run(globals, args, &id),
             Command::Spec(args) => spec::run(args),
             Command::State(args) => state::run(globals, args),
@@ -118,6 +128,14 @@ fn print(text: &str) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         outcome => outcome.doing(|| "standard output"),
     }
+}
+
+/// Writes a process number for whoever waits for the file: it appears with its content.
+fn write_pid(file: &Path, pid: i32) -> Result<()> {
+    let mut new = file.as_os_str().to_owned();
+    new.push(".new");
+    let written = fs::write(&new, pid.to_string()).and_then(|()| fs::rename(&new, file));
+    written.doing(|| format!("write {}", file.display()))
 }
 
 fn exit_code(status: i32) -> ExitCode {
@@ -209,7 +227,7 @@ mod tests {
         assert_eq!(cli.globals.root.as_deref(), Some("/r".as_ref()));
         assert!(cli.globals.debug && !cli.globals.strace);
         let Command::Run(run) = cli.command else { panic!("not run") };
-        assert_eq!((run.bundle.to_str(), run.id.as_str()), (Some("/b"), "c1"));
+        assert_eq!((run.create.bundle.to_str(), run.create.id.as_str()), (Some("/b"), "c1"));
     }
 
     #[test]

@@ -10,19 +10,17 @@ use serde_json::json;
 
 use super::args::{Globals, PsArgs};
 use super::list::table;
-use crate::container::control::{Client, Process, Request, SOCKET};
-use crate::container::state::{StateDir, Status};
+use crate::container::control::{Process, Request};
+use crate::container::state::{self, StateDir, Status};
 use crate::container::{Context, Error, Result};
 
 /// Prints a table, or a JSON list of numbers.
 pub fn run(globals: &Globals, args: &PsArgs) -> Result<i32> {
-    let mut directory = StateDir::open(&globals.state_root(), &args.id)?;
-    directory.unlock();
-    let record = directory.load()?;
+    let root = globals.state_root();
+    let record = StateDir::open(&root, &args.id)?.load()?;
     let sentry = record.sentry.filter(|_| record.status() != Status::Stopped);
     let sentry = sentry.ok_or_else(|| Error::Usage(format!("container not running: {:?} is stopped", args.id)))?;
-    let mut client = Client::connect(&directory.short_path(SOCKET))?;
-    let processes: Vec<Process> = client.call(&Request::Ps { id: args.id.clone() })?;
+    let processes: Vec<Process> = state::connect(&root, &record)?.call(&Request::Ps { id: args.id.clone() })?;
     let stubs = Stubs::of(sentry.pid)?;
     let text = if args.format == "json" {
         let pids: Vec<i32> = processes.iter().filter_map(|process| stubs.on_host(process.stub)).collect();

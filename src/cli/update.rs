@@ -8,14 +8,15 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxRes
 
 use super::args::Globals;
 use super::limit_args::UpdateArgs;
-use crate::container::control::{Client, Request};
-use crate::container::state::{StateDir, Status};
-use crate::container::{Context, Error, Result, control};
+use crate::container::control::Request;
+use crate::container::state::{self, StateDir, Status};
+use crate::container::{Context, Error, Result};
 
 /// Changes what the flags or the file name.
 pub fn run(globals: &Globals, args: &UpdateArgs) -> Result<i32> {
     let changes = changes(args)?;
-    let directory = StateDir::open(&globals.state_root(), &args.id)?;
+    let root = globals.state_root();
+    let directory = StateDir::open(&root, &args.id)?;
     let mut record = directory.load()?;
     if record.status() == Status::Stopped {
         return Err(Error::Usage(format!("container {:?}: container not running", args.id)));
@@ -24,8 +25,7 @@ pub fn run(globals: &Globals, args: &UpdateArgs) -> Result<i32> {
     directory.save(&record)?;
     // The container sees its limits, and the sentry keeps some itself.
     let resources = Box::new(record.cgroup.resources().clone());
-    let mut client = Client::connect(&directory.short_path(control::SOCKET))?;
-    client.call::<()>(&Request::Limit { id: args.id.clone(), resources })?;
+    state::connect(&root, &record)?.call::<()>(&Request::Limit { id: args.id.clone(), resources })?;
     Ok(0)
 }
 

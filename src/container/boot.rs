@@ -12,7 +12,7 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Context, Result};
-use super::network::{Link, NetConfig};
+use super::network::NetConfig;
 use super::{isolate, report, terminal};
 use crate::logging::{self, Format, Sink};
 use crate::seccomp;
@@ -20,42 +20,49 @@ use crate::seccomp;
 /// Everything the sentry is told. Descriptors are numbers in the sentry's process; it owns them.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct BootConfig {
-    /// The container's name.
-    pub id: String,
-    /// What to run.
-    pub spec: Spec,
+    /// The first container.
+    pub container: ContainerConfig,
     /// The platform's name: `ptrace`.
     pub platform: String,
     /// Whether system calls are traced.
     pub strace: bool,
     /// Whether debug lines are logged.
     pub debug: bool,
-    /// What the gofer serves; the first is the root.
-    pub gofer_fds: Vec<GoferMount>,
-    /// The container's standard input, output and error. The process's own 0 and 1 are /dev/null; 2 stays the
-    /// operator's, for the last words of a sentry that crashes.
-    pub stdio: [RawFd; 3],
     /// The listening control socket; see [`control`](super::control).
     pub control_fd: RawFd,
     /// Where [`report`] writes.
     pub report_fd: RawFd,
+    /// Says when to begin; see [`hold`].
+    pub hold_fd: RawFd,
     /// The TAP device, when there is a network beyond loopback. Non-blocking.
     pub tap_fd: Option<RawFd>,
     /// How the interface on it is set up.
     pub network: NetConfig,
-    /// Interfaces that were taken over from a network namespace, each with its device, non-blocking.
-    pub links: Vec<(Link, RawFd)>,
-    /// Docker's name server in that namespace: a UDP socket connected to it, non-blocking.
-    pub dns_fd: Option<RawFd>,
-    /// Whether the root gets a writable layer in memory. Otherwise writes go to the host, or fail if it is read-only.
-    pub overlay: bool,
     /// Where the `log` crate's records go, if anywhere.
     pub log: Option<LogTarget>,
     /// Where `strace` lines go: the debug log, or else standard error.
     pub strace_fd: RawFd,
     /// Whether the sandbox ends with the command that made it.
     pub attached: bool,
-    /// Whether the container gets a terminal of its own in place of the operator's, on standard input and output.
+}
+
+/// What the sentry is told of a container.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ContainerConfig {
+    /// Its name.
+    pub id: String,
+    /// What to run.
+    pub spec: Spec,
+    /// What the gofer serves; the first is the root.
+    pub gofer_fds: Vec<GoferMount>,
+    /// Its standard input, output and error. The first container's are the process's own until they are moved away: its 0
+    /// and 1 are /dev/null then, and 2 too unless the sandbox is attached and its last words are heard.
+    pub stdio: [RawFd; 3],
+    /// The file that gets its exit status.
+    pub exit_fd: RawFd,
+    /// Whether the root gets a writable layer in memory. Otherwise writes go to the host, or fail if it is read-only.
+    pub overlay: bool,
+    /// Whether it gets a terminal of its own in place of the operator's, on standard input and output.
     pub console: bool,
     /// Whether that one was made for the container alone, in `stdio` three times: the sentry is told of its sizes.
     pub controls_terminal: bool,
@@ -128,13 +135,14 @@ fn prepare(config_fd: RawFd) -> Result<BootConfig> {
     if let Some(log) = config.log {
         log.init("boot");
     }
-    config.stdio = move_stdio(config.stdio)?;
-    if config.controls_terminal {
-        terminal::control(config.stdio[0])?;
+    hold(config.hold_fd)?;
+    config.container.stdio = move_stdio(config.container.stdio, config.attached)?;
+    if config.container.controls_terminal {
+        terminal::control(config.container.stdio[0])?;
         crate::sentry::boot::hold_back_new_sizes()?;
     }
     if config.strace_fd == 2 {
-        config.strace_fd = config.stdio[2];
+        config.strace_fd = config.container.stdio[2];
     }
     isolate::raise_limits()?;
     crate::platform::ptrace::prepare().map_err(std::io::Error::from).doing(|| "look for the vDSO")?;
@@ -145,8 +153,16 @@ fn prepare(config_fd: RawFd) -> Result<BootConfig> {
         isolate::die_with_parent()?;
     }
     seccomp::sentry::install()?;
-    log::debug!("sandbox of {} is set up", config.id);
+    log::debug!("sandbox of {} is set up", config.container.id);
     Ok(config)
+}
+
+/// Waits until the command line says to begin: it has by then written down that this process is there, and has put it in
+/// its cgroup. A command line that was killed before leaves nothing that nobody knows of.
+pub fn hold(fd: RawFd) -> Result<()> {
+    let mut go = [0];
+    let told = File::from(take(fd)).read(&mut go).doing(|| "wait for the command that made this process")?;
+    if told == 0 { Err(super::Error::Usage("the command that made this process is gone".into())) } else { Ok(()) }
 }
 
 /// Reads the configuration that the command line left in a memory file.
@@ -165,7 +181,7 @@ pub fn take(fd: RawFd) -> OwnedFd {
 
 /// Moves the container's standard descriptors above 2, so that the sentry can close them like any other and so that
 /// nothing of the sentry's own ends up in them.
-fn move_stdio(given: [RawFd; 3]) -> Result<[RawFd; 3]> {
+fn move_stdio(given: [RawFd; 3], attached: bool) -> Result<[RawFd; 3]> {
     let mut moved = given;
     for fd in &mut moved {
         // SAFETY: duplicates a descriptor; no memory is passed.
@@ -177,6 +193,6 @@ fn move_stdio(given: [RawFd; 3]) -> Result<[RawFd; 3]> {
     if given[0] > 2 {
         drop(take(given[0])); // a terminal, three times
     }
-    isolate::silence(&[0, 1])?;
+    isolate::silence(if attached { &[0, 1] } else { &[0, 1, 2] })?;
     Ok(moved)
 }

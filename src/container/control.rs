@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::error::{Context, Error, Result};
-use super::network::NetConfig;
+use super::network::Link;
 
 /// The socket's name in the state directory.
 pub const SOCKET: &str = "control.sock";
@@ -49,13 +49,16 @@ pub enum Request {
         /// The container.
         id: String,
     },
-    /// Gives the sandbox its interfaces, before it is started. Descriptors: one device for each, in order. The answer has
-    /// no content.
+    /// Gives the sandbox its interfaces, once, before its first container is started. Descriptors: one device for each, in
+    /// order, then with `dns` a UDP socket connected to Docker's name server. All are non-blocking. The answer has no
+    /// content.
     Network {
         /// The sandbox's first container.
         id: String,
         /// The interfaces.
-        interfaces: Vec<Interface>,
+        links: Vec<Link>,
+        /// Whether there is a name server.
+        dns: bool,
     },
     /// Makes a further container in the sandbox, whose program is loaded and not let go. Descriptors: standard input,
     /// output and error (with `process.terminal` the one host terminal three times), then one connection to the gofer for
@@ -170,15 +173,6 @@ impl Request {
             | Request::Destroy { id } => id,
         }
     }
-}
-
-/// A network interface of [`Request::Network`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Interface {
-    /// Its name in the sandbox.
-    pub name: String,
-    /// How it is set up.
-    pub config: NetConfig,
 }
 
 /// A tree of files of [`Request::Create`].

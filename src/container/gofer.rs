@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
 
-use super::boot::{LogTarget, read_config, take};
+use super::boot::{LogTarget, hold, read_config, take};
 use super::error::{Context, Error, Result};
 use super::isolate::{self, Capability};
 use super::report;
@@ -30,6 +30,8 @@ pub struct GoferConfig {
     pub covered: Vec<PathBuf>,
     /// Where [`report`] writes.
     pub report_fd: RawFd,
+    /// Says when to begin; see [`hold`].
+    pub hold_fd: RawFd,
     /// Where the `log` crate's records go, if anywhere.
     pub log: Option<LogTarget>,
     /// Whether the gofer ends with the command that made it.
@@ -70,8 +72,9 @@ fn prepare(config_fd: RawFd) -> Result<Vec<Export>> {
     if let Some(log) = config.log {
         log.init("gofer");
     }
-    // The container's input and output are none of the gofer's business.
-    isolate::silence(&[0, 1])?;
+    hold(config.hold_fd)?;
+    // The container's input and output are none of the gofer's business, nor is the end of what others read from them.
+    isolate::silence(if config.attached { &[0, 1] } else { &[0, 1, 2] })?;
     isolate::raise_limits()?;
     isolate::private_mounts()?;
     // The bind mounts first: their sources may lie beneath what is taken away from the root.

@@ -114,16 +114,20 @@ pub fn state(record: &Record) -> Result<State> {
     let mut state = StateBuilder::default()
         .version(record.oci_version.clone())
         .id(record.id.clone())
+        .status(ContainerState::Creating)
         .bundle(record.bundle.clone())
         .annotations(annotations.collect::<HashMap<String, String>>());
-    if let Some(sentry) = record.sentry {
-        state = state.pid(sentry.pid);
+    if let Some(process) = record.process() {
+        state = state.pid(process.pid);
     }
     state.build().map_err(|error| Error::Usage(error.to_string()))
 }
 
 /// Runs the hooks of several points in order, for a container that `record` tells of.
 pub fn run_all(spec: &Spec, points: &[Point], record: &Record) -> Result<()> {
+    if spec.hooks().is_none() {
+        return Ok(());
+    }
     let state = state(record)?;
     points.iter().try_for_each(|point| run(spec.hooks().as_ref(), *point, &state))
 }

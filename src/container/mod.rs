@@ -8,6 +8,9 @@
 //!     └── control socket ─▶ signals, state                                               (control)
 //! ```
 //!
+//! `create` leaves the sandbox with its program loaded and waiting, `start` lets it go; `run` is both (`sandbox`, `life`).
+//! A container of a Kubernetes pod joins the sandbox of the pod's first one (`pod`).
+//!
 //! The command line does what needs the host's privileges (opening the bundle, the TAP device, the control socket, the
 //! logs) and hands descriptors to the two processes, which then give up everything else.
 
@@ -18,6 +21,7 @@ pub mod error;
 pub mod gofer;
 pub mod hooks;
 pub mod isolate;
+pub mod life;
 pub mod network;
 pub mod report;
 pub mod sandbox;

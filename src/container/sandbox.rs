@@ -1,13 +1,14 @@
 //! Making a sandbox: names, descriptors, processes. What happens to it afterwards is in `watch`.
 //!
 //! A [`Sandbox`] owns its two processes and the container's state: dropping it kills, reaps and removes, so every error
-//! path cleans up by returning.
+//! path cleans up by returning. A command that is killed cannot do that: its processes wait to begin until they are written
+//! down (`boot::hold`), and go when it has gone before.
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::fcntl::OFlag;
@@ -17,15 +18,16 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::pipe2;
 use serde::Serialize;
 
-use super::boot::{BootConfig, GoferMount, LogTarget};
+use super::boot::{BootConfig, ContainerConfig, GoferMount, LogTarget};
 use super::cgroup;
-use super::control::{self, Client, Request};
+use super::control;
 use super::error::{Context, Error, Result};
 use super::gofer::{GoferConfig, Tree};
 use super::hooks::{self, Point};
-use super::network::{NetConfig, Taken, Tap, find_tap, open_tap, take_over};
+use super::life::Container;
+use super::network::{NetConfig, Tap, find_tap, open_tap};
 use super::report::Reader;
-use super::spawn::{Child, spawn};
+use super::spawn::{Child, spawn_in};
 use super::spec::{Bundle, is_bind};
 use super::state::{HostProcess, Record, StateDir, Status};
 use super::terminal;
@@ -65,77 +67,71 @@ pub struct Options {
     pub console_socket: Option<PathBuf>,
 }
 
-/// A running sandbox with one container.
+/// A sandbox whose first container this command has made. Unless detached it ends with this value.
 pub struct Sandbox {
-    // In the order of dropping: the processes go before the state that they can be found by.
+    // In the order of dropping: the processes go before the cgroups and the state that they can be found by.
     pub(super) sentry: Child,
     pub(super) gofer: Child,
-    cgroup: cgroup::Held,
     pub(super) claim: Claim,
     pub(super) sentry_reports: Option<Reader>,
     pub(super) gofer_reports: Option<Reader>,
     pub(super) signals: SignalFd,
     pub(super) progress: Progress,
-    record: Record,
 }
 
 impl Sandbox {
-    /// Claims the name, starts the sandbox and returns once the container's program is about to run, or with the reason
-    /// why it cannot.
-    pub fn start(id: &str, bundle: &Bundle, options: &Options) -> Result<Sandbox> {
+    /// Claims the name, makes the sandbox and returns once the container's program is loaded, or with the reason why it
+    /// cannot be. Nothing is left behind then.
+    pub fn create(id: &str, bundle: &Bundle, options: &Options) -> Result<Sandbox> {
         if !nix::unistd::geteuid().is_root() {
             return Err(Error::Usage("must be run as root: rootless sandboxes are not supported yet".into()));
         }
         // From here on a signal is read when it can be dealt with; it cannot leave half a sandbox behind.
         let signals = watch::take_signals()?;
         let tap = open_interface(bundle, options)?;
-        let taken = match bundle.network_namespace() {
-            Some(namespace) if options.interface && tap.is_none() => take_over(namespace, bundle)?,
-            _ => Taken::default(),
-        };
-        let claim = Claim(Some(StateDir::create(&options.state_root, id)?));
-        let cgroup = cgroup::Held::create(&bundle.spec, id, options.systemd_cgroup)?;
+        let mut record = new_record(id, bundle);
+        // Nobody can put an interface into a new namespace of a sandbox that only this command knows of, but hooks.
+        let known = bundle.network_namespace().is_some() || bundle.spec.hooks().is_some() || !options.attached;
+        record.takes_interfaces = options.interface && tap.is_none() && known;
+        let mut claim = Claim::new(&options.state_root, record, bundle)?;
         let (to_gofer, trees) = connections(bundle, options)?;
-        // Both processes set themselves up at the same time.
-        let (gofer, gofer_reports) = start_gofer(id, bundle, options, trees)?;
-        let (sentry, sentry_reports) = start_sentry(id, bundle, options, &claim, to_gofer, (tap, taken))?;
-        let record = Record {
-            sentry: HostProcess::of(sentry.pid()),
-            gofer: HostProcess::of(gofer.pid()),
-            cgroup: cgroup.cgroup(),
-            ..new_record(id, bundle)
-        };
+        let cgroup = cgroup::Held::create(&bundle.spec, id, options.systemd_cgroup)?;
+        claim.container()?.record.cgroup = cgroup.cgroup();
+        // Both processes set themselves up at the same time, once they are written down.
+        let (gofer, gofer_pipes) = start_gofer(id, bundle, options, trees)?;
+        let (sentry, sentry_pipes) = start_sentry(id, bundle, options, &claim, to_gofer, tap)?;
+        let container = claim.container()?;
+        container.record.sentry = HostProcess::of(sentry.pid());
+        container.record.gofer = HostProcess::of(gofer.pid());
+        container.directory.save(&container.record)?;
+        cgroup.enter(&[sentry.pid(), gofer.pid()])?;
+        // It goes with the claim now.
+        cgroup.release();
+        gofer_pipes.go()?;
+        let before = [Point::Prestart, Point::CreateRuntime, Point::CreateContainer];
+        hooks::run_all(&bundle.spec, &before, &container.record)?;
+        sentry_pipes.go()?;
         let mut sandbox = Sandbox {
             sentry,
             gofer,
-            cgroup,
             claim,
-            sentry_reports: Some(Reader::new(sentry_reports)),
-            gofer_reports: Some(Reader::new(gofer_reports)),
+            sentry_reports: Some(Reader::new(sentry_pipes.reports)),
+            gofer_reports: Some(Reader::new(gofer_pipes.reports)),
             signals,
             progress: Progress::default(),
-            record,
         };
-        sandbox.claim.dir()?.save(&sandbox.record)?;
-        sandbox.cgroup.enter(&[sandbox.sentry.pid(), sandbox.gofer.pid()])?;
-        let before = [Point::Prestart, Point::CreateRuntime, Point::CreateContainer];
-        hooks::run_all(&bundle.spec, &before, &sandbox.record)?;
         sandbox.wait_started()?;
         let process = bundle.spec.process().as_ref();
         cgroup::oom::expose_stubs(sandbox.sentry.pid(), process.and_then(|process| process.oom_score_adj()))?;
-        let state = Box::new(hooks::state(&sandbox.record)?);
-        sandbox.call(&Request::StartHooks { id: id.to_owned(), state })?;
-        sandbox.call(&Request::Start { id: id.to_owned() })?;
-        sandbox.record.status = Status::Running;
-        sandbox.claim.dir()?.save(&sandbox.record)?;
-        hooks::run_all(&bundle.spec, &[Point::Poststart], &sandbox.record)?;
-        sandbox.claim.unlock();
+        sandbox.claim.container()?.save_status(Status::Created)?;
         Ok(sandbox)
     }
 
-    /// Asks the sentry.
-    fn call(&self, request: &Request) -> Result<()> {
-        Client::connect(&self.claim.dir()?.short_path(control::SOCKET))?.call(request)
+    /// Lets the container's program go.
+    pub fn start(&mut self) -> Result<()> {
+        self.claim.container()?.start()?;
+        self.claim.container()?.directory.unlock();
+        Ok(())
     }
 
     /// The sentry's process number, which stands for the container's on the host.
@@ -143,42 +139,66 @@ impl Sandbox {
         self.sentry.pid()
     }
 
-    /// The container's name.
-    pub fn id(&self) -> &str {
-        &self.record.id
-    }
-
     /// Lets the sandbox run on without this command.
     pub fn detach(self) {
-        let Sandbox { sentry, gofer, cgroup, mut claim, .. } = self;
+        let Sandbox { sentry, gofer, mut claim, .. } = self;
         sentry.release();
         gofer.release();
-        cgroup.release();
-        claim.0 = None;
+        claim.give_up();
     }
 }
 
-/// A container's state directory that is removed again when dropped.
-pub(super) struct Claim(Option<StateDir>);
+/// A container that this command makes. It is destroyed when dropped, unless given up.
+pub(super) struct Claim(Option<Container>);
 
 impl Claim {
-    pub(super) fn dir(&self) -> Result<&StateDir> {
-        self.0.as_ref().ok_or_else(|| Error::Usage("the container's state has been given up".into()))
+    /// Claims the record's name.
+    pub(super) fn new(root: &Path, record: Record, bundle: &Bundle) -> Result<Claim> {
+        let directory = StateDir::create(root, &record)?;
+        let claim = Claim(Some(Container { directory, record }));
+        claim.dir()?.save_spec(&bundle.spec)?;
+        Ok(claim)
     }
 
-    fn unlock(&mut self) {
-        if let Some(directory) = &mut self.0 {
-            directory.unlock();
-        }
+    pub(super) fn container(&mut self) -> Result<&mut Container> {
+        self.0.as_mut().ok_or_else(|| Error::Usage("the container has been given up".into()))
+    }
+
+    pub(super) fn dir(&self) -> Result<&StateDir> {
+        let container = self.0.as_ref().map(|container| &container.directory);
+        container.ok_or_else(|| Error::Usage("the container has been given up".into()))
+    }
+
+    /// Leaves it to later commands.
+    pub(super) fn give_up(&mut self) {
+        self.0 = None;
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if let Some(directory) = self.0.take()
-            && let Err(error) = directory.remove()
+        if let Some(container) = self.0.take()
+            && let Err(error) = container.destroy()
         {
             log::warn!("{error}");
+        }
+    }
+}
+
+/// The command line's ends of a process's pipes.
+pub(super) struct Pipes {
+    /// What it reports.
+    pub(super) reports: OwnedFd,
+    hold: OwnedFd,
+}
+
+impl Pipes {
+    /// Lets the process begin; see [`super::boot::hold`].
+    pub(super) fn go(&self) -> Result<()> {
+        match nix::unistd::write(&self.hold, b"1") {
+            // It has failed already, which its report or its end tells.
+            Ok(_) | Err(nix::errno::Errno::EPIPE) => Ok(()),
+            Err(error) => Err(io::Error::from(error)).doing(|| "start the sandbox's processes"),
         }
     }
 }
@@ -194,6 +214,9 @@ fn new_record(id: &str, bundle: &Bundle) -> Record {
         owner: owner(),
         sentry: None,
         gofer: None,
+        sandbox: None,
+        stand_in: None,
+        takes_interfaces: false,
         annotations: bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
         cgroup: Default::default(),
     }
@@ -258,8 +281,9 @@ fn connections(bundle: &Bundle, options: &Options) -> Result<(Vec<Connection>, V
     Ok((ours, theirs))
 }
 
-fn start_gofer(id: &str, bundle: &Bundle, options: &Options, served: Vec<Served>) -> Result<(Child, OwnedFd)> {
+fn start_gofer(id: &str, bundle: &Bundle, options: &Options, served: Vec<Served>) -> Result<(Child, Pipes)> {
     let (reports, report) = pipe()?;
+    let (held, hold) = pipe()?;
     let log = open_log(options, "gofer", id)?;
     let (sockets, trees): (Vec<OwnedFd>, Vec<Tree>) = served.into_iter().map(|one| (one.socket, one.tree)).unzip();
     let own_mounts = bundle.spec.mounts().iter().flatten().filter(|mount| !is_bind(mount));
@@ -267,13 +291,14 @@ fn start_gofer(id: &str, bundle: &Bundle, options: &Options, served: Vec<Served>
         trees,
         covered: own_mounts.map(|mount| mount.destination().clone()).collect(),
         report_fd: report.as_raw_fd(),
+        hold_fd: held.as_raw_fd(),
         log: log.as_ref().map(|file| log_target(file, options)),
         attached: options.attached,
     };
-    let mut donated = vec![report.as_raw_fd()];
+    let mut donated = vec![report.as_raw_fd(), held.as_raw_fd()];
     donated.extend(log.as_ref().map(AsRawFd::as_raw_fd));
     donated.extend(sockets.iter().map(AsRawFd::as_raw_fd));
-    Ok((start_process("gofer", id, &config, donated)?, reports))
+    Ok((start_process("gofer", id, &config, donated, None)?, Pipes { reports, hold }))
 }
 
 fn start_sentry(
@@ -282,8 +307,8 @@ fn start_sentry(
     options: &Options,
     claim: &Claim,
     to_gofer: Vec<Connection>,
-    (tap, taken): (Option<Tap>, Taken),
-) -> Result<(Child, OwnedFd)> {
+    tap: Option<Tap>,
+) -> Result<(Child, Pipes)> {
     let control = claim.dir()?.short_path(control::SOCKET);
     let process = bundle.spec.process().as_ref().filter(|process| process.terminal() == Some(true));
     let terminal = match (process, &options.console_socket) {
@@ -292,6 +317,8 @@ fn start_sentry(
     };
     let control = UnixListener::bind(&control).doing(|| "make the control socket")?;
     let (reports, report) = pipe()?;
+    let (held, hold) = pipe()?;
+    let exit = claim.dir()?.make_exit()?;
     let log = open_log(options, "boot", id)?;
     let mut network = options.network.clone();
     if let Some(tap) = &tap {
@@ -301,37 +328,48 @@ fn start_sentry(
     let (sockets, gofer_fds): (Vec<OwnedFd>, Vec<GoferMount>) =
         to_gofer.into_iter().map(|one| (one.socket, one.mount)).unzip();
     let config = BootConfig {
-        id: id.to_owned(),
-        spec: bundle.spec.clone(),
+        container: ContainerConfig {
+            id: id.to_owned(),
+            spec: bundle.spec.clone(),
+            gofer_fds,
+            stdio: terminal.as_ref().map_or([0, 1, 2], |terminal| [terminal.as_raw_fd(); 3]),
+            exit_fd: exit.as_raw_fd(),
+            overlay: options.overlay,
+            console: options.console || terminal.is_some(),
+            controls_terminal: terminal.is_some(),
+        },
         platform: options.platform.clone(),
         strace: options.strace,
         debug: options.debug,
-        gofer_fds,
-        stdio: terminal.as_ref().map_or([0, 1, 2], |terminal| [terminal.as_raw_fd(); 3]),
         control_fd: control.as_raw_fd(),
         report_fd: report.as_raw_fd(),
+        hold_fd: held.as_raw_fd(),
         tap_fd: tap.as_ref().map(|tap| tap.fd.as_raw_fd()),
         network,
-        links: taken.links.iter().map(|(link, device)| (link.clone(), device.as_raw_fd())).collect(),
-        dns_fd: taken.dns.as_ref().map(AsRawFd::as_raw_fd),
-        overlay: options.overlay,
         log: log.as_ref().map(|file| log_target(file, options)),
         strace_fd: log.as_ref().map_or(2, AsRawFd::as_raw_fd),
         attached: options.attached,
-        console: options.console || terminal.is_some(),
-        controls_terminal: terminal.is_some(),
     };
-    let mut donated = vec![control.as_raw_fd(), report.as_raw_fd()];
-    donated.extend(config.tap_fd.iter().chain(&config.dns_fd));
-    donated.extend(config.links.iter().map(|(_, device)| *device));
+    let mut donated = vec![control.as_raw_fd(), report.as_raw_fd(), held.as_raw_fd(), exit.as_raw_fd()];
+    donated.extend(config.tap_fd);
     donated.extend(terminal.as_ref().map(AsRawFd::as_raw_fd));
     donated.extend(log.as_ref().map(AsRawFd::as_raw_fd));
     donated.extend(sockets.iter().map(AsRawFd::as_raw_fd));
-    Ok((start_process("boot", id, &config, donated)?, reports))
+    // The sentry is in the container's network namespace: hooks and plugins look for it by the sentry's number.
+    let network = bundle
+        .network_namespace()
+        .map(|path| File::open(path).doing(|| format!("open network namespace {}", path.display())));
+    Ok((start_process("boot", id, &config, donated, network.transpose()?)?, Pipes { reports, hold }))
 }
 
 /// Starts `runsc COMMAND` with its configuration in a memory file.
-fn start_process(command: &str, id: &str, config: &impl Serialize, mut donated: Vec<RawFd>) -> Result<Child> {
+fn start_process(
+    command: &str,
+    id: &str,
+    config: &impl Serialize,
+    mut donated: Vec<RawFd>,
+    network: Option<File>,
+) -> Result<Child> {
     let doing = || format!("pass the configuration to runsc {command}");
     let text = serde_json::to_vec(config).map_err(io::Error::from).doing(doing)?;
     let memory = memfd_create("runsc-config", MFdFlags::MFD_CLOEXEC).map_err(io::Error::from).doing(doing)?;
@@ -341,7 +379,7 @@ fn start_process(command: &str, id: &str, config: &impl Serialize, mut donated: 
     let descriptor = format!("--config-fd={}", memory.as_raw_fd());
     let name = if command == "boot" { "runsc-sandbox" } else { "runsc-gofer" };
     // The name is for the reader of a process list only.
-    spawn(&[name, command, &descriptor, "--id", id], &donated)
+    spawn_in(network.as_ref().map(AsFd::as_fd), &[name, command, &descriptor, "--id", id], &donated)
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {

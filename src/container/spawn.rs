@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -34,15 +34,26 @@ pub struct Child {
 pub struct Manner {
     /// `CLONE_NEW*`: the namespaces that it has to itself.
     pub namespaces: i32,
+    /// The network namespace that it joins.
+    pub network: Option<RawFd>,
     /// The signals that it begins with blocked.
     pub blocked: SigSet,
+    /// Whether its standard descriptors are `/dev/null`: whoever reads the caller's output sees its end, not the process's.
+    pub silent: bool,
 }
 
 /// Runs this program as `argv` in new [`NAMESPACES`]. Of the caller's descriptors it gets 0 to 2 and `inherited`, under
 /// the same numbers. Must be called while the process has one thread only.
 pub fn spawn(argv: &[&str], inherited: &[RawFd]) -> Result<Child> {
+    spawn_in(None, argv, inherited)
+}
+
+/// As [`spawn`], in a network namespace that is there.
+pub fn spawn_in(network: Option<BorrowedFd<'_>>, argv: &[&str], inherited: &[RawFd]) -> Result<Child> {
+    let namespaces = if network.is_some() { NAMESPACES & !libc::CLONE_NEWNET } else { NAMESPACES };
+    let network = network.map(|network| network.as_raw_fd());
     // The command line has blocked the signals that it forwards.
-    spawn_as(&Manner { namespaces: NAMESPACES, blocked: SigSet::empty() }, argv, inherited)
+    spawn_as(&Manner { namespaces, network, blocked: SigSet::empty(), silent: false }, argv, inherited)
 }
 
 /// As [`spawn`], in another manner.
@@ -66,7 +77,7 @@ pub fn spawn_as(manner: &Manner, argv: &[&str], inherited: &[RawFd]) -> Result<C
     match pid {
         -1 => Err(Error::last_os("make the sandbox's namespaces")),
         // SAFETY: the pointers are to NUL-terminated strings and arrays that end with a null pointer.
-        0 => unsafe { become_program(&argv, &envp, inherited, &manner.blocked) },
+        0 => unsafe { become_program(&argv, &envp, inherited, manner) },
         // SAFETY: the kernel has stored a new descriptor there, which nobody else knows.
         pid => Ok(Child { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) }, finished: false }),
     }
@@ -80,17 +91,28 @@ unsafe fn become_program(
     argv: &[*const libc::c_char],
     envp: &[*const libc::c_char],
     inherited: &[RawFd],
-    blocked: &SigSet,
+    manner: &Manner,
 ) -> ! {
     // SAFETY: plain system calls on integers and on memory that lives until execve or _exit.
     unsafe {
         // A terminal's ^C goes to the command line alone, which passes it on.
         libc::setsid();
+        if let Some(network) = manner.network
+            && libc::setns(network, libc::CLONE_NEWNET) < 0
+        {
+            libc::_exit(126);
+        }
+        if manner.silent {
+            let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+            if (0..3).any(|number| libc::dup2(null, number) < 0) {
+                libc::_exit(126);
+            }
+        }
         libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32);
         for &fd in inherited {
             libc::fcntl(fd, libc::F_SETFD, 0);
         }
-        libc::sigprocmask(libc::SIG_SETMASK, blocked.as_ref(), ptr::null_mut());
+        libc::sigprocmask(libc::SIG_SETMASK, manner.blocked.as_ref(), ptr::null_mut());
         libc::execve(c"/proc/self/exe".as_ptr(), argv.as_ptr(), envp.as_ptr());
         libc::_exit(127)
     }

@@ -1,10 +1,13 @@
 //! What is kept of a container under `--root`: one directory a container.
 //!
 //! ```text
-//! ROOT/ID/              made with mkdir(2), which claims the ID; flock(2) on it is the container's lock, held while the
-//!                       container is made, changed or removed, not while it runs
+//! ROOT/ID/              comes with its content, by rename(2), which claims the ID; flock(2) on it is the container's
+//!                       lock, held while the container is made, changed or removed, not while it runs
 //! ROOT/ID/state.json    replaced by rename(2), so that a reader sees the old or the new one
+//! ROOT/ID/spec.json     its specification, as checked
+//! ROOT/ID/exit          how its first process ended: written by the sentry, empty before
 //! ROOT/ID/control.sock  the sentry's control socket
+//! ROOT/.new-…, .old-…   directories that are just being made or removed, or were when a command was killed
 //! ```
 
 use std::collections::BTreeMap;
@@ -13,11 +16,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
+use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Cgroup;
+use super::control::{Client, SOCKET};
 use super::error::{Context, Error, Result};
 
 /// A host process, told apart from a later one with the same number by when it was started.
@@ -95,6 +101,15 @@ pub struct Record {
     pub sentry: Option<HostProcess>,
     /// The gofer.
     pub gofer: Option<HostProcess>,
+    /// The container whose sandbox it is in; its own when not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
+    /// For a container in the sandbox of another: the process that stands for its first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stand_in: Option<HostProcess>,
+    /// Whether the interfaces in the sentry's network namespace become the sandbox's when it is started.
+    #[serde(default)]
+    pub takes_interfaces: bool,
     /// Annotations of its specification.
     pub annotations: BTreeMap<String, String>,
     /// Its cgroups on the host.
@@ -103,23 +118,29 @@ pub struct Record {
 }
 
 impl Record {
-    /// The status as it is now: a container whose sentry is gone is stopped, whatever the file says.
+    /// The process on the host that stands for the container's first one, as of when it was made.
+    pub fn process(&self) -> Option<HostProcess> {
+        if self.sandbox.is_some() { self.stand_in } else { self.sentry }
+    }
+
+    /// The status as it is now, as far as processes tell: a container whose process is gone is stopped, whatever the file
+    /// says.
     pub fn status(&self) -> Status {
-        match (self.status, self.sentry) {
+        match (self.status, self.process()) {
             (Status::Stopped, _) => Status::Stopped,
-            (_, Some(sentry)) if !sentry.is_alive() => Status::Stopped,
+            (_, Some(process)) if !process.is_alive() => Status::Stopped,
             (status, _) => status,
         }
     }
 
-    /// The state document that `state` prints and hooks get. The process number is the sentry's, as no process of the
+    /// The state document that `state` prints. The process number is the sentry's, as no process of the
     /// container exists on the host.
     pub fn document(&self) -> Document {
         let status = self.status();
         Document {
             oci_version: self.oci_version.clone(),
             id: self.id.clone(),
-            pid: self.sentry.filter(|_| status != Status::Stopped).map_or(0, |sentry| sentry.pid),
+            pid: self.process().filter(|_| status != Status::Stopped).map_or(0, |process| process.pid),
             status,
             bundle: self.bundle.clone(),
             rootfs: self.rootfs.clone(),
@@ -166,17 +187,37 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Claims `id` under `root`, which is made if need be.
-    pub fn create(root: &Path, id: &str) -> Result<StateDir> {
-        check_id(id)?;
+    /// Claims the record's name under `root`, which is made if need be. Commands that were killed may have left something
+    /// there; what nobody works on is removed.
+    pub fn create(root: &Path, record: &Record) -> Result<StateDir> {
+        check_id(&record.id)?;
         DirBuilder::new().recursive(true).mode(0o711).create(root).doing(|| format!("make {}", root.display()))?;
-        let path = root.join(id);
-        match DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(Error::Exists(id.into())),
-            Err(source) => return Err(Error::Io { doing: format!("make {}", path.display()), source }),
+        sweep(root);
+        let path = root.join(&record.id);
+        loop {
+            let new = beside(root, ".new");
+            let doing = || format!("make {}", path.display());
+            DirBuilder::new().mode(0o700).create(&new).doing(doing)?;
+            let mut state = StateDir::at(new.clone()).doing(doing)?;
+            // Another command may have swept it away already.
+            if !state.relock()? {
+                continue;
+            }
+            state.save(record)?;
+            return match renameat2(AT_FDCWD, &new, AT_FDCWD, &path, RenameFlags::RENAME_NOREPLACE) {
+                Ok(()) => {
+                    state.path = path;
+                    Ok(state)
+                }
+                Err(error) => {
+                    state.remove()?;
+                    match error {
+                        nix::errno::Errno::EEXIST => Err(Error::Exists(record.id.clone())),
+                        error => Err(io::Error::from(error)).doing(doing),
+                    }
+                }
+            };
         }
-        StateDir::lock(path, id)
     }
 
     /// The directory of an existing container, once its lock is free.
@@ -185,12 +226,30 @@ impl StateDir {
         StateDir::lock(root.join(id), id)
     }
 
+    /// As [`StateDir::open`], unless somebody has the lock: `None` then.
+    pub fn open_idle(root: &Path, id: &str) -> Result<Option<StateDir>> {
+        let path = root.join(id);
+        let doing = || format!("lock {}", path.display());
+        let mut state = match StateDir::at(path.clone()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            state => state.doing(doing)?,
+        };
+        match Flock::lock(state.directory.try_clone().doing(doing)?, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => state.lock = Some(lock),
+            Err(_) => return Ok(None),
+        }
+        Ok(state.is_named()?.then_some(state))
+    }
+
+    fn at(path: PathBuf) -> io::Result<StateDir> {
+        Ok(StateDir { directory: File::open(&path)?, path, lock: None })
+    }
+
     fn lock(path: PathBuf, id: &str) -> Result<StateDir> {
-        let directory = File::open(&path).map_err(|source| match source.kind() {
+        let mut state = StateDir::at(path.clone()).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => Error::NotFound(id.to_owned()),
             _ => Error::Io { doing: format!("open {}", path.display()), source },
         })?;
-        let mut state = StateDir { path, directory, lock: None };
         if state.relock()? { Ok(state) } else { Err(Error::NotFound(id.to_owned())) }
     }
 
@@ -208,7 +267,12 @@ impl StateDir {
             let lock = Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, error)| io::Error::from(error));
             self.lock = Some(lock.doing(doing)?);
         }
-        let ours = self.directory.metadata().doing(doing)?;
+        self.is_named()
+    }
+
+    /// Whether the path still leads to this directory.
+    fn is_named(&self) -> Result<bool> {
+        let ours = self.directory.metadata().doing(|| format!("look at {}", self.path.display()))?;
         Ok(fs::metadata(&self.path).is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())))
     }
 
@@ -224,15 +288,40 @@ impl StateDir {
 
     /// Writes `state.json`.
     pub fn save(&self, record: &Record) -> Result<()> {
-        let text = serde_json::to_vec_pretty(record).map_err(io::Error::from).doing(|| "encode the state")?;
-        let file = self.path.join("state.json");
-        let new = self.path.join("state.json.new");
+        self.replace("state.json", record)
+    }
+
+    /// Writes `spec.json`.
+    pub fn save_spec(&self, spec: &Spec) -> Result<()> {
+        self.replace("spec.json", spec)
+    }
+
+    fn replace(&self, name: &str, content: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_vec_pretty(content).map_err(io::Error::from).doing(|| "encode the state")?;
+        let (file, new) = (self.path.join(name), self.path.join(format!("{name}.new")));
         fs::write(&new, text).and_then(|()| fs::rename(&new, &file)).doing(|| format!("write {}", file.display()))
+    }
+
+    /// The specification, as it was checked when the container was made.
+    pub fn spec(&self) -> Result<Spec> {
+        read(&self.path, "spec.json")
+    }
+
+    /// Makes the file that the sentry writes the exit status to.
+    pub fn make_exit(&self) -> Result<File> {
+        let file = self.path.join("exit");
+        File::create(&file).doing(|| format!("make {}", file.display()))
+    }
+
+    /// How the first process of a container ended, if that is known: its exit status, or 128 plus the signal that killed
+    /// it.
+    pub fn exit_status_in(root: &Path, id: &str) -> Option<i32> {
+        fs::read_to_string(root.join(id).join("exit")).ok()?.trim().parse().ok()
     }
 
     /// Reads `state.json`.
     pub fn load(&self) -> Result<Record> {
-        read(&self.path)
+        read(&self.path, "state.json")
     }
 
     /// Removes the directory, and with it the container's name, unless somebody else has.
@@ -240,7 +329,30 @@ impl StateDir {
         if !self.relock()? {
             return Ok(());
         }
-        fs::remove_dir_all(&self.path).doing(|| format!("remove {}", self.path.display()))
+        let doing = || format!("remove {}", self.path.display());
+        // In one step for whoever looks.
+        let root = self.path.parent().unwrap_or(Path::new("."));
+        let old = beside(root, ".old");
+        fs::rename(&self.path, &old).and_then(|()| fs::remove_dir_all(&old)).doing(doing)
+    }
+}
+
+/// A path in `root` that nobody else uses, and that is not a container's.
+fn beside(root: &Path, kind: &str) -> PathBuf {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    root.join(format!("{kind}-{}-{}", std::process::id(), now.as_nanos()))
+}
+
+/// Removes what commands that were killed have left half made or half removed.
+fn sweep(root: &Path) {
+    let names =
+        fs::read_dir(root).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    for name in names.filter(|name| name.starts_with(".new-") || name.starts_with(".old-")) {
+        match StateDir::open_idle(root, &name) {
+            Ok(Some(state)) => drop(fs::remove_dir_all(&state.path)),
+            Ok(None) => {}
+            Err(error) => log::warn!("{error}"),
+        }
     }
 }
 
@@ -257,22 +369,40 @@ pub fn load(root: &Path, id: &str) -> Result<Record> {
     if !path.is_dir() {
         return Err(Error::NotFound(id.to_owned()));
     }
-    read(&path)
+    read(&path, "state.json")
 }
 
-fn read(directory: &Path) -> Result<Record> {
-    let file = directory.join("state.json");
+fn read<T: for<'de> Deserialize<'de>>(directory: &Path, name: &str) -> Result<T> {
+    let file = directory.join(name);
     let text = fs::read(&file).doing(|| format!("read {}", file.display()))?;
     serde_json::from_slice(&text).map_err(io::Error::from).doing(|| format!("read {}", file.display()))
 }
 
-/// All containers under `root`, by name. One whose record cannot be read (it is just being made or removed) is left out.
+/// Connects to the sentry that a container runs in.
+pub fn connect(root: &Path, record: &Record) -> Result<Client> {
+    Client::connect(&socket_in(&sandbox_directory(root, record)?))
+}
+
+/// The directory with the control socket of the sandbox that a container is in.
+pub fn sandbox_directory(root: &Path, record: &Record) -> Result<File> {
+    let path = root.join(record.sandbox.as_ref().unwrap_or(&record.id));
+    File::open(&path).doing(|| format!("open {}", path.display()))
+}
+
+/// The control socket in such a directory, as long as that is open. Socket addresses hold 108 bytes, which a path through
+/// `--root` may exceed.
+pub fn socket_in(directory: &File) -> PathBuf {
+    format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()).into()
+}
+
+/// All containers under `root`, by name. One whose record cannot be read (it is just being removed) is left out.
 pub fn list(root: &Path) -> Result<Vec<Record>> {
     let entries = match fs::read_dir(root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.doing(|| format!("read {}", root.display()))?,
     };
-    let mut records: Vec<Record> = entries.flatten().filter_map(|entry| read(&entry.path()).ok()).collect();
+    let named = entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(|name| check_id(name).is_ok()));
+    let mut records: Vec<Record> = named.filter_map(|entry| read(&entry.path(), "state.json").ok()).collect();
     records.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(records)
 }
@@ -303,6 +433,9 @@ mod tests {
             owner: "root".into(),
             sentry,
             gofer: None,
+            sandbox: None,
+            stand_in: None,
+            takes_interfaces: false,
             annotations: Default::default(),
             cgroup: Default::default(),
         }
@@ -311,16 +444,16 @@ mod tests {
     #[test]
     fn a_name_is_claimed_once() {
         let root = tempfile::tempdir().unwrap();
-        let claimed = StateDir::create(root.path(), "a").unwrap();
-        assert!(matches!(StateDir::create(root.path(), "a"), Err(Error::Exists(_))));
+        let claimed = StateDir::create(root.path(), &record("a", None)).unwrap();
+        assert!(matches!(StateDir::create(root.path(), &record("a", None)), Err(Error::Exists(_))));
         claimed.remove().unwrap();
-        StateDir::create(root.path(), "a").unwrap();
+        StateDir::create(root.path(), &record("a", None)).unwrap();
     }
 
     #[test]
     fn the_lock_excludes_and_a_removed_container_is_not_found() {
         let root = tempfile::tempdir().unwrap();
-        let held = StateDir::create(root.path(), "a").unwrap();
+        let held = StateDir::create(root.path(), &record("a", None)).unwrap();
         let path = root.path().to_owned();
         let (tried, waiting) = std::sync::mpsc::channel();
         let other = std::thread::spawn(move || {
@@ -337,10 +470,10 @@ mod tests {
     #[test]
     fn an_unlocked_container_can_be_removed_and_its_name_taken() {
         let root = tempfile::tempdir().unwrap();
-        let mut running = StateDir::create(root.path(), "a").unwrap();
+        let mut running = StateDir::create(root.path(), &record("a", None)).unwrap();
         running.unlock();
         StateDir::open(root.path(), "a").unwrap().remove().unwrap();
-        let _other = StateDir::create(root.path(), "a").unwrap();
+        let _other = StateDir::create(root.path(), &record("a", None)).unwrap();
         running.remove().unwrap();
         assert!(root.path().join("a").exists(), "the other's was removed");
     }
@@ -348,7 +481,7 @@ mod tests {
     #[test]
     fn a_reader_never_sees_half_a_record() {
         let root = tempfile::tempdir().unwrap();
-        let directory = StateDir::create(root.path(), "a").unwrap();
+        let directory = StateDir::create(root.path(), &record("a", None)).unwrap();
         directory.save(&record("a", None)).unwrap();
         std::thread::scope(|scope| {
             let path = root.path();

@@ -12,6 +12,7 @@ use super::control::{Client, Request, SOCKET, Target};
 use super::error::{Context, Error, Result};
 use super::report::{Reader, Report};
 use super::sandbox::Sandbox;
+use super::state::Status;
 
 /// How long a sentry whose gofer has gone may take to go itself, and how long it may take to accept a signal.
 const GRACE: Duration = Duration::from_secs(1);
@@ -66,10 +67,14 @@ impl Sandbox {
     }
 
     /// Passes signals on until the container ends, and returns its exit status (128 plus the signal that killed it).
-    /// Nothing of the sandbox is left afterwards.
-    pub fn wait(mut self) -> Result<i32> {
+    /// Nothing of the sandbox is left afterwards, except with `keep` a stopped container.
+    pub fn wait(mut self, keep: bool) -> Result<i32> {
         while !self.progress.ended {
             self.step()?;
+        }
+        if keep {
+            self.claim.container()?.save_status(Status::Stopped)?;
+            self.claim.give_up();
         }
         self.progress.exited.ok_or(Error::Process { process: "sentry", problem: "told no exit status".into() })
     }
@@ -173,15 +178,16 @@ impl Sandbox {
         }
     }
 
-    fn send(&self, signal: Signal) -> Result<()> {
+    fn send(&mut self, signal: Signal) -> Result<()> {
         // The interrupt and quit keys, and a new window size, mean whatever runs in the foreground, the rest means the container.
         let target = match signal {
             Signal::SIGINT | Signal::SIGQUIT | Signal::SIGWINCH => Target::Foreground,
             _ => Target::Init,
         };
-        let mut client = Client::connect(&self.claim.dir()?.short_path(SOCKET))?;
+        let container = self.claim.container()?;
+        let mut client = Client::connect(&container.directory.short_path(SOCKET))?;
         client.set_timeout(Some(GRACE))?;
-        client.call(&Request::Signal { id: self.id().to_owned(), signal: signal as i32, target })
+        client.call(&Request::Signal { id: container.record.id.clone(), signal: signal as i32, target })
     }
 }
 

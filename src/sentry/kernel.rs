@@ -1,16 +1,17 @@
 //! What there is one of in a container: a kernel of its own, whose costly parts the containers of a sandbox share.
 
 use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use oci_spec::runtime::LinuxResources;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use crate::errno::{Errno, Result};
 use crate::netstack::stack::Stack;
 use crate::platform::Platform;
-use crate::sentry::boot::{Console, FurtherProcesses, StartHooks};
+use crate::sentry::boot::{Console, FurtherProcesses, StartHooks, wait_unless_closed};
 use crate::sentry::bootlog::BootLog;
 use crate::sentry::creds::Caps;
 use crate::sentry::futex::FutexTable;
@@ -79,7 +80,8 @@ pub struct Kernel {
     pub gate: Gate,
     /// The container's exit status.
     ended: Mutex<Option<ExitStatus>>,
-    ended_changed: Condvar,
+    /// Woken when there is one.
+    ended_queue: WaitQueue,
     /// Whether the container is paused.
     pub(super) freezer: Freezer,
     /// Processes that `exec` has started.
@@ -140,7 +142,7 @@ impl Kernel {
             users: Mutex::default(),
             gate: Gate::default(),
             ended: Mutex::new(None),
-            ended_changed: Condvar::new(),
+            ended_queue: WaitQueue::new(),
             freezer: Freezer::default(),
             further: FurtherProcesses::default(),
             ptys: parts.ptys,
@@ -203,18 +205,13 @@ impl Kernel {
             group.end(ExitStatus::Killed { signal: libc::SIGKILL, core: false });
         }
         *self.ended.lock() = Some(status);
-        self.ended_changed.notify_all();
+        self.ended_queue.wake(Events::READ);
     }
 
-    /// Sleeps until the container has ended.
-    pub fn wait_ended(&self) -> ExitStatus {
-        let mut ended = self.ended.lock();
-        loop {
-            match *ended {
-                Some(status) => return status,
-                None => self.ended_changed.wait(&mut ended),
-            }
-        }
+    /// Sleeps until the container has ended. `None` when `peer`, if there is one, closes its end before.
+    pub fn wait_ended(&self, peer: Option<BorrowedFd<'_>>) -> Option<ExitStatus> {
+        wait_unless_closed(&self.ended_queue, peer, || self.ended().is_some());
+        self.ended()
     }
 
     /// The container's exit status, once it has ended.

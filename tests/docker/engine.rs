@@ -198,7 +198,8 @@ impl Engine {
             // Docker brings it.
             return;
         }
-        let mut install = self.command(runsc);
+        // It finds its own path by way of /proc.
+        let mut install = self.command_among_processes(runsc);
         install.arg("install").arg(format!("--config_file={file}")).arg("--runtime=runsc");
         if env::var_os("ENGINE_DEBUG").is_some() {
             install.args(["--", "--debug", "--strace", "--debug-log=/run/engine/runsc/"]);
@@ -264,9 +265,9 @@ impl Engine {
     }
 
     /// A command that sees the daemons' processes in `/proc`, too: a child of what is started here.
-    pub fn command_among_processes(&self, program: &str) -> Command {
+    pub fn command_among_processes(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--target={}", self.init)).args(["--mount", "--net", "--pid", "--", program]);
+        command.arg(format!("--target={}", self.init)).args(["--mount", "--net", "--pid", "--"]).arg(program);
         command.current_dir("/");
         command
     }

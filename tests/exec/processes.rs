@@ -105,8 +105,15 @@ fn what_cannot_be_run_is_said() {
         assert_eq!(text.lines().count(), 1, "{text}");
         text
     };
-    assert!(problem(&[], &["no-such-program"]).contains("exec"));
-    assert!(problem(&[], &["/etc/passwd"]).contains("ermission denied"));
+    assert!(problem(&[], &["no-such"]).contains("exec: \"no-such\": executable file not found in $PATH"));
+    assert!(problem(&[], &["/no/such"]).contains("exec: \"/no/such\": stat /no/such: no such file or directory"));
+    assert!(problem(&[], &["/etc/passwd"]).contains("exec: \"/etc/passwd\": permission denied"));
+    container.prints(
+        &[],
+        &["sh", "-c", "echo '#!/no/such' > /tmp/script; echo > /tmp/empty; chmod +x /tmp/script /tmp/empty"],
+    );
+    assert!(problem(&[], &["/tmp/script"]).contains("exec /tmp/script: no such file or directory"));
+    assert!(problem(&[], &["/tmp/empty"]).contains("exec /tmp/empty: exec format error"));
     assert!(problem(&["--cwd", "/no/such"], &["true"]).contains("/no/such"));
     assert!(problem(&["--user", "root"], &["true"]).contains("bad uid"));
     assert!(problem(&["--tty", "--detach"], &["true"]).contains("without setting console socket"));

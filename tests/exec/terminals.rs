@@ -14,10 +14,10 @@ use super::container::{Container, ID, status_of, until};
 use super::terminal::{Master, Socket};
 
 /// A shell without the user's settings that does not colour what it shows.
-const SHELL: [&str; 3] = ["bash", "--norc", "--noediting"];
+pub const SHELL: [&str; 3] = ["bash", "--norc", "--noediting"];
 
 /// A program of a container on a new terminal: by `exec`.
-fn exec_on_terminal(container: &Container, program: &[&str]) -> (Pid, Master) {
+pub fn exec_on_terminal(container: &Container, program: &[&str]) -> (Pid, Master) {
     let socket = Socket::new(&container.path("console.sock"));
     let path = socket.path.clone();
     let flags = ["--tty", "-e", "TERM=xterm", "-e", "PS1=ready> ", "--console-socket", path.to_str().unwrap()];

@@ -2,6 +2,9 @@
 //! the sandbox does.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +23,8 @@ pub struct Container {
     pub id: String,
     /// Its kernel.
     pub kernel: Arc<Kernel>,
+    /// Where its exit status goes.
+    exit: Mutex<Option<File>>,
 }
 
 impl Container {
@@ -37,6 +42,22 @@ impl Container {
     }
 }
 
+impl Container {
+    /// Waits for its end, writes the status down for later commands and returns it. `None` when `peer`, if there is one,
+    /// closes its end before.
+    pub fn wait_ended(&self, peer: Option<BorrowedFd<'_>>) -> Option<i32> {
+        let status = self.kernel.wait_ended(peer)?.shell_status();
+        // Whoever else waits goes on when it is written.
+        let mut exit = self.exit.lock();
+        if let Some(mut file) = exit.take()
+            && let Err(error) = writeln!(file, "{status}")
+        {
+            log::warn!("write down the exit status of {}: {error}", self.id);
+        }
+        Some(status)
+    }
+}
+
 /// All containers of the sandbox. Its locks are leaves.
 #[derive(Default)]
 pub struct Containers {
@@ -48,8 +69,9 @@ pub struct Containers {
 
 impl Containers {
     /// Adds one. Fails when the name is taken.
-    pub fn add(&self, id: &str, kernel: Arc<Kernel>) -> Outcome<Arc<Container>> {
-        let container = Arc::new(Container { id: id.to_owned(), kernel });
+    pub fn add(&self, id: &str, kernel: Arc<Kernel>, exit: OwnedFd) -> Outcome<Arc<Container>> {
+        let exit = Mutex::new(Some(File::from(exit)));
+        let container = Arc::new(Container { id: id.to_owned(), kernel, exit });
         let mut list = self.list.lock();
         if list.contains_key(id) {
             return Err(format!("container {id:?} already exists"));

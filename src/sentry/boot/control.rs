@@ -12,11 +12,16 @@ use super::exec::{self, Owner};
 use crate::container::control::{Channel, Exit, Process, Request, Response, Started, State, Target};
 use crate::container::state::Status;
 use crate::sentry::kernel::Kernel;
+use crate::sentry::signal::{DefaultAction, Signal};
 use crate::sentry::task::ThreadGroup;
+use crate::sentry::task::tree::ExitStatus;
 use crate::vfs::lease::Leases;
 
 /// Host memory for the stack of a thread that answers commands.
 const STACK: usize = 128 << 10;
+
+/// What is said to nobody.
+const NOBODY: &str = "nobody waits any more";
 
 /// Starts answering. One thread a connection: commands are few, and a wait may take long.
 pub fn serve(containers: &Arc<Containers>, socket: OwnedFd) -> Outcome<()> {
@@ -88,15 +93,16 @@ fn answer(
             Ok(Value::Null)
         }
         Request::Wait { pid: None | Some(1), .. } => {
-            serde_json::to_value(Exit { status: kernel.wait_ended().shell_status() })
+            let status = container.wait_ended(Some(channel.as_fd())).ok_or(NOBODY)?;
+            serde_json::to_value(Exit { status })
         }
         Request::Wait { pid: Some(pid), .. } => {
             let process = kernel.further.get(pid).ok_or_else(|| format!("process {pid} was not started by exec"))?;
-            let status = process.wait(channel.as_fd()).ok_or("nobody waits any more")?;
+            let status = process.wait(channel.as_fd()).ok_or(NOBODY)?;
             serde_json::to_value(Exit { status: status.shell_status() })
         }
         Request::Signal { signal, target, .. } => {
-            deliver(kernel, signal, target)?;
+            deliver(&container, signal, target)?;
             Ok(Value::Null)
         }
         Request::Ps { .. } => serde_json::to_value(list(kernel)),
@@ -109,7 +115,10 @@ fn answer(
             kernel.set_resources(*resources);
             Ok(Value::Null)
         }
-        Request::Network { .. } => return Err("interfaces cannot be added to a sandbox".into()),
+        Request::Network { links, dns, .. } => {
+            super::network::attach_late(kernel, links, dns, fds)?;
+            Ok(Value::Null)
+        }
         Request::Create { .. } => return Err("a sandbox has one container".into()),
         Request::Exec { process, ignore_paused, .. } => {
             if container.status() == Status::Paused && !ignore_paused {
@@ -148,7 +157,13 @@ fn start(container: &Container) -> Outcome<()> {
     }
 }
 
-fn deliver(kernel: &Arc<Kernel>, signal: i32, target: Target) -> Outcome<()> {
+fn deliver(container: &Container, signal: i32, target: Target) -> Outcome<()> {
+    let kernel = &container.kernel;
+    if container.status() == Status::Created && ends_what_waits(signal, target) {
+        // As it ends runc's process that waits to become the program, which has no handlers.
+        kernel.process(1).map_err(|error| error.to_string())?.end(ExitStatus::Killed { signal, core: false });
+        return Ok(());
+    }
     let sent = match target {
         Target::Init => kernel.signal_container(signal, false),
         Target::All => kernel.signal_container(signal, true),
@@ -156,6 +171,11 @@ fn deliver(kernel: &Arc<Kernel>, signal: i32, target: Target) -> Outcome<()> {
         Target::Process(pid) => kernel.signal_process(pid, signal),
     };
     sent.map_err(|error| format!("signal {signal}: {error}"))
+}
+
+fn ends_what_waits(signal: i32, target: Target) -> bool {
+    let deadly = |signal: Signal| matches!(signal.default_action(), DefaultAction::Term | DefaultAction::Core);
+    target != Target::Foreground && Signal::new(signal).is_ok_and(deadly)
 }
 
 fn list(kernel: &Arc<Kernel>) -> Vec<Process> {

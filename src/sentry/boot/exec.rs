@@ -5,16 +5,16 @@
 //! the process is killed. So nothing is kept of a process for which nobody is left.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::Process;
 use parking_lot::Mutex;
 
 use super::console::Console;
+use super::peer::wait_unless_closed;
 use super::{Doing, Outcome, init};
 use crate::errno::Errno;
 use crate::sentry::fdtable::FdTable;
@@ -27,6 +27,9 @@ use crate::sentry::task::tree::ExitStatus;
 use crate::sentry::task::{Parts, Task, ThreadGroup};
 use crate::vfs::walk::Walk;
 use crate::wait::{Events, Parker};
+
+/// runc's words.
+const STOPPED: &str = "cannot exec in a stopped container";
 
 /// The processes of a container that `exec` has started and whose connections are open, by their numbers.
 #[derive(Default)]
@@ -52,13 +55,13 @@ pub struct Owner(Arc<Further>);
 /// 3 on. With `process.terminal` the first two are the keyboard and the screen.
 pub fn start(kernel: &Arc<Kernel>, process: &Process, fds: Vec<OwnedFd>) -> Outcome<Owner> {
     if kernel.ended().is_some() {
-        return Err("cannot exec in a stopped container".into());
+        return Err(STOPPED.into());
     }
     if fds.len() < 3 {
         return Err("exec: standard descriptors are missing".into());
     }
     let first = kernel.process(1).ok().and_then(|group| group.leader());
-    let namespaces = first.ok_or("cannot exec in a stopped container")?.namespaces();
+    let namespaces = first.ok_or(STOPPED)?.namespaces();
     let creds = init::credentials(process)?;
     let root = namespaces.mounts.root();
     let umask = process.user().umask().unwrap_or(0o022);
@@ -87,7 +90,11 @@ fn make_task(kernel: &Arc<Kernel>, process: &Process, parts: Parts) -> Outcome<A
     let limits = init::limits(process)?;
     let uid = parts.creds.ruid;
     let mut tree = kernel.tree.lock();
-    let pid = tree.allocate_id().doing(|| "process id".into())?;
+    let pid = tree.allocate_id().map_err(|error| match error {
+        // Its first process has ended meanwhile.
+        Errno::ENOMEM => STOPPED.to_owned(),
+        error => format!("process id: {error}"),
+    })?;
     let group = ThreadGroup::new(kernel, pid, Arc::new(SignalHandlers::new()), limits, uid);
     if let Some(adjustment) = process.oom_score_adj() {
         group.oom_score_adj.store(adjustment, Ordering::Relaxed);
@@ -181,27 +188,7 @@ impl Further {
 
     /// Whether it has ended, rather than `peer` closed.
     fn wait_end(&self, peer: Option<BorrowedFd<'_>>) -> bool {
-        let parker = Arc::new(Parker::new());
-        let key = self.group.exit_queue.add(parker.clone(), Events::READ, false);
-        let mut left = false;
-        while !self.has_ended() && !left {
-            let Some(peer) = peer else {
-                parker.park(None);
-                continue;
-            };
-            let outside = parker.park_with(|event| {
-                let mut fds = [PollFd::new(event, PollFlags::POLLIN), PollFd::new(peer.as_fd(), PollFlags::empty())];
-                let polled = poll(&mut fds, PollTimeout::NONE);
-                left = polled.is_ok() && fds[1].any() == Some(true);
-                fds[0].any() == Some(true)
-            });
-            if let Err(error) = outside {
-                log::warn!("waiting for process {}: {error}", self.pid());
-                parker.park(None);
-            }
-        }
-        self.group.exit_queue.remove(key);
-        self.has_ended()
+        wait_unless_closed(&self.group.exit_queue, peer, || self.has_ended())
     }
 }
 

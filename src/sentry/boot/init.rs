@@ -8,8 +8,9 @@ use oci_spec::runtime::{LinuxCapabilities, Process};
 
 use super::console::{Console, Replace};
 use super::{Doing, Outcome, console};
-use crate::container::boot::{BootConfig, take};
+use crate::container::boot::{ContainerConfig, take};
 use crate::errno::{Errno, Result};
+use crate::io::SliceSink;
 use crate::netstack::unix::UnixNamespace;
 use crate::sentry::creds::{Caps, Credentials};
 use crate::sentry::fdtable::{FdTable, NR_OPEN};
@@ -30,7 +31,7 @@ use crate::vfs::walk::{LookupFlags, Walk};
 /// Starts the first process: returns when its program is loaded and reported as started, or says why not.
 pub fn start(
     kernel: &Arc<Kernel>,
-    config: &BootConfig,
+    config: &ContainerConfig,
     mounts: Arc<MountNamespace>,
     unix: Arc<UnixNamespace>,
 ) -> Outcome<()> {
@@ -156,12 +157,51 @@ pub(super) fn program(
     creds: &Credentials,
 ) -> Outcome<Exec> {
     let args = process.args().clone().unwrap_or_default();
-    let env = process.env().clone().unwrap_or_default();
+    let mut env = process.env().clone().unwrap_or_default();
     let name = args.first().cloned().unwrap_or_default();
     let walk = Walk { root, start: cwd, creds, umask: 0o022, devices: &kernel.devices };
     let (file, path) = find_program(&walk, &name, &env).map_err(|error| not_found(&name, error))?;
+    if !env.iter().any(|entry| entry.starts_with("HOME=")) {
+        env.push(format!("HOME={}", home(&walk, creds.ruid)));
+    }
     let bytes = |words: Vec<String>| words.into_iter().map(String::into_bytes).collect();
     Ok(Exec { file, path, argv: bytes(args), envp: bytes(env), path_inaccessible: false })
+}
+
+/// The user's home directory by the container's `/etc/passwd`, `/` where that has none: what `HOME` is, as with runc, when
+/// the specification does not tell.
+fn home(walk: &Walk<'_>, uid: u32) -> String {
+    // More is no sane file, and memory is bounded.
+    const MOST: usize = 1 << 20;
+    let root = Credentials::root();
+    let walk = Walk { start: walk.root, creds: &root, ..*walk };
+    let read = || -> Result<Vec<u8>> {
+        let found = walk.lookup(b"/etc/passwd", LookupFlags::FOLLOW)?;
+        // Another kind, such as a pipe, could block.
+        if found.attr()?.kind != NodeType::Regular {
+            return Err(Errno::EINVAL);
+        }
+        let file = found.inode()?.clone().open(libc::O_RDONLY)?;
+        let mut bytes = vec![0; MOST];
+        let mut filled = 0;
+        while filled < MOST {
+            match file.read(filled as u64, &mut SliceSink::new(&mut bytes[filled..]))? {
+                0 => break,
+                more => filled += more,
+            }
+        }
+        bytes.truncate(filled);
+        Ok(bytes)
+    };
+    let text = read().unwrap_or_default();
+    home_in(&String::from_utf8_lossy(&text), uid).unwrap_or("/").to_owned()
+}
+
+/// The directory of a user in the text of a `passwd(5)`.
+fn home_in(passwd: &str, uid: u32) -> Option<&str> {
+    let entries = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let found = entries.into_iter().find(|fields| fields.get(2).and_then(|id| id.parse().ok()) == Some(uid));
+    found.and_then(|fields| fields.get(5).copied()).filter(|home| !home.is_empty())
 }
 
 fn find_program(walk: &Walk<'_>, name: &str, env: &[String]) -> Result<(Arc<OpenFile>, Vec<u8>)> {
@@ -245,4 +285,18 @@ fn limit_number(name: &str) -> Option<u32> {
     ];
     let short = name.strip_prefix("RLIMIT_")?;
     NAMES.iter().position(|known| *known == short).map(|at| at as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::home_in;
+
+    #[test]
+    fn home_directories_are_those_of_passwd() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nbroken\n:::\nwww:x:33:33::/var/www:/bin/false\nnone:x:5:5:::\n";
+        assert_eq!(home_in(passwd, 0), Some("/root"));
+        assert_eq!(home_in(passwd, 33), Some("/var/www"));
+        assert_eq!(home_in(passwd, 5), None);
+        assert_eq!(home_in(passwd, 7), None);
+    }
 }

@@ -15,10 +15,12 @@ mod init;
 mod linux;
 pub(crate) mod mounts;
 pub(in crate::sentry) mod network;
+mod peer;
 
 pub use console::{Console, hold_back_new_sizes};
 pub use exec::FurtherProcesses;
 pub use hooks::StartHooks;
+pub use peer::wait_unless_closed;
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -73,7 +75,11 @@ struct Shared {
 pub fn run(config: BootConfig) -> i32 {
     match start(config) {
         Ok((root, containers)) => {
-            let status = root.kernel.wait_ended().shell_status();
+            let status = loop {
+                if let Some(status) = root.wait_ended(None) {
+                    break status;
+                }
+            };
             if let Some(console) = root.kernel.console.get() {
                 console.finish();
             }
@@ -94,8 +100,6 @@ fn start(mut config: BootConfig) -> Outcome<(Arc<Container>, Arc<Containers>)> {
     let timers = TimerQueue::new();
     let tracer = config.strace.then(|| tracer(&config).map(Arc::new)).transpose()?;
     let net = Stack::new(&config.network, config.tap_fd.map(take), timers.clone());
-    let links = std::mem::take(&mut config.links).into_iter().map(|(link, fd)| (link, take(fd))).collect();
-    network::attach(&net, links, config.dns_fd.map(take))?;
     let shared = Shared {
         platform: Arc::new(platform),
         futexes: FutexTable::new(),
@@ -106,10 +110,10 @@ fn start(mut config: BootConfig) -> Outcome<(Arc<Container>, Arc<Containers>)> {
         tracer,
     };
     let kernel = kernel(&shared, Arc::default());
-    let mounts = mounts::build(&kernel, &mut config, &kernel.ptys)?;
+    let mounts = mounts::build(&kernel, &mut config.container, &kernel.ptys)?;
     let containers = Arc::new(Containers::default());
-    let root = containers.add(&config.id, kernel.clone())?;
-    init::start(&kernel, &config, mounts, shared.unix.clone())?;
+    let root = containers.add(&config.container.id, kernel.clone(), take(config.container.exit_fd))?;
+    init::start(&kernel, &config.container, mounts, shared.unix.clone())?;
     control::serve(&containers, take(config.control_fd))?;
     report::started();
     Ok((root, containers))
@@ -143,12 +147,9 @@ fn boot_log(config: &BootConfig) -> Arc<BootLog> {
     let log = Arc::new(BootLog::new());
     log.push(&format!("Starting runsc {}...", env!("CARGO_PKG_VERSION")));
     log.push(&format!("Platform: {}, {} CPUs", config.platform, crate::platform::placement::count()));
-    log.push(&format!("Root file system: {}", if config.overlay { "overlay in memory" } else { "gofer" }));
-    let names: Vec<&str> =
-        config.tap_fd.map(|_| "eth0").into_iter().chain(config.links.iter().map(|(link, _)| &*link.name)).collect();
-    let interfaces = if names.is_empty() { "none but lo".into() } else { names.join(", ") };
-    log.push(&format!("Network: smoltcp, interfaces: {interfaces}"));
-    log.push(&format!("Container {} is being created", config.id));
+    log.push(&format!("Root file system: {}", if config.container.overlay { "overlay in memory" } else { "gofer" }));
+    log.push(&format!("Network: smoltcp, interfaces: {}", if config.tap_fd.is_some() { "lo, eth0" } else { "lo" }));
+    log.push(&format!("Container {} is being created", config.container.id));
     log
 }
 

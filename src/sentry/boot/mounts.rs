@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use oci_spec::runtime::Mount as MountSpec;
 
 use super::{Doing, Outcome};
-use crate::container::boot::{BootConfig, GoferMount, take};
+use crate::container::boot::{ContainerConfig, GoferMount, take};
 use crate::container::spec::is_bind;
 use crate::errno::{Errno, Result};
 use crate::overlay::OverlayFs;
@@ -38,7 +38,7 @@ pub fn ram() -> u64 {
 }
 
 /// All mounts of the container. Takes the gofer's connections out of the configuration.
-pub fn build(kernel: &Arc<Kernel>, config: &mut BootConfig, ptys: &Arc<DevPts>) -> Outcome<Arc<MountNamespace>> {
+pub fn build(kernel: &Arc<Kernel>, config: &mut ContainerConfig, ptys: &Arc<DevPts>) -> Outcome<Arc<MountNamespace>> {
     let mut gofers = std::mem::take(&mut config.gofer_fds);
     if gofers.is_empty() {
         return Err("the gofer serves no root".into());

@@ -1,14 +1,24 @@
 //! The sandbox's interfaces, as the command line hands them over.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use super::{Doing, Outcome};
 use crate::container::network::Link;
-use crate::netstack::Stack;
+use crate::sentry::kernel::Kernel;
 
-/// Gives the stack its interfaces, each with its device, and Docker's name server, before any program runs.
-pub fn attach(net: &Arc<Stack>, links: Vec<(Link, OwnedFd)>, dns: Option<OwnedFd>) -> Outcome<()> {
-    net.attach(links).doing(|| "attach the network interfaces".into())?;
-    dns.map_or(Ok(()), |server| net.relay_dns(server)).doing(|| "attach the name server".into())
+/// Gives the stack its interfaces, whose devices come first, and Docker's name server, which comes last if there is one.
+pub fn attach_late(kernel: &Kernel, links: Vec<Link>, dns: bool, mut fds: Vec<OwnedFd>) -> Outcome<()> {
+    if fds.len() != links.len() + usize::from(dns) {
+        return Err(format!("{} descriptors for {} interfaces", fds.len(), links.len()));
+    }
+    if kernel.gate.is_open() {
+        return Err("the container's program runs already".into());
+    }
+    let server = if dns { fds.pop() } else { None };
+    let names: Vec<String> = links.iter().map(|link| link.name.clone()).collect();
+    if !names.is_empty() {
+        kernel.boot_log.push(&format!("Network: interfaces: {}", names.join(", ")));
+    }
+    kernel.net.attach(links.into_iter().zip(fds).collect()).doing(|| "attach the network interfaces".into())?;
+    server.map_or(Ok(()), |server| kernel.net.relay_dns(server)).doing(|| "attach the name server".into())
 }
