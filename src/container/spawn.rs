@@ -69,6 +69,10 @@ pub fn spawn_as(manner: &Manner, argv: &[&str], inherited: &[RawFd]) -> Result<C
     // SAFETY: all-zero is a valid clone_args, whose fields are integers.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = manner.namespaces as u64 | libc::CLONE_PIDFD as u64;
+    if manner.silent {
+        // Not before it has let go of the caller's descriptors does the caller go on.
+        args.flags |= libc::CLONE_VFORK as u64;
+    }
     args.pidfd = &raw mut pidfd as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     // SAFETY: without CLONE_VM this is fork(2): the child has its own copy of everything, and the caller's only thread.

@@ -159,6 +159,8 @@ pub fn call(tid: i32, regs: &Regs, kicked: &mut bool) -> Result<u64> {
             Stop::Signal(KICK) => *kicked = true,
             // Only the gadgets that touch container memory can fault.
             Stop::Signal(libc::SIGSEGV | libc::SIGBUS) => return Err(Errno::EFAULT),
+            // A filter forbids the call, which the tracer could hush up. Then `rax` is its number.
+            Stop::Signal(libc::SIGSYS) => return Err(Errno::EPERM),
             Stop::Signal(_) | Stop::Event | Stop::Syscall => {}
             Stop::Gone => return Err(Errno::ESRCH),
         }
