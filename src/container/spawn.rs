@@ -38,6 +38,8 @@ pub struct Manner {
     pub network: Option<RawFd>,
     /// The signals that it begins with blocked.
     pub blocked: SigSet,
+    /// Whether its standard descriptors are `/dev/null`: whoever reads the caller's output sees its end, not the process's.
+    pub silent: bool,
 }
 
 /// Runs this program as `argv` in new [`NAMESPACES`]. Of the caller's descriptors it gets 0 to 2 and `inherited`, under
@@ -51,7 +53,7 @@ pub fn spawn_in(network: Option<BorrowedFd<'_>>, argv: &[&str], inherited: &[Raw
     let namespaces = if network.is_some() { NAMESPACES & !libc::CLONE_NEWNET } else { NAMESPACES };
     let network = network.map(|network| network.as_raw_fd());
     // The command line has blocked the signals that it forwards.
-    spawn_as(&Manner { namespaces, network, blocked: SigSet::empty() }, argv, inherited)
+    spawn_as(&Manner { namespaces, network, blocked: SigSet::empty(), silent: false }, argv, inherited)
 }
 
 /// As [`spawn`], in another manner.
@@ -67,6 +69,10 @@ pub fn spawn_as(manner: &Manner, argv: &[&str], inherited: &[RawFd]) -> Result<C
     // SAFETY: all-zero is a valid clone_args, whose fields are integers.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = manner.namespaces as u64 | libc::CLONE_PIDFD as u64;
+    if manner.silent {
+        // Not before it has let go of the caller's descriptors does the caller go on.
+        args.flags |= libc::CLONE_VFORK as u64;
+    }
     args.pidfd = &raw mut pidfd as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     // SAFETY: without CLONE_VM this is fork(2): the child has its own copy of everything, and the caller's only thread.
@@ -99,6 +105,12 @@ unsafe fn become_program(
             && libc::setns(network, libc::CLONE_NEWNET) < 0
         {
             libc::_exit(126);
+        }
+        if manner.silent {
+            let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+            if (0..3).any(|number| libc::dup2(null, number) < 0) {
+                libc::_exit(126);
+            }
         }
         libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32);
         for &fd in inherited {

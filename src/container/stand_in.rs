@@ -21,7 +21,7 @@ use super::boot::{read_config, take};
 use super::control::{Client, Exit, Request, Target};
 use super::error::{Context, Error, Result};
 use super::spawn::{Child, Manner, spawn_as};
-use super::{isolate, terminal};
+use super::terminal;
 
 /// How long the sentry may take to accept a signal.
 const GRACE: Duration = Duration::from_secs(5);
@@ -76,7 +76,7 @@ pub fn start(stood: Stood, directory: &impl AsFd, terminal: Option<&OwnedFd>) ->
     inherited.extend(config.terminal);
     let descriptor = format!("--config-fd={}", memory.as_raw_fd());
     // No signal may get lost between its birth and its first look.
-    let manner = Manner { namespaces: 0, network: None, blocked: SigSet::all() };
+    let manner = Manner { namespaces: 0, network: None, blocked: SigSet::all(), silent: true };
     spawn_as(&manner, &["runsc-stand-in", "stand-in", &descriptor, "--id", &config.id], &inherited)
 }
 
@@ -94,8 +94,6 @@ pub fn main(config_fd: RawFd) -> i32 {
 fn prepare(config_fd: RawFd) -> Result<(Stood, SignalFd)> {
     let config: Config = read_config(config_fd)?;
     let signals = take_all_signals()?;
-    // Who reads what the process writes must see its end, not this one's.
-    isolate::silence(&[0, 1, 2])?;
     // Nobody's working directory is kept busy.
     nix::unistd::chdir("/").map_err(io::Error::from).doing(|| "change to /")?;
     if let Some(fd) = config.terminal {

@@ -124,6 +124,24 @@ pub trait AddressSpace: Send + Sync {
     fn host_pid(&self) -> i32;
 }
 
+/// What `ps(1)` and `top(1)` on the host show of a program. The places are in its memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Title<'a> {
+    /// Its name; 15 bytes count.
+    pub name: &'a [u8],
+    /// Its arguments.
+    pub args: Range<u64>,
+    /// Its environment.
+    pub env: Range<u64>,
+    /// The stack's pointer when it starts. What lies below may be overwritten, as far as [`Title::ROOM`].
+    pub stack: u64,
+}
+
+impl Title<'_> {
+    /// Bytes below the stack's pointer that must be writable.
+    pub const ROOM: u64 = 256;
+}
+
 /// One container thread, owned by the sentry thread that attached it.
 pub trait UserThread {
     /// The memory it runs in.
@@ -178,6 +196,10 @@ pub trait UserThread {
     /// Gives this thread a fresh address space (`execve(2)`), reusing the host process when no other thread shares it.
     /// The old space goes with its last thread.
     fn renew(&mut self) -> Result<()>;
+
+    /// Has the host show the program that is about to start under its own name and arguments. A host that cannot shows
+    /// something else: nothing depends on it.
+    fn entitle(&mut self, title: &Title<'_>);
 
     /// Atomically: if the word at `addr` is `expected` it becomes `new`. Returns what was there. `EFAULT` when it cannot
     /// be written.

@@ -173,7 +173,11 @@ fn conditions(number: libc::c_long) -> std::result::Result<Vec<SeccompRule>, Bac
         libc::SYS_clone => Ok(vec![one(0, Op::MaskedEq(NAMESPACES), 0)?]),
         libc::SYS_socketpair => Ok(vec![one(0, Op::Eq, libc::AF_UNIX as u64)?]),
         libc::SYS_ioctl => IOCTLS.iter().map(|&request| one(1, Op::Eq, request)).collect(),
-        libc::SYS_prctl => PRCTLS.iter().map(|&operation| one(0, Op::Eq, operation as u64)).collect(),
+        libc::SYS_prctl => {
+            let own = PRCTLS.iter().map(|&operation| one(0, Op::Eq, operation as u64));
+            // The stubs inherit this filter.
+            own.chain(super::stub::titles()?.into_iter().map(Ok)).collect()
+        }
         libc::SYS_statx => Ok(vec![on_descriptor(2)?]),
         libc::SYS_newfstatat => Ok(vec![on_descriptor(3)?]),
         _ => Ok(Vec::new()),

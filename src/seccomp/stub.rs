@@ -19,6 +19,24 @@ pub const CLONE_THREAD: u64 = (libc::CLONE_VM
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM) as u64;
 
+/// Size of `struct prctl_mm_map`, `prctl(2)`.
+pub const TITLE_MAP_SIZE: u64 = 104;
+
+/// `prctl` calls by which a stub takes on its program's name and arguments. (That the map of `PR_SET_MM_MAP` names no file,
+/// a filter cannot see; one takes a privilege that stubs do not have.)
+pub(super) fn titles() -> Result<Vec<SeccompRule>, BackendError> {
+    let is = |argument, value: u64| SeccompCondition::new(argument, Len::Qword, Op::Eq, value);
+    Ok(vec![
+        SeccompRule::new(vec![is(0, libc::PR_SET_NAME as u64)?])?,
+        SeccompRule::new(vec![
+            is(0, libc::PR_SET_MM as u64)?,
+            is(1, libc::PR_SET_MM_MAP as u64)?,
+            is(3, TITLE_MAP_SIZE)?,
+            is(4, 0)?,
+        ])?,
+    ])
+}
+
 /// Builds the filter.
 pub fn filter() -> Result<BpfProgram, BackendError> {
     let free = [
@@ -39,6 +57,7 @@ pub fn filter() -> Result<BpfProgram, BackendError> {
         .map(|&flags| SeccompRule::new(vec![SeccompCondition::new(0, Len::Qword, Op::Eq, flags)?]))
         .collect::<Result<Vec<_>, _>>()?;
     rules.insert(libc::SYS_clone, clone);
+    rules.insert(libc::SYS_prctl, titles()?);
     let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)?;
     filter.try_into()
 }

@@ -105,8 +105,15 @@ fn what_cannot_be_run_is_said() {
         assert_eq!(text.lines().count(), 1, "{text}");
         text
     };
-    assert!(problem(&[], &["no-such-program"]).contains("exec"));
-    assert!(problem(&[], &["/etc/passwd"]).contains("ermission denied"));
+    assert!(problem(&[], &["no-such"]).contains("exec: \"no-such\": executable file not found in $PATH"));
+    assert!(problem(&[], &["/no/such"]).contains("exec: \"/no/such\": stat /no/such: no such file or directory"));
+    assert!(problem(&[], &["/etc/passwd"]).contains("exec: \"/etc/passwd\": permission denied"));
+    container.prints(
+        &[],
+        &["sh", "-c", "echo '#!/no/such' > /tmp/script; echo > /tmp/empty; chmod +x /tmp/script /tmp/empty"],
+    );
+    assert!(problem(&[], &["/tmp/script"]).contains("exec /tmp/script: no such file or directory"));
+    assert!(problem(&[], &["/tmp/empty"]).contains("exec /tmp/empty: exec format error"));
     assert!(problem(&["--cwd", "/no/such"], &["true"]).contains("/no/such"));
     assert!(problem(&["--user", "root"], &["true"]).contains("bad uid"));
     assert!(problem(&["--tty", "--detach"], &["true"]).contains("without setting console socket"));
@@ -131,5 +138,9 @@ fn the_list_has_the_numbers_of_the_host() {
         assert!(line.split_whitespace().nth(1) == Some(&pid.to_string()), "{line}");
         assert!(fs::exists(format!("/proc/{pid}")).unwrap());
     }
+    // The host's own tools show what they are.
+    let shown = |pid: i32, file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap();
+    assert_eq!((shown(json[0], "comm"), shown(json[0], "cmdline")), (b"sleep\n".to_vec(), b"sleep\x001000\0".to_vec()));
+    assert_eq!(shown(json[1], "cmdline"), b"sleep\x004321\0");
     assert!(!json.contains(&pid.as_raw()), "the stand-in is no process of the container's");
 }

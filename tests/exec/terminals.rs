@@ -14,10 +14,10 @@ use super::container::{Container, ID, status_of, until};
 use super::terminal::{Master, Socket};
 
 /// A shell without the user's settings that does not colour what it shows.
-const SHELL: [&str; 3] = ["bash", "--norc", "--noediting"];
+pub const SHELL: [&str; 3] = ["bash", "--norc", "--noediting"];
 
 /// A program of a container on a new terminal: by `exec`.
-fn exec_on_terminal(container: &Container, program: &[&str]) -> (Pid, Master) {
+pub fn exec_on_terminal(container: &Container, program: &[&str]) -> (Pid, Master) {
     let socket = Socket::new(&container.path("console.sock"));
     let path = socket.path.clone();
     let flags = ["--tty", "-e", "TERM=xterm", "-e", "PS1=ready> ", "--console-socket", path.to_str().unwrap()];
@@ -62,8 +62,16 @@ fn use_shell(master: &mut Master) {
     master.type_in("\x1a");
     master.expect("Stopped");
     master.expect("ready> ");
+    master.type_in("kill %%; wait\r");
+    master.expect("ready> ");
+    // The shell names a job before it gives it the terminal, and continues it after that.
+    master.type_in("sh -c \"trap 'echo con''tinued' CONT; echo wait''ing; while :; do sleep 0.05; done\"\r");
+    master.expect("waiting\r\n");
+    master.type_in("\x1a");
+    master.expect("Stopped");
+    master.expect("ready> ");
     master.type_in("fg\r");
-    master.expect("sleep 100'\r\n");
+    master.expect("continued\r\n");
     master.type_in("\x03");
     master.expect("ready> ");
     master.type_in("echo status $?\r");
@@ -86,6 +94,7 @@ fn use_shell(master: &mut Master) {
     master.resize(32, 98);
     shows(master, "got winch\r\n");
     shows(master, "32 98\r\n");
+    master.expect("ready> ");
 }
 
 #[test]

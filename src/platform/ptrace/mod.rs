@@ -18,6 +18,7 @@ mod factory;
 mod space;
 mod stub;
 mod thread;
+mod title;
 mod trace;
 
 #[cfg(test)]

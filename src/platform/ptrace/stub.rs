@@ -28,9 +28,18 @@ const CLONE: [u8; 8] = [0x0f, 0x05, 0x48, 0x85, 0xc0, 0x74, 0, 0xcc];
 /// `lock cmpxchg %edx,(%rdi); int3`, comparing with `eax`.
 const COMPARE_EXCHANGE: [u8; 5] = [0xf0, 0x0f, 0xb1, 0x17, 0xcc];
 
+/// Two calls in one go, the second only when the first succeeds. The second's number is in `rbx`, its arguments are in
+/// `rbp`, `r12` to `r15`: `syscall; test %rax,%rax; js 1f; mov %rbx,%rax; mov %rbp,%rdi; mov %r12,%rsi; mov %r13,%rdx;
+/// mov %r14,%r10; mov %r15,%r8; syscall; 1: int3`.
+const TWO_CALLS: [u8; 28] = [
+    0x0f, 0x05, 0x48, 0x85, 0xc0, 0x78, 0x14, 0x48, 0x89, 0xd8, 0x48, 0x89, 0xef, 0x4c, 0x89, 0xe6, 0x4c, 0x89, 0xea,
+    0x4d, 0x89, 0xf2, 0x4d, 0x89, 0xf8, 0x0f, 0x05, 0xcc,
+];
+
 const CALL_AT: usize = 0x10;
 const CLONE_AT: usize = 0x20;
 const COMPARE_EXCHANGE_AT: usize = 0x30;
+const TWO_CALLS_AT: usize = 0x40;
 
 /// Address of the waiting loop.
 pub const WAIT_ADDR: u64 = STUB;
@@ -40,8 +49,11 @@ pub const CALL_ADDR: u64 = STUB + CALL_AT as u64;
 pub const CLONE_ADDR: u64 = STUB + CLONE_AT as u64;
 /// Address of the code that compares and exchanges.
 pub const COMPARE_EXCHANGE_ADDR: u64 = STUB + COMPARE_EXCHANGE_AT as u64;
+/// Address of the code that makes two calls.
+pub const TWO_CALLS_ADDR: u64 = STUB + TWO_CALLS_AT as u64;
 
-const PAGE: usize = 4096;
+/// Length of the stub's page, in bytes.
+pub const PAGE: usize = 4096;
 
 fn page_image() -> [u8; PAGE] {
     let mut page = [0xcc; PAGE];
@@ -50,6 +62,7 @@ fn page_image() -> [u8; PAGE] {
     put(CALL_AT, &CALL);
     put(CLONE_AT, &CLONE);
     put(COMPARE_EXCHANGE_AT, &COMPARE_EXCHANGE);
+    put(TWO_CALLS_AT, &TWO_CALLS);
     // The displacement of `jz` counts from behind it.
     page[CLONE_AT + 6] = (-(CLONE_AT as i8 + 7)) as u8;
     page
@@ -133,6 +146,8 @@ unsafe fn become_stub(program: &libc::sock_fprog, rseq: Option<u64>) -> ! {
             forget_rseq(area);
         }
         let filtered = libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) == 0
+            // Until a program gives it another.
+            && libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, c"runsc-stub".as_ptr(), 0, 0, 0) == 0
             && libc::syscall(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
             && default_signals()
             && libc::syscall(libc::SYS_prctl, libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, program, 0, 0) == 0;
@@ -200,5 +215,13 @@ mod tests {
         let jump = CLONE_AT + 5;
         assert_eq!(page[jump], 0x74);
         assert_eq!(jump as i32 + 2 + i32::from(page[jump + 1] as i8), 0);
+    }
+
+    #[test]
+    fn a_first_call_that_fails_is_the_last() {
+        let (at, displacement) = (5, 6);
+        assert_eq!(TWO_CALLS[at], 0x78);
+        let target = at + 2 + usize::from(TWO_CALLS[displacement]);
+        assert_eq!((target, TWO_CALLS[target]), (TWO_CALLS.len() - 1, 0xcc));
     }
 }

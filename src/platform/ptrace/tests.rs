@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::errno::Errno;
-use crate::platform::{Backing, Event, MapRequest, UserThread};
+use crate::platform::{Backing, Event, MapRequest, Title, UserThread};
 
 const CODE: u64 = 0x40_0000;
 const DATA: u64 = 0x50_0000;
@@ -64,6 +64,30 @@ fn faults_tell_where() {
     let Event::Fault(info) = run(&mut *user) else { panic!("no fault") };
     // SAFETY: a SIGSEGV's siginfo has an address.
     assert_eq!((info.si_signo, info.si_code, unsafe { info.si_addr() } as u64), (libc::SIGSEGV, 1, 0x1234));
+}
+
+#[test]
+fn the_host_shows_a_programs_own_name_and_arguments() {
+    let platform = PtracePlatform::new().unwrap();
+    let mut user = thread(&platform, GETPID_EXIT);
+    let pid = user.space().host_pid();
+    let shown = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap();
+    assert_eq!((shown("comm"), shown("cmdline")), (b"runsc-stub\n".to_vec(), Vec::new()));
+    user.space().write(DATA + 0x1000, b"true\0two words\0A=b\0").unwrap();
+    let (args, env) = (DATA + 0x1000..DATA + 0x100f, DATA + 0x100f..DATA + 0x1013);
+    user.entitle(&Title { name: b"a-name-of-more-than-15", args, env, stack: DATA + 0x1000 });
+    assert_eq!((shown("comm"), shown("cmdline")), (b"a-name-of-more-\n".to_vec(), b"true\0two words\0".to_vec()));
+    assert_eq!(shown("environ"), b"A=b\0");
+    // As does a title that a program writes there, and a fork's.
+    user.space().write(DATA + 0x1000, b"TRUE").unwrap();
+    assert_eq!(shown("cmdline"), b"TRUE\0two words\0");
+    let child = user.fork().unwrap().attach().unwrap();
+    let child = std::fs::read(format!("/proc/{}/cmdline", child.space().host_pid())).unwrap();
+    assert_eq!(child, b"TRUE\0two words\0");
+    assert_eq!(expect_syscall(&mut *user), 39, "it runs as before");
+    // The next program has nothing of it.
+    user.renew().unwrap();
+    assert_eq!(shown("cmdline"), b"");
 }
 
 /// `int $0x80` and `sysenter` are no way into this kernel, whatever the host offers.

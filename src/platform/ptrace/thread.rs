@@ -9,9 +9,10 @@ use crate::platform::placement::{self, Place};
 use crate::platform::ptrace::factory::Factory;
 use crate::platform::ptrace::space::{Space, StubProcess};
 use crate::platform::ptrace::stub::{CLONE_ADDR, COMPARE_EXCHANGE_ADDR, USER_RANGE, WAIT_ADDR};
+use crate::platform::ptrace::title;
 use crate::platform::ptrace::trace::{self, KICK, Stop};
 use crate::platform::{
-    AddressSpace, Backing, Event, Interrupter, MapRequest, Regs, Seed, SeedThread, SigInfo, UserThread,
+    AddressSpace, Backing, Event, Interrupter, MapRequest, Regs, Seed, SeedThread, SigInfo, Title, UserThread,
 };
 use crate::seccomp::stub::{CLONE_PROCESS, CLONE_THREAD};
 
@@ -143,6 +144,15 @@ impl StubThread {
         self.dirty = true;
         let mut kicked = false;
         let result = trace::syscall(self.tid, &self.regs, number, args, &mut kicked);
+        self.note_kick(kicked);
+        result
+    }
+
+    /// Has the stub make two, the second if the first succeeds.
+    fn two_calls(&mut self, calls: [(i64, [u64; 5]); 2]) -> Result<u64> {
+        self.dirty = true;
+        let mut kicked = false;
+        let result = trace::two_syscalls(self.tid, &self.regs, calls, &mut kicked);
         self.note_kick(kicked);
         result
     }
@@ -362,9 +372,8 @@ impl UserThread for StubThread {
         if alone && !process.vdso_changed.load(Ordering::Relaxed) {
             self.space.alive.store(false, Ordering::Release);
             let vdso = self.space.vdso.0.clone();
-            for gap in [USER_RANGE.start..vdso.start, vdso.end..USER_RANGE.end] {
-                self.call(libc::SYS_munmap, [gap.start, gap.end - gap.start, 0, 0, 0, 0])?;
-            }
+            let unmap = |gap: Range<u64>| (libc::SYS_munmap, [gap.start, gap.end - gap.start, 0, 0, 0]);
+            self.two_calls([unmap(USER_RANGE.start..vdso.start), unmap(vdso.end..USER_RANGE.end)])?;
             let space = Arc::new(Space { process, alive: AtomicBool::new(true), vdso: self.space.vdso.clone() });
             self.shared = space.clone();
             self.space = space;
@@ -375,6 +384,22 @@ impl UserThread for StubThread {
         self.regs = Regs { cs: selectors.0, ss: selectors.1, eflags: 0x202, orig_rax: u64::MAX, ..zero_regs() };
         self.dirty = true;
         self.reset_xstate()
+    }
+
+    fn entitle(&mut self, title: &Title<'_>) {
+        if !title::is_possible() {
+            return;
+        }
+        let entitled = title::calls(title).and_then(|(at, bytes, calls)| {
+            let written = self.space.write(at, &bytes)?;
+            if written < bytes.len() {
+                return Err(Errno::EFAULT);
+            }
+            self.two_calls(calls)
+        });
+        if let Err(error) = entitled {
+            title::failed(error);
+        }
     }
 
     fn compare_exchange(&mut self, addr: u64, expected: u32, new: u32) -> Result<u32> {

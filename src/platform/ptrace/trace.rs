@@ -159,6 +159,8 @@ pub fn call(tid: i32, regs: &Regs, kicked: &mut bool) -> Result<u64> {
             Stop::Signal(KICK) => *kicked = true,
             // Only the gadgets that touch container memory can fault.
             Stop::Signal(libc::SIGSEGV | libc::SIGBUS) => return Err(Errno::EFAULT),
+            // A filter forbids the call, which the tracer could hush up. Then `rax` is its number.
+            Stop::Signal(libc::SIGSYS) => return Err(Errno::EPERM),
             Stop::Signal(_) | Stop::Event | Stop::Syscall => {}
             Stop::Gone => return Err(Errno::ESRCH),
         }
@@ -177,6 +179,14 @@ pub fn call(tid: i32, regs: &Regs, kicked: &mut bool) -> Result<u64> {
 /// As [`call`], for a system call: its result or errno.
 pub fn syscall(tid: i32, base: &Regs, number: i64, args: [u64; 6], kicked: &mut bool) -> Result<u64> {
     call(tid, &call_regs(base, super::stub::CALL_ADDR, number, args), kicked).and_then(result)
+}
+
+/// As [`syscall`] for two calls of up to five arguments, in little more than the time of one: the result of the second, or
+/// the error of the first, after which the second is not made.
+pub fn two_syscalls(tid: i32, base: &Regs, calls: [(i64, [u64; 5]); 2], kicked: &mut bool) -> Result<u64> {
+    let [(first, [a, b, c, d, e]), (second, [rbp, r12, r13, r14, r15])] = calls;
+    let base = Regs { rbx: second as u64, rbp, r12, r13, r14, r15, ..*base };
+    call(tid, &call_regs(&base, super::stub::TWO_CALLS_ADDR, first, [a, b, c, d, e, 0]), kicked).and_then(result)
 }
 
 /// Registers for a system call at `rip`.

@@ -22,6 +22,9 @@ use crate::vfs::lease::Leases;
 /// Host memory for the stack of a thread that answers commands.
 const STACK: usize = 128 << 10;
 
+/// What is said to nobody.
+const NOBODY: &str = "nobody waits any more";
+
 /// Starts answering. One thread a connection: commands are few, and a wait may take long.
 pub fn serve(containers: &Arc<Containers>, socket: OwnedFd) -> Outcome<()> {
     let listener = UnixListener::from(socket);
@@ -106,7 +109,7 @@ fn answer(
         Request::Wait { pid, .. } => {
             let pid = pid.unwrap_or_default();
             let process = kernel.further.get(pid).ok_or_else(|| format!("process {pid} was not started by exec"))?;
-            let status = process.wait(channel.as_fd()).ok_or("nobody waits any more")?;
+            let status = process.wait(channel.as_fd()).ok_or(NOBODY)?;
             serde_json::to_value(Exit { status: status.shell_status() })
         }
         Request::Signal { signal, target, .. } => {

@@ -28,6 +28,9 @@ use crate::sentry::task::{Parts, Task, ThreadGroup};
 use crate::vfs::walk::Walk;
 use crate::wait::{Events, Parker};
 
+/// runc's words.
+const STOPPED: &str = "cannot exec in a stopped container";
+
 /// The processes of a container that `exec` has started and whose connections are open, by their numbers.
 #[derive(Default)]
 pub struct FurtherProcesses(Mutex<HashMap<i32, Arc<Further>>>);
@@ -52,7 +55,7 @@ pub struct Owner(Arc<Further>);
 /// 3 on. With `process.terminal` the first two are the keyboard and the screen.
 pub fn start(kernel: &Arc<Kernel>, process: &Process, fds: Vec<OwnedFd>) -> Outcome<Owner> {
     if kernel.ended().is_some() {
-        return Err("cannot exec in a stopped container".into());
+        return Err(STOPPED.into());
     }
     if fds.len() < 3 {
         return Err("exec: standard descriptors are missing".into());
@@ -87,7 +90,11 @@ fn make_task(kernel: &Arc<Kernel>, process: &Process, parts: Parts) -> Outcome<A
     let limits = init::limits(process)?;
     let uid = parts.creds.ruid;
     let mut tree = kernel.tree.lock();
-    let pid = tree.allocate_id().doing(|| "process id".into())?;
+    let pid = tree.allocate_id().map_err(|error| match error {
+        // Its first process has ended meanwhile.
+        Errno::ENOMEM => STOPPED.to_owned(),
+        error => format!("process id: {error}"),
+    })?;
     let group = ThreadGroup::new(kernel, pid, Arc::new(SignalHandlers::new()), limits, uid);
     if let Some(adjustment) = process.oom_score_adj() {
         group.oom_score_adj.store(adjustment, Ordering::Relaxed);

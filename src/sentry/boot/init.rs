@@ -125,11 +125,11 @@ pub(super) fn working_directory(
     walk.lookup_dir(path, LookupFlags::FOLLOW).doing(|| format!("process.cwd: {}", process.cwd().display()))
 }
 
-/// In the words that engines make exit statuses 126 and 127 of.
-pub(super) fn exec_problem(name: &str, error: Errno) -> String {
+/// Why there is no program of that name, in the words of runc, by which Docker tells statuses 127 and 126.
+fn not_found(name: &str, error: Errno) -> String {
     match error {
         Errno::ENOENT if !name.contains('/') => format!("exec: {name:?}: executable file not found in $PATH"),
-        Errno::ENOENT => format!("exec: {name:?}: stat {name}: no such file or directory"),
+        Errno::ENOENT | Errno::ENOTDIR => format!("exec: {name:?}: stat {name}: no such file or directory"),
         Errno::EACCES => format!("exec: {name:?}: permission denied"),
         error => format!("exec: {name:?}: {error}"),
     }
@@ -156,7 +156,7 @@ pub(super) fn program(
     let mut env = process.env().clone().unwrap_or_default();
     let name = args.first().cloned().unwrap_or_default();
     let walk = Walk { root, start: cwd, creds, umask: 0o022, devices: &kernel.devices };
-    let (file, path) = find_program(&walk, &name, &env).map_err(|error| exec_problem(&name, error))?;
+    let (file, path) = find_program(&walk, &name, &env).map_err(|error| not_found(&name, error))?;
     if !env.iter().any(|entry| entry.starts_with("HOME=")) {
         env.push(format!("HOME={}", home(&walk, creds.ruid)));
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::errno::{Errno, Result};
 use crate::io::SliceSink;
-use crate::platform::UserThread;
+use crate::platform::{Title, UserThread};
 use crate::sentry::creds::Credentials;
 use crate::sentry::mm::{Layout, MemLimits, MemoryManager};
 use crate::vfs::file::OpenFile;
@@ -156,6 +156,7 @@ impl Prepared {
             ..placed.layout
         };
         mm.set_program(layout, stack.auxv, Some(self.exe));
+        thread.entitle(&Title { name: &self.comm, args: stack.args, env: stack.env, stack: stack.pointer });
         let regs = thread.regs_mut();
         (regs.rip, regs.rsp) = (placed.start, stack.pointer);
         Ok(Loaded { mm, entry: placed.start, stack: stack.pointer })

@@ -103,8 +103,12 @@ pub const PID_MAX: i32 = 32768;
 const RESERVED: i32 = 300;
 
 impl TaskTree {
-    /// An id that nothing uses: not a thread, a process group or a session. `EAGAIN` when there is none.
+    /// An id that nothing uses: not a thread, a process group or a session. `EAGAIN` when there is none; `ENOMEM` when the
+    /// first process has ended, with which all others end: `pid_namespaces(7)`.
     pub fn allocate_id(&mut self) -> Result<i32> {
+        if self.nodes.get(&1).is_some_and(|first| first.zombie.is_some()) {
+            return Err(Errno::ENOMEM);
+        }
         for _ in 0..PID_MAX {
             self.last_id = if self.last_id + 1 >= PID_MAX { RESERVED } else { self.last_id + 1 };
             let id = self.last_id;
