@@ -18,8 +18,9 @@ use crate::container::{Context, Error, Result};
 
 /// Returns the process's exit status, or 0 when it is left running.
 pub fn run(globals: &Globals, args: &ExecArgs) -> Result<i32> {
-    let root = globals.state_root();
-    let record = StateDir::open(&root, &args.id)?.load()?;
+    let mut directory = StateDir::open(&globals.state_root(), &args.id)?;
+    directory.unlock();
+    let record = directory.load()?;
     match record.status() {
         Status::Stopped => return Err(Error::Usage("cannot exec in a stopped container".into())),
         Status::Creating => return Err(Error::Usage("cannot exec in a container that is being created".into())),

@@ -15,8 +15,7 @@ use crate::container::{Context, Error, Result};
 /// Changes what the flags or the file name.
 pub fn run(globals: &Globals, args: &UpdateArgs) -> Result<i32> {
     let changes = changes(args)?;
-    let root = globals.state_root();
-    let directory = StateDir::open(&root, &args.id)?;
+    let directory = StateDir::open(&globals.state_root(), &args.id)?;
     let mut record = directory.load()?;
     if record.status() == Status::Stopped {
         return Err(Error::Usage(format!("container {:?}: container not running", args.id)));

@@ -6,12 +6,12 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use oci_spec::runtime::LinuxResources;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::errno::{Errno, Result};
 use crate::netstack::stack::Stack;
 use crate::platform::Platform;
-use crate::sentry::boot::{Console, FurtherProcesses, StartHooks, wait_unless_closed};
+use crate::sentry::boot::{Console, FurtherProcesses, StartHooks};
 use crate::sentry::bootlog::BootLog;
 use crate::sentry::creds::Caps;
 use crate::sentry::futex::FutexTable;
@@ -275,10 +275,15 @@ impl Kernel {
         drop(gone);
     }
 
-    /// Sleeps until the container has ended. `None` when `peer`, if there is one, closes its end before.
-    pub fn wait_ended(&self, peer: Option<BorrowedFd<'_>>) -> Option<ExitStatus> {
-        wait_unless_closed(&self.ended_queue, peer, || self.ended().is_some());
-        self.ended()
+    /// Sleeps until the container has ended.
+    pub fn wait_ended(&self) -> ExitStatus {
+        let mut ended = self.ended.lock();
+        loop {
+            match *ended {
+                Some(status) => return status,
+                None => self.ended_changed.wait(&mut ended),
+            }
+        }
     }
 
     /// As [`Kernel::wait_ended`], but not beyond `deadline`.

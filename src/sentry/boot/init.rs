@@ -135,6 +135,17 @@ fn not_found(name: &str, error: Errno) -> String {
     }
 }
 
+/// Why a program that is there does not start, in the words of runc.
+pub(super) fn exec_problem(name: &str, error: Errno) -> String {
+    match error {
+        // Its interpreter is missing.
+        Errno::ENOENT => format!("exec {name}: no such file or directory"),
+        Errno::ENOEXEC => format!("exec {name}: exec format error"),
+        Errno::EACCES => format!("exec {name}: permission denied"),
+        error => format!("exec {name}: {error}"),
+    }
+}
+
 pub(super) fn give(files: &Arc<FdTable>, number: usize, fd: OwnedFd) -> Result<()> {
     // SAFETY: only asks about a descriptor.
     let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };

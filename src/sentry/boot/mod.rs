@@ -21,7 +21,6 @@ mod peer;
 pub use console::{Console, hold_back_new_sizes};
 pub use exec::FurtherProcesses;
 pub use hooks::StartHooks;
-pub use peer::wait_unless_closed;
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
