@@ -44,7 +44,7 @@ use crate::errno::{Errno, Result};
 use crate::platform::placement::Affinity;
 use crate::platform::{AddressSpace, Interrupter, UserThread};
 use crate::sentry::creds::{Caps, Credentials};
-use crate::sentry::fdtable::FdTable;
+use crate::sentry::fdtable::{FdSlot, FdTable};
 use crate::sentry::fs::FsContext;
 use crate::sentry::kernel::Kernel;
 use crate::sentry::limits::Limits;
@@ -536,6 +536,11 @@ impl Current {
     /// The open file behind a descriptor that is good for I/O. `EBADF`, also with `O_PATH`.
     pub fn io_file(&self, fd: Fd) -> Result<Arc<OpenFile>> {
         self.file(fd).and_then(|file| if file.is_path_only() { Err(Errno::EBADF) } else { Ok(file) })
+    }
+
+    /// Sets the lowest free descriptor aside for a file that is to be made. `EMFILE`.
+    pub fn reserve_fd(&self) -> Result<FdSlot> {
+        self.files()?.reserve(self.limit(libc::RLIMIT_NOFILE))
     }
 
     /// The lowest free descriptor for `file`. `EMFILE`.

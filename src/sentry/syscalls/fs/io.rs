@@ -125,6 +125,9 @@ pub fn write_file(cur: &Current, file: &OpenFile, source: &mut UserBuffers<'_>, 
 /// [`write_file`] from anywhere; the limit of a file's size is the caller's to look at ([`write_room`]).
 pub fn write_from(cur: &Current, file: &OpenFile, source: &mut dyn Source, how: How) -> SysResult {
     let object = &**file.object();
+    if file.writable() && object.seekable() && source.left() > 0 {
+        file.remove_privileges(&cur.creds())?;
+    }
     let nonblocking = file.nonblocking() || how.flags & NOWAIT != 0;
     let deadline = deadline(object, true);
     let mut done = 0;
@@ -138,6 +141,9 @@ pub fn write_from(cur: &Current, file: &OpenFile, source: &mut dyn Source, how: 
                 }
             }
             Err(error) => {
+                if error == Errno::EAGAIN {
+                    file.note_full();
+                }
                 if error == Errno::EPIPE && raises_sigpipe(object) {
                     cur.raise(Signal::PIPE);
                 }
