@@ -450,3 +450,25 @@ fn privileged_calls_of_a_user_give_eperm() {
         });
     });
 }
+
+#[test]
+fn io_priority_is_kept_and_passed_on() {
+    isolated(|| unsafe {
+        let get = |who: c_int| libc::syscall(libc::SYS_ioprio_get, 1, who);
+        let set = |who: c_int, priority: c_int| libc::syscall(libc::SYS_ioprio_set, 1, who, priority);
+        let best_effort = 2 << 13;
+        ok(set(0, best_effort | 6));
+        assert_eq!(ok(get(libc::getpid())), i64::from(best_effort | 6));
+        in_child(|| assert_eq!(ok(get(0)), i64::from(best_effort | 6)));
+        fails(set(0, 1), libc::EINVAL);
+        fails(set(0, 5 << 13), libc::EINVAL);
+        fails(set(0x3fff_ffff, best_effort), libc::ESRCH);
+        fails(libc::syscall(libc::SYS_ioprio_get, 9, 0), libc::EINVAL);
+        let parent = libc::getpid();
+        as_user(1234, || {
+            fails(set(0, 1 << 13), libc::EPERM);
+            fails(set(parent, best_effort), libc::EPERM);
+            ok(set(0, 3 << 13));
+        });
+    });
+}

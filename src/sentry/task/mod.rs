@@ -248,6 +248,8 @@ pub struct Task {
     pub(super) counted_uid: AtomicU32,
     /// `setpriority(2)`.
     pub nice: AtomicI32,
+    /// `ioprio_set(2)`.
+    pub io_priority: AtomicI32,
     /// `seccomp(2)`.
     pub seccomp: Seccomp,
 }
@@ -390,6 +392,7 @@ impl Task {
         self.policy.store(parent.policy.load(Ordering::Relaxed) & !0x4000_0000, Ordering::Relaxed);
         *self.memory_policy.lock() = *parent.memory_policy.lock();
         self.nice.store(parent.nice.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.io_priority.store(parent.io_priority.load(Ordering::Relaxed), Ordering::Relaxed);
         self.seccomp.inherit(&parent.seccomp);
     }
 
@@ -467,6 +470,7 @@ impl Task {
             memory_policy: Mutex::default(),
             counted_uid: AtomicU32::new(0),
             nice: AtomicI32::new(0),
+            io_priority: AtomicI32::new(0),
             seccomp,
         }
     }
