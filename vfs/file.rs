@@ -9,11 +9,13 @@ use parking_lot::Mutex;
 
 use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
+use crate::sentry::creds::Credentials;
 use crate::vfs::Path;
 use crate::vfs::deny::{WriteAccess, WriteDenied};
+use crate::vfs::fasync::Fasync;
 use crate::vfs::inode::{Attachments, Attr, NodeType, SetAttr};
 use crate::vfs::locks::FileLocks;
-use crate::vfs::{inotify, path};
+use crate::vfs::{inotify, ops, path};
 use crate::wait::{Events, WaitQueue};
 
 /// What can be mapped of a file: a host descriptor whose pages are the file's.
@@ -155,7 +157,14 @@ pub trait File: Send + Sync + Any {
         Ok(())
     }
 
-    /// Flags that `fcntl(F_SETFL)` changed: for what needs to know (`O_DIRECT` on a pipe, `O_ASYNC`).
+    /// Which events SIGIO tells of, with `O_ASYNC`: with `ERR` and `HUP` among them these are told apart, else they count as
+    /// readiness. `None` where Linux knows no such signals.
+    fn async_events(&self) -> Option<Events> {
+        let all = Events::READ | Events::WRITE | Events::PRI | Events::ALWAYS | Events::RDHUP;
+        self.as_socket().map(|_| all)
+    }
+
+    /// Flags that `fcntl(F_SETFL)` changed: for what needs to know (`O_DIRECT` on a pipe, `O_NONBLOCK` on a terminal).
     fn flags_changed(&self, flags: i32) -> Result<()> {
         let _ = flags;
         Ok(())
@@ -190,10 +199,12 @@ pub struct OpenFile {
     flags: AtomicU32,
     /// Held over each read or write that uses it, so that two threads' reads do not get the same bytes.
     position: Mutex<u64>,
-    /// `fcntl(F_SETOWN)`, `F_SETSIG` and `flock(2)` keep their state here; leaf lock.
+    /// What few need; leaf lock.
     extra: Mutex<Extra>,
     /// Unique in the sandbox.
     id: u64,
+    /// The epoch of privileges in which the file was found to have none.
+    plain_since: AtomicU64,
     /// Whether it ever took a lock of its own (`flock(2)`, `F_OFD_SETLK`), which ends with it.
     locked: AtomicBool,
     /// Keeps a program file from being run while it is open for writing.
@@ -205,10 +216,8 @@ pub struct OpenFile {
 /// Rarely used state of an open file description.
 #[derive(Default)]
 pub struct Extra {
-    /// `F_SETOWN` / `F_SETOWN_EX`: `(F_OWNER_*, id)`.
-    pub owner: Option<(i32, i32)>,
-    /// `F_SETSIG`.
-    pub signal: i32,
+    /// `O_ASYNC`, `F_SETOWN`, `F_SETSIG`.
+    fasync: Option<Arc<Fasync>>,
     /// Its locks, where the file has no place for them.
     pub locks: Option<Arc<FileLocks>>,
     /// Who wants to know when the last descriptor is gone.
@@ -231,6 +240,11 @@ impl Drop for OpenFile {
         if !self.is_path_only() {
             self.notify(if self.writable() { libc::IN_CLOSE_WRITE } else { libc::IN_CLOSE_NOWRITE });
         }
+        if let Some(fasync) = self.extra.get_mut().fasync.take()
+            && let Some(queue) = self.object.wait_queue()
+        {
+            fasync.disarm(queue);
+        }
         for watcher in std::mem::take(&mut self.extra.get_mut().watchers) {
             if let Some(watcher) = watcher.upgrade() {
                 watcher.closed(&self.object);
@@ -239,8 +253,8 @@ impl Drop for OpenFile {
     }
 }
 
-/// The flags that `fcntl(F_SETFL)` may change.
-pub const SETTABLE_FLAGS: i32 = libc::O_APPEND | libc::O_ASYNC | libc::O_DIRECT | libc::O_NOATIME | libc::O_NONBLOCK;
+/// The flags that `fcntl(F_SETFL)` may change, besides `O_ASYNC`: see [`OpenFile::set_async`].
+pub const SETTABLE_FLAGS: i32 = libc::O_APPEND | libc::O_DIRECT | libc::O_NOATIME | libc::O_NONBLOCK;
 
 /// Flags that count at `open` only and are not kept.
 const CREATION_FLAGS: i32 = libc::O_CREAT | libc::O_EXCL | libc::O_NOCTTY | libc::O_TRUNC | libc::O_CLOEXEC;
@@ -281,6 +295,7 @@ impl OpenFile {
             position: Mutex::new(0),
             extra: Mutex::default(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            plain_since: AtomicU64::new(0),
             locked: AtomicBool::new(false),
             _write: write,
             _denied: denied,
@@ -359,6 +374,48 @@ impl OpenFile {
         let kept = self.flags() & !SETTABLE_FLAGS;
         self.flags.store((kept | (flags & SETTABLE_FLAGS)) as u32, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// `O_ASYNC`: turns signals on readiness on or off, where the file knows them; `fd` is what the signal tells. Returns
+    /// whether it does: else the flag stays as it is. `ENOMEM`.
+    pub fn set_async(&self, on: bool, fd: i32) -> Result<bool> {
+        if self.object.async_events().is_none() {
+            return Ok(false);
+        }
+        if on != (self.flags() & libc::O_ASYNC != 0) {
+            let fasync = self.fasync();
+            match self.object.wait_queue() {
+                Some(queue) if on => fasync.arm(queue, fd)?,
+                Some(queue) => fasync.disarm(queue),
+                None => {}
+            }
+            let flag = libc::O_ASYNC as u32;
+            if on {
+                self.flags.fetch_or(flag, Ordering::Relaxed)
+            } else {
+                self.flags.fetch_and(!flag, Ordering::Relaxed)
+            };
+        }
+        Ok(true)
+    }
+
+    /// A write found no room: with `O_ASYNC`, room is told of.
+    pub fn note_full(&self) {
+        if self.flags() & libc::O_ASYNC != 0
+            && let Some(fasync) = self.known_fasync()
+        {
+            fasync.note_full();
+        }
+    }
+
+    /// Who is told of readiness and how, made when there is none.
+    pub fn fasync(&self) -> Arc<Fasync> {
+        self.extra.lock().fasync.get_or_insert_with(|| Fasync::new(&self.object)).clone()
+    }
+
+    /// Who is told of readiness and how, if that was ever set.
+    pub fn known_fasync(&self) -> Option<Arc<Fasync>> {
+        self.extra.lock().fasync.clone()
     }
 
     /// Whether it was opened for reading.
@@ -450,6 +507,16 @@ impl OpenFile {
             true => Ok(()),
             false => Err(Errno::ESPIPE),
         }
+    }
+
+    /// What comes before `creds` write to a file: it loses set-id bits and capabilities. One load when there are none.
+    pub fn remove_privileges(&self, creds: &Credentials) -> Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let epoch = ops::privileges_epoch();
+        if self.plain_since.load(Ordering::Relaxed) != epoch && !ops::remove_privileges(path, creds)? {
+            self.plain_since.store(epoch, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// `lseek(2)`.

@@ -344,6 +344,11 @@ pub trait Inode: Send + Sync + Any {
         Err(Errno::EOPNOTSUPP)
     }
 
+    /// Whether it has `security.capability`, for writes, which take it off.
+    fn has_capability(&self) -> bool {
+        self.get_xattr(b"security.capability").is_ok()
+    }
+
     /// Sets an extended attribute: `flags` are `XATTR_CREATE`, `XATTR_REPLACE`.
     fn set_xattr(&self, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
         let _ = (name, value, flags);

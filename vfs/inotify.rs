@@ -288,6 +288,10 @@ impl File for Inotify {
         if self.state.lock().events.is_empty() { Events::empty() } else { Events::READ }
     }
 
+    fn async_events(&self) -> Option<Events> {
+        Some(Events::READ)
+    }
+
     fn wait_queue(&self) -> Option<&WaitQueue> {
         Some(&self.queue)
     }

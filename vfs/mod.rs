@@ -21,6 +21,7 @@ pub mod dev;
 pub mod devices;
 pub mod epoll;
 pub mod eventfd;
+pub mod fasync;
 pub mod file;
 pub mod gofer;
 pub mod host;

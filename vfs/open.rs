@@ -226,6 +226,7 @@ impl Walk<'_> {
                 perm: super::ops::without_set_ids(&attr, self.creds),
                 ..SetAttr::default()
             })?;
+            super::ops::remove_capability(&path)?;
             notify_at(&path, libc::IN_MODIFY);
         }
         let object = match inode.clone().open(flags) {

@@ -3,6 +3,7 @@
 use crate::errno::{Errno, Result};
 use crate::sentry::creds::{Caps, Credentials};
 use crate::vfs::inode::NodeType;
+use crate::vfs::ops::privileges_given;
 use crate::vfs::path::{Path, notify_at};
 use crate::vfs::perm::{Access, may, owner, writable_mount};
 
@@ -61,6 +62,9 @@ pub fn set(path: &Path, creds: &Credentials, name: &[u8], value: &[u8], flags: i
     }
     check(path, creds, name, true)?;
     path.inode()?.set_xattr(name, value, flags)?;
+    if name == b"security.capability" {
+        privileges_given();
+    }
     notify_at(path, libc::IN_ATTRIB);
     Ok(())
 }

@@ -22,6 +22,8 @@ struct Entries {
     slots: Vec<Option<Entry>>,
     /// No free slot lies below this.
     lowest_free: usize,
+    /// Free slots that calls which are under way will fill.
+    reserved: Vec<usize>,
 }
 
 /// The descriptors that the tasks of one table share. Its lock is a leaf; what is closed is dropped without it.
@@ -53,9 +55,15 @@ impl Drop for FdTable {
 
 impl Entries {
     fn first_free(&self, from: usize) -> usize {
-        let from = from.max(self.lowest_free);
-        let rest = self.slots.get(from..).unwrap_or(&[]);
-        rest.iter().position(Option::is_none).map_or(from.max(self.slots.len()), |at| from + at)
+        let mut from = from.max(self.lowest_free);
+        loop {
+            let rest = self.slots.get(from..).unwrap_or(&[]);
+            let at = rest.iter().position(Option::is_none).map_or(from.max(self.slots.len()), |at| from + at);
+            if !self.reserved.contains(&at) {
+                return at;
+            }
+            from = at + 1;
+        }
     }
 
     fn put(&mut self, fd: usize, entry: Entry) -> Option<Entry> {
@@ -132,10 +140,29 @@ impl FdTable {
         Ok(fd as i32)
     }
 
-    /// Gives `file` the descriptor `fd`, and returns what it was before. `EBADF` from `limit` on.
+    /// Sets the lowest free descriptor below `limit` aside for a file that is to be made: so a call that has none to give
+    /// makes and takes nothing. `EMFILE`.
+    pub fn reserve(self: &Arc<Self>, limit: u64) -> Result<FdSlot> {
+        let mut entries = self.entries.lock();
+        let fd = entries.first_free(0);
+        if fd as u64 >= limit.min(NR_OPEN) {
+            return Err(Errno::EMFILE);
+        }
+        entries.reserved.push(fd);
+        drop(entries);
+        Ok(FdSlot { table: self.clone(), fd, filled: false })
+    }
+
+    /// Gives `file` the descriptor `fd`, and returns what it was before. `EBADF` from `limit` on, `EBUSY` when a call of another
+    /// thread is about to return it.
     pub fn replace(&self, fd: i32, file: Arc<OpenFile>, cloexec: bool, limit: u64) -> Result<Option<Arc<OpenFile>>> {
         let at = usize::try_from(fd).ok().filter(|&at| (at as u64) < limit.min(NR_OPEN)).ok_or(Errno::EBADF)?;
-        let old = self.entries.lock().put(at, Entry { file, cloexec });
+        let mut entries = self.entries.lock();
+        if entries.reserved.contains(&at) {
+            return Err(Errno::EBUSY);
+        }
+        let old = entries.put(at, Entry { file, cloexec });
+        drop(entries);
         Ok(old.map(|entry| entry.file))
     }
 
@@ -178,12 +205,40 @@ impl FdTable {
 
     /// A table of its own with the same files: `fork(2)`.
     pub fn fork(&self) -> Arc<FdTable> {
-        Arc::new(FdTable::with_entries(self.entries.lock().clone()))
+        let entries = Entries { reserved: Vec::new(), ..self.entries.lock().clone() };
+        Arc::new(FdTable::with_entries(entries))
     }
 
     /// The open descriptors: for `/proc/PID/fd`.
     pub fn list(&self) -> Vec<i32> {
         let entries = self.entries.lock();
         (0..entries.slots.len()).filter(|&fd| entries.slots[fd].is_some()).map(|fd| fd as i32).collect()
+    }
+}
+
+/// A descriptor that is set aside, free again when this is dropped unused.
+pub struct FdSlot {
+    table: Arc<FdTable>,
+    fd: usize,
+    filled: bool,
+}
+
+impl FdSlot {
+    /// The descriptor, which now is `file`.
+    pub fn fill(mut self, file: Arc<OpenFile>, cloexec: bool) -> i32 {
+        self.filled = true;
+        let mut entries = self.table.entries.lock();
+        entries.reserved.retain(|&fd| fd != self.fd);
+        entries.put(self.fd, Entry { file, cloexec });
+        drop(entries);
+        self.fd as i32
+    }
+}
+
+impl Drop for FdSlot {
+    fn drop(&mut self) {
+        if !self.filled {
+            self.table.entries.lock().reserved.retain(|&fd| fd != self.fd);
+        }
     }
 }

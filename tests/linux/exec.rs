@@ -367,3 +367,35 @@ fn auxiliary_vector_names_the_page_size_and_user() {
         assert_eq!(platform, c"x86_64");
     });
 }
+
+#[test]
+fn execveat_of_descriptors() {
+    isolated(|| unsafe {
+        let execveat = |fd: c_int, path: &std::ffi::CStr, flags: c_int| {
+            let arguments = [c"x".as_ptr(), std::ptr::null()];
+            libc::syscall(libc::SYS_execveat, fd, path.as_ptr(), arguments.as_ptr(), 0, flags)
+        };
+        program("s", b"#!/bin/sh\nexit 7\n");
+        let script = ok(open(c"s", libc::O_RDONLY));
+        fails(execveat(script, c"", 0), libc::ENOENT);
+        fails(execveat(script, c"x", 0), libc::ENOTDIR);
+        // The interpreter is given the script as /dev/fd/N.
+        let pid = child(|| execveat(script, c"", libc::AT_EMPTY_PATH) as c_int);
+        assert_eq!(wait(pid), Status::Exited(7));
+        ok(libc::fcntl(script, libc::F_SETFD, libc::FD_CLOEXEC));
+        fails(execveat(script, c"", libc::AT_EMPTY_PATH), libc::ENOENT);
+        let named = ok(open(c"s", libc::O_PATH));
+        let pid = child(|| execveat(named, c"", libc::AT_EMPTY_PATH) as c_int);
+        assert_eq!(wait(pid), Status::Exited(7));
+        let memory = ok(libc::memfd_create(c"m".as_ptr(), 0));
+        assert_eq!(write(memory, b"#!/bin/sh\nexit 8\n"), 17);
+        let pid = child(|| execveat(memory, c"", libc::AT_EMPTY_PATH) as c_int);
+        assert_eq!(wait(pid), Status::Exited(8));
+        ok(libc::fchmod(memory, 0o644));
+        fails(execveat(memory, c"", libc::AT_EMPTY_PATH), libc::EACCES);
+        let (reader, _writer) = pipe();
+        fails(execveat(reader, c"", libc::AT_EMPTY_PATH), libc::EACCES);
+        let directory = ok(open(c".", libc::O_RDONLY));
+        fails(execveat(directory, c"", libc::AT_EMPTY_PATH), libc::EACCES);
+    });
+}

@@ -231,3 +231,40 @@ fn inotify_watch_ends_with_its_file() {
         fails(read(fd, &mut [0; 100]), libc::EAGAIN);
     });
 }
+
+#[test]
+fn proc_locks_tells_of_holders_and_waiters() {
+    isolated(|| unsafe {
+        let fd = open_new(c"f");
+        let ino = fstat(fd).st_ino;
+        let own = libc::getpid();
+        ok(lock(fd, libc::F_SETLK, libc::F_WRLCK, 10, 10));
+        ok(lock(fd, libc::F_OFD_SETLK, libc::F_RDLCK, 100, 0));
+        ok(libc::flock(fd, libc::LOCK_EX));
+        let pid = child(|| lock(fd, libc::F_SETLKW, libc::F_RDLCK, 15, 1));
+        until_asleep(pid);
+        let text = std::fs::read_to_string("/proc/locks").unwrap();
+        // Without number and device.
+        let mut lines: Vec<String> = text
+            .lines()
+            .filter(|line| line.contains(&format!(":{ino} ")))
+            .map(|line| {
+                let rest = line.split_once(": ").unwrap().1;
+                let mut words: Vec<&str> = rest.split_whitespace().collect();
+                words.retain(|word| !word.ends_with(&format!(":{ino}")));
+                words.join(" ")
+            })
+            .collect();
+        lines.sort();
+        let mut expected = [
+            format!("-> POSIX ADVISORY READ {pid} 15 15"),
+            format!("FLOCK ADVISORY WRITE {own} 0 EOF"),
+            "OFDLCK ADVISORY READ -1 100 EOF".to_owned(),
+            format!("POSIX ADVISORY WRITE {own} 10 19"),
+        ];
+        expected.sort();
+        assert_eq!(lines, expected, "{text}");
+        ok(lock(fd, libc::F_SETLK, libc::F_UNLCK, 0, 0));
+        assert_eq!(wait(pid), Status::Exited(0));
+    });
+}

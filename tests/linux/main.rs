@@ -15,6 +15,7 @@
 mod common;
 mod programs;
 
+mod async_io;
 mod epoll_threads;
 mod exec;
 mod faults;
@@ -25,6 +26,7 @@ mod memory;
 mod network;
 mod paths;
 mod pipes;
+mod privileges;
 mod processes;
 mod propagation;
 mod seccomp;

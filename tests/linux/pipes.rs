@@ -443,3 +443,20 @@ fn signalfd_reads_pending_signals() {
         fails(libc::signalfd(0, &set(&[]), 0), libc::EINVAL);
     });
 }
+
+#[test]
+fn epoll_report_that_cannot_be_stored_is_not_lost() {
+    isolated(|| unsafe {
+        for mode in [libc::EPOLLET, libc::EPOLLONESHOT] {
+            let epoll = ok(libc::epoll_create1(0));
+            let event = ok(libc::eventfd(1, 0));
+            let mut wanted = libc::epoll_event { events: (libc::EPOLLIN | mode) as u32, u64: 9 };
+            ok(libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, event, &mut wanted));
+            fails(libc::epoll_wait(epoll, 16 as *mut libc::epoll_event, 4, 0), libc::EFAULT);
+            let mut found: libc::epoll_event = std::mem::zeroed();
+            assert_eq!(ok(libc::epoll_wait(epoll, &mut found, 1, 0)), 1);
+            assert_eq!({ found.u64 }, 9);
+            assert_eq!(ok(libc::epoll_wait(epoll, &mut found, 1, 0)), 0);
+        }
+    });
+}

@@ -450,3 +450,74 @@ fn privileged_calls_of_a_user_give_eperm() {
         });
     });
 }
+
+#[test]
+fn io_priority_is_kept_and_passed_on() {
+    isolated(|| unsafe {
+        let get = |who: c_int| libc::syscall(libc::SYS_ioprio_get, 1, who);
+        let set = |who: c_int, priority: c_int| libc::syscall(libc::SYS_ioprio_set, 1, who, priority);
+        let best_effort = 2 << 13;
+        ok(set(0, best_effort | 6));
+        assert_eq!(ok(get(libc::getpid())), i64::from(best_effort | 6));
+        in_child(|| assert_eq!(ok(get(0)), i64::from(best_effort | 6)));
+        fails(set(0, 1), libc::EINVAL);
+        fails(set(0, 5 << 13), libc::EINVAL);
+        fails(set(0x3fff_ffff, best_effort), libc::ESRCH);
+        fails(libc::syscall(libc::SYS_ioprio_get, 9, 0), libc::EINVAL);
+        let parent = libc::getpid();
+        as_user(1234, || {
+            fails(set(0, 1 << 13), libc::EPERM);
+            fails(set(parent, best_effort), libc::EPERM);
+            ok(set(0, 3 << 13));
+        });
+    });
+}
+
+#[test]
+fn proc_io_counts_what_is_read_and_written() {
+    isolated(|| {
+        let counts = || {
+            let text = fs::read_to_string("/proc/self/io").unwrap();
+            let value = |name: &str| -> u64 {
+                let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+                line.trim_start_matches(": ").parse().unwrap()
+            };
+            ["rchar", "wchar", "syscr", "syscw"].map(value)
+        };
+        let (reader, writer) = pipe();
+        let before = counts();
+        assert_eq!(write(writer, &[0; 1000]), 1000);
+        assert_eq!(write(writer, &[0; 500]), 500);
+        let after = counts();
+        assert_eq!((after[1] - before[1], after[3] - before[3]), (1500, 2));
+        read_some(reader, PAGE);
+        assert!(counts()[0] >= after[0] + 1500 && counts()[2] > after[2]);
+    });
+}
+
+#[test]
+fn memory_policy_of_a_range_is_remembered() {
+    const PREFERRED: c_int = 1;
+    const BIND: c_int = 2;
+    const OF_ADDRESS: c_int = 2;
+    isolated(|| unsafe {
+        let memory = anonymous(3 * PAGE, libc::MAP_PRIVATE);
+        let mbind = |at: usize, mode: c_int, nodes: u64| {
+            let at = memory.add(at * PAGE);
+            libc::syscall(libc::SYS_mbind, at, PAGE, mode, &raw const nodes, 64, 0)
+        };
+        let policy = |at: usize| {
+            let (mut mode, mut nodes) = (-1, [0u64; 16]);
+            let at = memory.add(at * PAGE);
+            ok(libc::syscall(libc::SYS_get_mempolicy, &raw mut mode, nodes.as_mut_ptr(), 1024, at, OF_ADDRESS));
+            (mode, nodes[0])
+        };
+        assert_eq!(policy(1), (0, 0));
+        ok(mbind(1, BIND, 1));
+        assert_eq!([policy(0), policy(1), policy(2)], [(0, 0), (BIND, 1), (0, 0)]);
+        ok(mbind(2, PREFERRED, 1));
+        assert_eq!(policy(2), (PREFERRED, 1));
+        ok(mbind(1, 0, 0));
+        assert_eq!(policy(1), (0, 0));
+    });
+}

@@ -33,6 +33,8 @@ pub(super) struct Item {
 struct State {
     events: u32,
     data: u64,
+    /// What a one-shot item waited for before its last report.
+    spent: u32,
     /// The registration with the file.
     wait: Option<WaitKey>,
 }
@@ -60,7 +62,7 @@ impl Item {
             interest: AtomicU32::new(events & !MODE_BITS),
             queued: AtomicBool::new(false),
             dead: AtomicBool::new(false),
-            state: Mutex::new(State { events, data, wait: None }),
+            state: Mutex::new(State { events, data, spent: 0, wait: None }),
             _quota: quota,
         }))
     }
@@ -90,7 +92,7 @@ impl Item {
         if state.events & EPOLLEXCLUSIVE != 0 {
             return Err(Errno::EINVAL);
         }
-        (state.events, state.data) = (events, data);
+        (state.events, state.data, state.spent) = (events, data, 0);
         self.interest.store(events & !MODE_BITS, Ordering::SeqCst);
         Ok(())
     }
@@ -114,6 +116,7 @@ impl Item {
             return Outcome::Nothing;
         }
         if state.events & EPOLLONESHOT != 0 {
+            state.spent = state.events;
             state.events &= MODE_BITS;
             self.interest.store(0, Ordering::SeqCst);
         }
@@ -122,6 +125,19 @@ impl Item {
         } else {
             Outcome::Again(events, state.data)
         }
+    }
+
+    /// Takes a report back that nobody got: a one-shot item waits again.
+    pub(super) fn unreport(&self, events: u32, data: u64) -> bool {
+        let mut state = self.state.lock();
+        if state.data != data {
+            return false;
+        }
+        if state.spent & events != 0 {
+            state.events = std::mem::take(&mut state.spent);
+            self.interest.store(state.events & !MODE_BITS, Ordering::SeqCst);
+        }
+        true
     }
 
     pub(super) fn watched(&self, fd: i32) -> Watched {

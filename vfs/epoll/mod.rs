@@ -184,6 +184,18 @@ impl Epoll {
         count
     }
 
+    /// Takes back a report (events, data) that could not be given to whoever waited (`EFAULT`): its item is ready as before.
+    pub fn unreport(&self, events: u32, data: u64) {
+        let items: Vec<_> = self.items.lock().values().cloned().collect();
+        for item in items {
+            if item.unreport(events, data)
+                && let Some(file) = item.file()
+            {
+                self.queue_if_ready(&item, &file);
+            }
+        }
+    }
+
     /// All registrations, for `/proc/PID/fdinfo`.
     pub fn watched(&self) -> Vec<Watched> {
         self.items.lock().iter().map(|(key, item)| item.watched(key.0)).collect()

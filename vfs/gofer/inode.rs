@@ -418,6 +418,11 @@ impl Inode for Node {
         reply.parse(|fields| fields.bytes().map(<[u8]>::to_vec))
     }
 
+    /// The host takes it off itself, at the write: asking would cost a round trip for each file that is written to.
+    fn has_capability(&self) -> bool {
+        false
+    }
+
     fn set_xattr(&self, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
         self.must_be_writable()?;
         let target = self.target()?;

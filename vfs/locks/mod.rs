@@ -52,14 +52,48 @@ pub struct RecordLock {
     pub pid: i32,
 }
 
+/// A lock as `/proc/locks` tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// `fcntl(2)`.
+    Record(RecordLock),
+    /// `flock(2)`.
+    Whole {
+        /// Its kind.
+        kind: LockKind,
+        /// The process that took it.
+        pid: i32,
+    },
+}
+
+impl Lock {
+    fn conflicts(&self, held: &Lock) -> bool {
+        let kind = |lock: &Lock| match lock {
+            Lock::Record(lock) => lock.kind,
+            Lock::Whole { kind, .. } => *kind,
+        };
+        let overlap = match (self, held) {
+            (Lock::Record(one), Lock::Record(two)) => {
+                one.owner != two.owner && one.start <= two.last && two.start <= one.last
+            }
+            (Lock::Whole { .. }, Lock::Whole { .. }) => true,
+            _ => false,
+        };
+        overlap && (kind(self) == LockKind::Exclusive || kind(held) == LockKind::Exclusive)
+    }
+}
+
 /// How many record locks one file may carry.
 pub const LOCKS_MAX: usize = 16_384;
 
 #[derive(Default)]
 struct State {
     records: ranges::Ranges,
-    /// `flock(2)`, by description.
-    whole: HashMap<u64, LockKind>,
+    /// `flock(2)`, by description, with the process that took it.
+    whole: HashMap<u64, (LockKind, i32)>,
+    /// Who waits, by number.
+    announced: Vec<(u64, Lock)>,
+    next: u64,
 }
 
 /// The locks of one file.
@@ -90,6 +124,18 @@ impl Drop for Waiting {
         if holders.is_empty() {
             table.remove(&self.owner);
         }
+    }
+}
+
+/// Somebody waits for a lock, as `/proc/locks` tells, until this is dropped.
+pub struct Announced<'a> {
+    locks: &'a FileLocks,
+    number: u64,
+}
+
+impl Drop for Announced<'_> {
+    fn drop(&mut self) {
+        self.locks.state.lock().announced.retain(|(number, _)| *number != self.number);
     }
 }
 
@@ -167,24 +213,41 @@ impl FileLocks {
         Ok(Some(Waiting { owner, holder }))
     }
 
-    /// All record locks and `flock(2)` locks (by description), for `/proc/locks`.
-    pub fn list(&self) -> (Vec<RecordLock>, Vec<(u64, LockKind)>) {
+    /// All record locks and `flock(2)` locks, each with those that wait for it (and for none before it): for `/proc/locks`.
+    pub fn show(&self) -> Vec<(Lock, Vec<Lock>)> {
         let state = self.state.lock();
-        (state.records.iter().copied().collect(), state.whole.iter().map(|(&id, &kind)| (id, kind)).collect())
+        let records = state.records.iter().map(|lock| Lock::Record(*lock));
+        let whole = state.whole.values().map(|&(kind, pid)| Lock::Whole { kind, pid });
+        let mut all: Vec<(Lock, Vec<Lock>)> = records.chain(whole).map(|lock| (lock, Vec::new())).collect();
+        for (_, waiter) in &state.announced {
+            if let Some((_, waiters)) = all.iter_mut().find(|(held, _)| waiter.conflicts(held)) {
+                waiters.push(*waiter);
+            }
+        }
+        all
     }
 
-    /// `flock(2)` by the description `id`, which must have noted it ([`OpenFile::note_lock`](super::file::OpenFile::note_lock)).
-    /// As on Linux a lock that is converted is let go first. `EAGAIN`.
-    pub fn flock(&self, id: u64, kind: LockKind) -> Result<()> {
+    /// Has `/proc/locks` tell of somebody who waits for `lock`.
+    pub fn announce(&self, lock: Lock) -> Announced<'_> {
         let mut state = self.state.lock();
-        if state.whole.get(&id) == Some(&kind) {
+        let number = state.next;
+        state.next += 1;
+        state.announced.push((number, lock));
+        Announced { locks: self, number }
+    }
+
+    /// `flock(2)` by the process `pid` for the description `id`, which must have noted it ([`OpenFile::note_lock`](super::file::OpenFile::note_lock)).
+    /// As on Linux a lock that is converted is let go first. `EAGAIN`.
+    pub fn flock(&self, id: u64, kind: LockKind, pid: i32) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.whole.get(&id).is_some_and(|held| held.0 == kind) {
             return Ok(());
         }
         let had = state.whole.remove(&id).is_some();
-        let conflicts = |held: &LockKind| kind == LockKind::Exclusive || *held == LockKind::Exclusive;
+        let conflicts = |held: &(LockKind, i32)| kind == LockKind::Exclusive || held.0 == LockKind::Exclusive;
         let free = !state.whole.values().any(conflicts);
         if free {
-            state.whole.insert(id, kind);
+            state.whole.insert(id, (kind, pid));
         }
         drop(state);
         if had {

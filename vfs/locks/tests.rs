@@ -7,7 +7,11 @@ fn lock(kind: LockKind, process: u64, start: u64, last: u64) -> RecordLock {
 }
 
 fn held(locks: &FileLocks) -> Vec<(LockKind, u64, u64)> {
-    locks.list().0.iter().map(|lock| (lock.kind, lock.start, lock.last)).collect()
+    let records = locks.show().into_iter().filter_map(|(lock, _)| match lock {
+        Lock::Record(lock) => Some((lock.kind, lock.start, lock.last)),
+        Lock::Whole { .. } => None,
+    });
+    records.collect()
 }
 
 use LockKind::{Exclusive, Shared};
@@ -51,10 +55,10 @@ fn a_circle_of_waiting_processes_is_refused() {
 #[test]
 fn flock_conversion_gives_the_old_lock_up_first() {
     let locks = FileLocks::default();
-    locks.flock(1, Shared).unwrap();
-    locks.flock(2, Shared).unwrap();
-    assert_eq!(locks.flock(1, Exclusive), Err(Errno::EAGAIN));
-    locks.flock(2, Exclusive).unwrap();
+    locks.flock(1, Shared, 1).unwrap();
+    locks.flock(2, Shared, 1).unwrap();
+    assert_eq!(locks.flock(1, Exclusive, 1), Err(Errno::EAGAIN));
+    locks.flock(2, Exclusive, 1).unwrap();
     locks.description_closed(2);
-    locks.flock(3, Exclusive).unwrap();
+    locks.flock(3, Exclusive, 1).unwrap();
 }

@@ -269,6 +269,13 @@ impl File for PipeEnd {
         self.pipe.attr.as_ref().map(|attr| format!("pipe:[{}]", attr.ino))
     }
 
+    fn async_events(&self) -> Option<Events> {
+        let mut events = Events::empty();
+        events.set(Events::READ, self.read);
+        events.set(Events::WRITE, self.write);
+        Some(events)
+    }
+
     fn flags_changed(&self, flags: i32) -> Result<()> {
         self.packets.store(flags & libc::O_DIRECT != 0, Ordering::Relaxed);
         Ok(())

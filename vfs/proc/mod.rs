@@ -16,12 +16,13 @@
 
 mod anonymous;
 mod cpuinfo;
-pub mod namespace;
+pub mod locks;
+mod namespace;
 mod net;
 mod pid;
 mod subject;
 pub mod sysctl;
-mod system;
+pub mod system;
 #[cfg(test)]
 mod tests;
 

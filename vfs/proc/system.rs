@@ -50,7 +50,7 @@ pub fn fill(root: &Arc<Dir>, kernel: &Weak<Kernel>) {
     root.add_text("cmdline", 0o444, "BOOT_IMAGE=/vmlinuz-4.4.0 quiet\n");
     root.add_text("devices", 0o444, DEVICES);
     root.add_text("misc", 0o444, "");
-    for name in ["consoles", "diskstats", "locks", "modules"] {
+    for name in ["consoles", "diskstats", "modules"] {
         root.add_text(name, 0o444, "");
     }
     let listed: String = FILE_SYSTEMS.iter().map(|name| format!("nodev\t{name}\n")).collect();
@@ -63,6 +63,7 @@ pub fn fill(root: &Arc<Dir>, kernel: &Weak<Kernel>) {
     root.add_file("interrupts", 0o444, || interrupts(placement::count()).into_bytes());
     root.add_file("meminfo", 0o444, || meminfo(&memory()).into_bytes());
     root.add_file("vmstat", 0o444, || vmstat(&memory()).into_bytes());
+    root.add_content("locks", 0o444, from_kernel(super::locks::text, kernel));
     root.add_content("loadavg", 0o444, from_kernel(loadavg, kernel));
     root.add_content("stat", 0o444, from_kernel(stat, kernel));
     root.add_content("uptime", 0o444, from_kernel(uptime, kernel));

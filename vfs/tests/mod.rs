@@ -384,10 +384,10 @@ fn locks_of_a_description_end_with_it() {
     let (one, two) = (world.open("/a/f", 0).unwrap(), world.open("/a/f", 0).unwrap());
     let locks = locks::FileLocks::of(one.path().unwrap().inode().unwrap()).unwrap();
     one.note_lock();
-    locks.flock(one.id(), locks::LockKind::Exclusive).unwrap();
-    assert_eq!(locks.flock(two.id(), locks::LockKind::Shared), Err(Errno::EAGAIN));
+    locks.flock(one.id(), locks::LockKind::Exclusive, 1).unwrap();
+    assert_eq!(locks.flock(two.id(), locks::LockKind::Shared, 1), Err(Errno::EAGAIN));
     drop(one);
-    locks.flock(two.id(), locks::LockKind::Shared).unwrap();
+    locks.flock(two.id(), locks::LockKind::Shared, 1).unwrap();
 }
 
 #[test]

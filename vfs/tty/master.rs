@@ -121,6 +121,10 @@ impl File for Master {
         ioctl::master(&self.tty, mem, cmd, arg)
     }
 
+    fn async_events(&self) -> Option<Events> {
+        Some(Events::READ)
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

@@ -212,6 +212,10 @@ impl File for Slave {
         ioctl::slave(&self.tty, mem, cmd, arg)
     }
 
+    fn async_events(&self) -> Option<Events> {
+        Some(Events::READ)
+    }
+
     fn flags_changed(&self, flags: i32) -> Result<()> {
         self.nonblocking.store(flags & libc::O_NONBLOCK != 0, Ordering::Relaxed);
         Ok(())

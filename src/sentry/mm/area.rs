@@ -74,6 +74,8 @@ pub struct Area {
     pub offset: u64,
     /// `PR_SET_VMA_ANON_NAME`.
     pub name: Option<Arc<[u8]>>,
+    /// `mbind(2)`: mode and nodes; `None` is the task's.
+    pub policy: Option<(i32, u64)>,
 }
 
 /// All protections.
@@ -92,6 +94,7 @@ impl Area {
             backing: Backing::Anonymous,
             offset: 0,
             name: None,
+            policy: None,
         }
     }
 
@@ -150,6 +153,7 @@ impl Area {
             && self.shared == next.shared
             && self.flags == next.flags
             && self.name == next.name
+            && self.policy == next.policy
             && self.offset_of(self.end) == next.offset
             && match (&self.backing, &next.backing) {
                 (Backing::Anonymous, Backing::Anonymous) => true,

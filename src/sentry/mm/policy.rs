@@ -1,5 +1,6 @@
 //! Where memory is on the machine: `mbind(2)`, `set_mempolicy(2)`, `get_mempolicy(2)`. There is one node, number 0, so every
-//! policy that can be asked for is the one in force; the calls check what they are given, and a task's own is remembered.
+//! policy that can be asked for is the one in force; the calls check what they are given, and it is remembered: a task's own, and
+//! that of each area.
 
 use super::MemoryManager;
 use super::user::PAGE;
@@ -48,10 +49,21 @@ impl MemoryManager {
         if flags & MPOL_MF_MOVE_ALL != 0 {
             return Err(Errno::EPERM);
         }
-        check_policy(mode, nodes)?;
+        let policy = Some(check_policy(mode, nodes)?).filter(|policy| policy.0 != MPOL_DEFAULT);
         let range = self.checked_range(addr, len).ok_or(Errno::EINVAL)?;
-        let covered = range.is_empty() || self.lock().map.is_covered(&range);
-        if covered { Ok(()) } else { Err(Errno::EFAULT) }
+        if range.is_empty() {
+            return Ok(());
+        }
+        let mut inner = self.lock();
+        if !inner.map.is_covered(&range) {
+            return Err(Errno::EFAULT);
+        }
+        inner.map.update(&range, |area| {
+            if !area.is_special() {
+                area.policy = policy;
+            }
+        });
+        Ok(())
     }
 
     /// `get_mempolicy(2)` of a task with policy `own`: the mode (or node) and the first word of the mask. `EINVAL`, `EFAULT`.
@@ -65,9 +77,8 @@ impl MemoryManager {
             return if alone { Ok((MPOL_DEFAULT, 1)) } else { Err(Errno::EINVAL) };
         }
         if flags & MPOL_F_ADDR != 0 {
-            let mapped = self.lock().map.find(addr).is_some();
-            let found = if flags & MPOL_F_NODE != 0 { (0, own.1) } else { own };
-            return if mapped { Ok(found) } else { Err(Errno::EFAULT) };
+            let policy = self.lock().map.find(addr).map(|area| area.policy).ok_or(Errno::EFAULT)?.unwrap_or(own);
+            return Ok(if flags & MPOL_F_NODE != 0 { (0, policy.1) } else { policy });
         }
         let interleaves = matches!(own.0 & !MPOL_MODE_FLAGS, MPOL_INTERLEAVE | MPOL_WEIGHTED_INTERLEAVE);
         match flags & MPOL_F_NODE != 0 {

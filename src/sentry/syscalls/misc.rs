@@ -5,6 +5,7 @@ use crate::sentry::creds::Caps;
 use crate::sentry::mm::user::{MAX_RW, UserPtr, UserSlice, write_all};
 use crate::sentry::syscalls::{Fd, SysResult};
 use crate::sentry::task::{Current, boottime_ns};
+use crate::vfs::proc::system;
 
 /// The size of each field of `struct utsname`, the NUL included.
 const UTS_FIELD: usize = 65;
@@ -57,28 +58,23 @@ pub fn setdomainname(cur: &mut Current, at: u64, len: i32) -> SysResult {
     Ok(0)
 }
 
-/// `sysinfo(2)`: the host's memory, the sandbox's time and tasks. `EFAULT`.
+/// `sysinfo(2)`: the host's memory and load, the sandbox's time and tasks. `EFAULT`.
 pub fn sysinfo(cur: &mut Current, at: UserPtr<[u64; 14]>) -> SysResult {
-    // SAFETY: all zero is a valid value.
-    let mut host: libc::sysinfo = unsafe { std::mem::zeroed() };
-    // SAFETY: `host` is valid for writes.
-    if unsafe { libc::sysinfo(&mut host) } != 0 {
-        return Err(Errno::last());
-    }
+    let host = system::memory();
+    let bytes = |kib: u64| kib.saturating_mul(1024);
     let uptime = boottime_ns().saturating_sub(cur.kernel.boot_ns) / 1_000_000_000;
     let threads = cur.kernel.tree.lock().thread_count();
-    let unit = u64::from(host.mem_unit.max(1));
     let words = [
         uptime,
-        0,
-        0,
-        0,
-        host.totalram.saturating_mul(unit),
-        host.freeram.saturating_mul(unit),
-        0,
-        host.bufferram.saturating_mul(unit),
-        0,
-        0,
+        host.loads[0],
+        host.loads[1],
+        host.loads[2],
+        bytes(host.total_kib),
+        bytes(host.free_kib),
+        bytes(host.shared_kib),
+        bytes(host.buffers_kib),
+        bytes(host.swap_kib.0),
+        bytes(host.swap_kib.1),
         threads.min(usize::from(u16::MAX)) as u64,
         0,
         0,

@@ -59,6 +59,7 @@ pub fn dispatch(cur: &mut Current) -> Option<ExitStatus> {
     if let (Some((line, begun)), Some(tracer)) = (trace, &cur.task.kernel.tracer) {
         tracer.end(line, &result, begun.elapsed());
     }
+    crate::vfs::fasync::deliver();
     cur.end_call(result);
     None
 }

@@ -108,7 +108,7 @@ fn descriptors(table: &mut Table) {
         32 dup Full "" fs::fd::dup;
         33 dup2 Full "" fs::fd::dup2;
         40 sendfile Full "" fs::sendfile::sendfile;
-        72 fcntl Partial "no leases, no directory notifications, no signals on readiness" fs::fcntl::fcntl;
+        72 fcntl Partial "no leases (F_SETLEASE: EINVAL, as on a file system without them), no directory notifications" fs::fcntl::fcntl;
         73 flock Partial "only of files in a file system" fs::locks::flock;
         74 fsync Full "" fs::sync::fsync;
         75 fdatasync Full "" fs::sync::fdatasync;
@@ -255,7 +255,7 @@ fn processes(table: &mut Table) {
         56 clone Partial "not every namespace" process::clone::clone;
         57 fork Full "" process::clone::fork;
         58 vfork Full "" process::clone::vfork;
-        59 execve Full "" process::exec::execve;
+        59 execve Full "a program that a signal ends leaves no core, whatever RLIMIT_CORE says" process::exec::execve;
         61 wait4 Full "" process::wait::wait4;
         97 getrlimit Full "" process::limits::getrlimit;
         98 getrusage Full "" process::wait::getrusage;
@@ -304,6 +304,8 @@ fn processes(table: &mut Table) {
         231 exit_group Full "" process::clone::exit_group;
         247 waitid Full "" process::wait::waitid;
         272 unshare Partial "not every namespace" process::clone::unshare;
+        251 ioprio_set Partial "kept and shown; the host's devices serve the sandbox as one" process::sched::ioprio_set;
+        252 ioprio_get Full "" process::sched::ioprio_get;
         302 prlimit64 Full "" process::limits::prlimit;
         309 getcpu Full "" process::sched::getcpu;
         424 pidfd_send_signal Full "" process::pidfd::pidfd_send_signal;
@@ -419,7 +421,7 @@ fn others(table: &mut Table) {
         65 semop Full "" ipc::sem::semop;
         66 semctl Partial "without SEM_STAT and SEM_INFO" ipc::sem::semctl;
         67 shmdt Full "" ipc::shm::shmdt;
-        99 sysinfo Partial "no loads; the host's memory" misc::sysinfo;
+        99 sysinfo Full "memory and loads are the host's" misc::sysinfo;
         103 syslog Partial "the boot log can be read, not cleared" misc::syslog;
         153 vhangup Refused "the host's affair" misc::not_permitted;
         169 reboot Refused "the sandbox ends with its first process" misc::reboot;

@@ -44,7 +44,7 @@ use crate::errno::{Errno, Result};
 use crate::platform::placement::Affinity;
 use crate::platform::{AddressSpace, Interrupter, UserThread};
 use crate::sentry::creds::{Caps, Credentials};
-use crate::sentry::fdtable::FdTable;
+use crate::sentry::fdtable::{FdSlot, FdTable};
 use crate::sentry::fs::FsContext;
 use crate::sentry::kernel::Kernel;
 use crate::sentry::limits::Limits;
@@ -253,6 +253,8 @@ pub struct Task {
     pub(super) counted_uid: AtomicU32,
     /// `setpriority(2)`.
     pub nice: AtomicI32,
+    /// `ioprio_set(2)`.
+    pub io_priority: AtomicI32,
     /// `seccomp(2)`.
     pub seccomp: Seccomp,
 }
@@ -395,6 +397,7 @@ impl Task {
         self.policy.store(parent.policy.load(Ordering::Relaxed) & !0x4000_0000, Ordering::Relaxed);
         *self.memory_policy.lock() = *parent.memory_policy.lock();
         self.nice.store(parent.nice.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.io_priority.store(parent.io_priority.load(Ordering::Relaxed), Ordering::Relaxed);
         self.seccomp.inherit(&parent.seccomp);
     }
 
@@ -472,6 +475,7 @@ impl Task {
             memory_policy: Mutex::default(),
             counted_uid: AtomicU32::new(0),
             nice: AtomicI32::new(0),
+            io_priority: AtomicI32::new(0),
             seccomp,
         }
     }
@@ -541,6 +545,11 @@ impl Current {
     /// The open file behind a descriptor that is good for I/O. `EBADF`, also with `O_PATH`.
     pub fn io_file(&self, fd: Fd) -> Result<Arc<OpenFile>> {
         self.file(fd).and_then(|file| if file.is_path_only() { Err(Errno::EBADF) } else { Ok(file) })
+    }
+
+    /// Sets the lowest free descriptor aside for a file that is to be made. `EMFILE`.
+    pub fn reserve_fd(&self) -> Result<FdSlot> {
+        self.files()?.reserve(self.limit(libc::RLIMIT_NOFILE))
     }
 
     /// The lowest free descriptor for `file`. `EMFILE`.

@@ -20,6 +20,32 @@ pub struct Usage {
     pub max_rss_kib: u64,
     /// Times it slept.
     pub voluntary_switches: u64,
+    /// What it has read and written.
+    pub io: IoCounts,
+}
+
+/// What calls have read and written, whatever the files: `proc_pid_io(5)`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoCounts {
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Calls that read.
+    pub reads: u64,
+    /// Calls that write.
+    pub writes: u64,
+}
+
+impl IoCounts {
+    fn plus(self, other: IoCounts) -> IoCounts {
+        IoCounts {
+            read_bytes: self.read_bytes.saturating_add(other.read_bytes),
+            written_bytes: self.written_bytes.saturating_add(other.written_bytes),
+            reads: self.reads.saturating_add(other.reads),
+            writes: self.writes.saturating_add(other.writes),
+        }
+    }
 }
 
 impl Usage {
@@ -30,6 +56,7 @@ impl Usage {
             system_ns: self.system_ns.saturating_add(other.system_ns),
             max_rss_kib: self.max_rss_kib.max(other.max_rss_kib),
             voluntary_switches: self.voluntary_switches.saturating_add(other.voluntary_switches),
+            io: self.io.plus(other.io),
         }
     }
 }
@@ -45,6 +72,23 @@ pub struct TaskClocks {
     /// What the sentry thread had used when the task ended.
     ended_system_ns: AtomicU64,
     switches: AtomicU64,
+    reads: Moved,
+    writes: Moved,
+}
+
+/// Calls, and the bytes that they moved.
+#[derive(Default)]
+struct Moved {
+    calls: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Moved {
+    /// Only the task's own thread counts, so no other's count can be lost.
+    fn count(&self, bytes: u64) {
+        self.calls.store(self.calls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.bytes.store(self.bytes.load(Ordering::Relaxed).wrapping_add(bytes), Ordering::Relaxed);
+    }
 }
 
 /// In [`TaskClocks::user`]: the code runs.
@@ -95,6 +139,16 @@ impl TaskClocks {
         self.switches.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a call that has read so many bytes.
+    pub fn has_read(&self, bytes: u64) {
+        self.reads.count(bytes);
+    }
+
+    /// Counts a call that has written so many bytes.
+    pub fn has_written(&self, bytes: u64) {
+        self.writes.count(bytes);
+    }
+
     /// Used so far.
     pub fn usage(&self) -> Usage {
         let tid = self.system_tid.load(Ordering::Relaxed);
@@ -104,6 +158,12 @@ impl TaskClocks {
             system_ns: running.max(self.ended_system_ns.load(Ordering::Relaxed)),
             max_rss_kib: 0,
             voluntary_switches: self.switches.load(Ordering::Relaxed),
+            io: IoCounts {
+                read_bytes: self.reads.bytes.load(Ordering::Relaxed),
+                written_bytes: self.writes.bytes.load(Ordering::Relaxed),
+                reads: self.reads.calls.load(Ordering::Relaxed),
+                writes: self.writes.calls.load(Ordering::Relaxed),
+            },
         }
     }
 }

@@ -1,4 +1,7 @@
 //! `stat`, `statm`, `status` and their like: `proc_pid_stat(5)`, `proc_pid_status(5)`.
+//!
+//! Page faults are handled by the host, which also decides when a thread is preempted, on which CPU it runs and what goes to
+//! a disk, and tells the sentry none of it: those counts are 0.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -9,7 +12,7 @@ use crate::platform::placement;
 use crate::sentry::mm::report::Sizes;
 use crate::sentry::mm::{Layout, UNLIMITED};
 use crate::sentry::signal::SigSet;
-use crate::sentry::task::usage::Usage;
+use crate::sentry::task::usage::{IoCounts, Usage};
 use crate::sentry::task::{Task, TaskState};
 use crate::vfs::proc::subject::{Subject, may_look_into};
 
@@ -135,7 +138,9 @@ pub fn stat(subject: &Subject, task: &Arc<Task>) -> Result<Vec<u8>> {
     put(&0);
     put(&if subject.is_thread() && task.tid() != task.pid() { -1 } else { place.exit_signal });
     put(&0); // processor
-    for _unused in ["rt_priority", "policy", "delayacct_blkio_ticks", "guest_time", "cguest_time"] {
+    put(&0); // rt_priority
+    put(&(task.policy.load(Ordering::Relaxed) & 0xff)); // without SCHED_RESET_ON_FORK
+    for _unknown in ["delayacct_blkio_ticks", "guest_time", "cguest_time"] {
         put(&0);
     }
     let Layout { start_data, end_data, start_brk, arg_start, arg_end, env_start, env_end, .. } = layout;
@@ -179,10 +184,19 @@ pub fn children(_: &Subject, task: &Arc<Task>) -> Result<Vec<u8>> {
     Ok(made.map(|pid| format!("{pid} ")).collect::<String>().into_bytes())
 }
 
-/// `io`. What is read and written is not counted.
-pub fn io(_: &Subject, _: &Arc<Task>) -> Result<Vec<u8>> {
-    let names = ["rchar", "wchar", "syscr", "syscw", "read_bytes", "write_bytes", "cancelled_write_bytes"];
-    Ok(names.iter().map(|name| format!("{name}: 0\n")).collect::<String>().into_bytes())
+/// `io`. What of it went to or came from a disk is the host's to know.
+pub fn io(subject: &Subject, task: &Arc<Task>) -> Result<Vec<u8>> {
+    let IoCounts { read_bytes, written_bytes, reads, writes } = usage(subject, task).io;
+    let rows = [
+        ("rchar", read_bytes),
+        ("wchar", written_bytes),
+        ("syscr", reads),
+        ("syscw", writes),
+        ("read_bytes", 0),
+        ("write_bytes", 0),
+        ("cancelled_write_bytes", 0),
+    ];
+    Ok(rows.iter().map(|(name, value)| format!("{name}: {value}\n")).collect::<String>().into_bytes())
 }
 
 /// `status`.

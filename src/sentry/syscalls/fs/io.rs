@@ -88,6 +88,12 @@ fn interrupted(error: Errno, deadline: Option<Instant>) -> Errno {
 
 /// Reads into `sink`, waiting if need be.
 pub fn read_file(cur: &Current, file: &OpenFile, sink: &mut UserBuffers<'_>, how: How) -> SysResult {
+    let done = read_all(cur, file, sink, how);
+    cur.clocks.has_read(done.unwrap_or(0));
+    done
+}
+
+fn read_all(cur: &Current, file: &OpenFile, sink: &mut UserBuffers<'_>, how: How) -> SysResult {
     let object = &**file.object();
     let nonblocking = file.nonblocking() || how.flags & NOWAIT != 0;
     let deadline = deadline(object, false);
@@ -124,7 +130,16 @@ pub fn write_file(cur: &Current, file: &OpenFile, source: &mut UserBuffers<'_>, 
 
 /// [`write_file`] from anywhere; the limit of a file's size is the caller's to look at ([`write_room`]).
 pub fn write_from(cur: &Current, file: &OpenFile, source: &mut dyn Source, how: How) -> SysResult {
+    let done = write_all(cur, file, source, how);
+    cur.clocks.has_written(done.unwrap_or(0));
+    done
+}
+
+fn write_all(cur: &Current, file: &OpenFile, source: &mut dyn Source, how: How) -> SysResult {
     let object = &**file.object();
+    if file.writable() && object.seekable() && source.left() > 0 {
+        file.remove_privileges(&cur.creds())?;
+    }
     let nonblocking = file.nonblocking() || how.flags & NOWAIT != 0;
     let deadline = deadline(object, true);
     let mut done = 0;
@@ -138,6 +153,9 @@ pub fn write_from(cur: &Current, file: &OpenFile, source: &mut dyn Source, how: 
                 }
             }
             Err(error) => {
+                if error == Errno::EAGAIN {
+                    file.note_full();
+                }
                 if error == Errno::EPIPE && raises_sigpipe(object) {
                     cur.raise(Signal::PIPE);
                 }

@@ -5,7 +5,7 @@ use std::any::Any;
 use crate::errno::{Errno, Result};
 use crate::netstack::unix::UnixSocket;
 use crate::sentry::mm::user::{UserPtr, read_exact, write_all};
-use crate::sentry::syscalls::fs::fcntl;
+use crate::sentry::syscalls::fs::owner;
 use crate::sentry::syscalls::fs::path::{attr_of, is_regular};
 use crate::sentry::syscalls::{Fd, SysResult};
 use crate::sentry::task::Current;
@@ -49,8 +49,13 @@ pub fn ioctl(cur: &mut Current, fd: Fd, cmd: u32, arg: u64) -> SysResult {
     let file = cur.io_file(fd)?;
     match cmd {
         FIOCLEX | FIONCLEX => cur.files()?.set_cloexec(fd.0, cmd == FIOCLEX)?,
-        FIONBIO => set_flag(cur, &file, libc::O_NONBLOCK, arg)?,
-        FIOASYNC => set_flag(cur, &file, libc::O_ASYNC, arg)?,
+        FIONBIO => set_nonblocking(cur, &file, arg)?,
+        FIOASYNC => {
+            let on = UserPtr::<i32>::new(arg).read(cur.space())? != 0;
+            if !owner::set_async(cur, &file, fd.0, on)? {
+                return Err(Errno::ENOTTY);
+            }
+        }
         FIONREAD if file.path().is_some() && is_regular(&file) => {
             let left = attr_of(&file)?.size as i64 - *file.position() as i64;
             UserPtr::new(arg).write(cur.space(), &(left as i32))?;
@@ -65,10 +70,10 @@ pub fn ioctl(cur: &mut Current, fd: Fd, cmd: u32, arg: u64) -> SysResult {
         FIGETBSZ => UserPtr::new(arg).write(cur.space(), &(attr_of(&file)?.blksize as i32))?,
         FIOSETOWN | SIOCSPGRP if file.object().as_socket().is_some() => {
             let id = UserPtr::<i32>::new(arg).read(cur.space())?;
-            return fcntl::owner(cur, &file, libc::F_SETOWN, id as u64);
+            return owner::owner(cur, &file, libc::F_SETOWN, id as u64);
         }
         FIOGETOWN | SIOCGPGRP if file.object().as_socket().is_some() => {
-            let id = fcntl::owner(cur, &file, libc::F_GETOWN, 0)?;
+            let id = owner::owner(cur, &file, libc::F_GETOWN, 0)?;
             UserPtr::new(arg).write(cur.space(), &(id as i32))?;
         }
         _ if UNSUPPORTED.contains(&cmd) && is_regular(&file) => return Err(Errno::EOPNOTSUPP),
@@ -87,8 +92,8 @@ fn is_unix(file: &OpenFile) -> bool {
     file.downcast::<UnixSocket>().is_some()
 }
 
-fn set_flag(cur: &Current, file: &OpenFile, flag: i32, arg: u64) -> Result<()> {
+fn set_nonblocking(cur: &Current, file: &OpenFile, arg: u64) -> Result<()> {
     let on = UserPtr::<i32>::new(arg).read(cur.space())? != 0;
-    let flags = if on { file.flags() | flag } else { file.flags() & !flag };
+    let flags = if on { file.flags() | libc::O_NONBLOCK } else { file.flags() & !libc::O_NONBLOCK };
     file.set_flags(flags)
 }

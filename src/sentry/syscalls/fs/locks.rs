@@ -8,7 +8,7 @@ use crate::sentry::syscalls::fs::path::attr_of;
 use crate::sentry::syscalls::{Fd, SysResult};
 use crate::sentry::task::Current;
 use crate::vfs::file::OpenFile;
-use crate::vfs::locks::{FileLocks, LockKind, LockOwner, RecordLock};
+use crate::vfs::locks::{FileLocks, Lock, LockKind, LockOwner, RecordLock};
 use crate::wait::Events;
 
 /// `struct flock` of x86_64.
@@ -129,6 +129,7 @@ pub fn set(cur: &Current, file: &OpenFile, arg: UserPtr<RawLock>, of_description
 
 /// Waits for a record lock. As long as it waits it counts in the search for deadlocks.
 fn wait_for(cur: &Current, locks: &FileLocks, wanted: &RecordLock) -> Result<()> {
+    let _announced = locks.announce(Lock::Record(*wanted));
     let mut waiting = None;
     cur.task.wait_on(locks.wait_queue(), Events::IN, None, &mut || {
         drop(waiting.take());
@@ -156,11 +157,13 @@ pub fn flock(cur: &mut Current, fd: Fd, operation: i32) -> SysResult {
     };
     let locks = file.locks();
     file.note_lock();
-    match locks.flock(file.id(), kind) {
+    let pid = cur.pid();
+    match locks.flock(file.id(), kind, pid) {
         Err(Errno::EAGAIN) if operation & libc::LOCK_NB == 0 => {}
         done => return done.map(|()| 0),
     }
-    let mut attempt = || locks.flock(file.id(), kind);
+    let _announced = locks.announce(Lock::Whole { kind, pid });
+    let mut attempt = || locks.flock(file.id(), kind, pid);
     cur.task.wait_on(locks.wait_queue(), Events::IN, None, &mut attempt).map(|()| 0)
 }
 

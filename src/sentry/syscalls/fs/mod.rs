@@ -16,6 +16,7 @@ pub mod link;
 pub mod locks;
 pub mod mount;
 pub mod open;
+mod owner;
 pub mod path;
 pub mod pipe;
 pub mod sendfile;

@@ -116,6 +116,7 @@ fn resolve_flags(raw: u64) -> Result<LookupFlags> {
 }
 
 fn open_with(cur: &Current, dir: Fd, path: &[u8], how: &OpenHow) -> SysResult {
+    let slot = cur.reserve_fd()?;
     let scoped = how.resolve.intersects(LookupFlags::BENEATH | LookupFlags::IN_ROOT);
     let opened = if scoped {
         cur.with_walk_from(dir, |walk| walk.open(path, how))?
@@ -129,7 +130,7 @@ fn open_with(cur: &Current, dir: Fd, path: &[u8], how: &OpenHow) -> SysResult {
             pending.finish()
         }
     };
-    cur.add_file(file, how.flags & libc::O_CLOEXEC != 0)
+    Ok(slot.fill(file, how.flags & libc::O_CLOEXEC != 0) as u64)
 }
 
 /// `fifo(7)`: blocks until the other side is opened.

@@ -84,6 +84,7 @@ pub fn fallocate(cur: &mut Current, fd: Fd, mode: i32, offset: i64, len: i64) ->
     if mode & (KEEP_SIZE | PUNCH_HOLE) == 0 {
         may_grow(cur, attr.size, end)?;
     }
+    file.remove_privileges(&cur.creds())?;
     file.object().allocate(mode, start, len)?;
     file.notify(libc::IN_MODIFY);
     Ok(0)

@@ -135,6 +135,9 @@ fn drain(
     len: usize,
     nonblocking: bool,
 ) -> Result<usize> {
+    if to.writable() && to.object().seekable() {
+        to.remove_privileges(&cur.creds())?;
+    }
     let mut done = 0;
     while done < len {
         let reached = Cell::new(false);

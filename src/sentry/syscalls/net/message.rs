@@ -112,6 +112,10 @@ fn send(
                 }
                 ancillary.files.clear();
             }
+            Err(Errno::EAGAIN) => {
+                file.note_full();
+                return if done > 0 { Ok(done as u64) } else { Err(Errno::EAGAIN) };
+            }
             Err(_) if done > 0 => return Ok(done as u64),
             Err(error) => {
                 if error == Errno::EPIPE && stream && flags & libc::MSG_NOSIGNAL == 0 {

@@ -195,6 +195,7 @@ pub fn accept4(cur: &mut Current, fd: Fd, at: u64, len: UserPtr<i32>, flags: i32
     let file = socket_file(cur, fd)?;
     let socket = socket_of(&file)?;
     let deadline = deadline(socket, false);
+    let slot = cur.reserve_fd()?;
     let made = cur
         .wait_file_alone(&**file.object(), Events::READ, file.nonblocking(), deadline, || socket.accept())
         .map_err(|error| interrupted(error, deadline))?;
@@ -203,7 +204,7 @@ pub fn accept4(cur: &mut Current, fd: Fd, at: u64, len: UserPtr<i32>, flags: i32
         let peer = made.as_socket().ok_or(Errno::ENOTSOCK)?.accepted_from().map_err(|_| Errno::ECONNABORTED)?;
         write_addr(cur, at, len, Some(&peer))?;
     }
-    cur.add_file(open(made, flags), flags & libc::SOCK_CLOEXEC != 0)
+    Ok(slot.fill(open(made, flags), flags & libc::SOCK_CLOEXEC != 0) as u64)
 }
 
 /// `connect(2)`. `EBADF`, `ENOTSOCK`, `EINVAL`, `EAFNOSUPPORT`, `EISCONN`, `EALREADY`, `EINPROGRESS`, `ECONNREFUSED`,

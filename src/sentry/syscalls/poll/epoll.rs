@@ -113,13 +113,23 @@ fn wait(cur: &Current, epfd: Fd, events: UserPtr<Event>, max: i32, patience: Pat
         Patience::Until(deadline) => (false, deadline),
     };
     match cur.wait_file(epoll, Events::READ, nonblocking, deadline, &mut look) {
-        Ok(n) => write_all(cur.space(), events.addr(), &ready).map(|()| n as u64),
+        Ok(n) => give(cur, epoll, events, &ready).map(|()| n as u64),
         // A time without events; a signal that came in before shows.
         Err(Errno::EAGAIN) if nonblocking && cur.interrupted() => Err(Errno::EINTR),
         Err(Errno::EAGAIN) => Ok(0),
         Err(Errno::ERESTARTSYS) => Err(Errno::EINTR),
         Err(error) => Err(error),
     }
+}
+
+/// Stores a report. When that fails nothing was reported: edges and one-shots are for the next call.
+fn give(cur: &Current, epoll: &Epoll, events: UserPtr<Event>, ready: &[u8]) -> Result<()> {
+    write_all(cur.space(), events.addr(), ready).inspect_err(|_| {
+        let (reports, _) = ready.as_chunks::<{ size_of::<Event>() }>();
+        for (events, data) in reports.iter().map(|report| split(*report)) {
+            epoll.unreport(events, data);
+        }
+    })
 }
 
 /// `epoll_wait(2)`. `EBADF`, `EINVAL`, `EFAULT`, `EINTR`.

@@ -1,16 +1,11 @@
 //! `execve(2)`, `execveat(2)`.
 
-use std::sync::Arc;
-
 use crate::errno::{Errno, Result};
 use crate::sentry::loader::MAX_ARG_STRLEN;
 use crate::sentry::mm::user::{UserPtr, UserStr};
 use crate::sentry::syscalls::{Fd, SysResult};
 use crate::sentry::task::Current;
-use crate::sentry::task::exec::{Exec, exec, open_exec};
-use crate::vfs::file::OpenFile;
-use crate::vfs::walk::LookupFlags;
-use crate::vfs::{Walk, path_string};
+use crate::sentry::task::exec::{Exec, exec};
 
 /// The most that all strings of arguments and environment may take, whatever the stack's limit: `check_size` of the loader
 /// has the exact rule.
@@ -61,34 +56,13 @@ pub fn execveat(
     let mut budget = STRINGS_MAX;
     let argv = read_strings(cur, argv, &mut budget)?;
     let envp = read_strings(cur, envp, &mut budget)?;
-    let (file, cloexec) = open(cur, dir, &path, flags)?;
+    let file = cur.open_exec(dir, &path, flags)?;
+    let cloexec = || cur.files().and_then(|files| files.get_with_flags(dir.0)).is_ok_and(|(_, cloexec)| cloexec);
     let (name, path_inaccessible) = match dir.0 {
         libc::AT_FDCWD => (path, false),
         _ if path.first() == Some(&b'/') => (path, false),
-        fd if path.is_empty() => (format!("/dev/fd/{fd}").into_bytes(), cloexec),
-        fd => ([format!("/dev/fd/{fd}/").as_bytes(), &path].concat(), cloexec),
+        fd if path.is_empty() => (format!("/dev/fd/{fd}").into_bytes(), cloexec()),
+        fd => ([format!("/dev/fd/{fd}/").as_bytes(), &path].concat(), cloexec()),
     };
     exec(cur, Exec { file, path: name, argv, envp, path_inaccessible }).map(|()| 0)
-}
-
-fn open(cur: &Current, dir: Fd, path: &[u8], flags: i32) -> Result<(Arc<OpenFile>, bool)> {
-    let (fs, creds) = (cur.fs().get(), cur.creds());
-    let mut start = fs.cwd.clone();
-    let mut cloexec = false;
-    if dir.0 != libc::AT_FDCWD && path.first() != Some(&b'/') {
-        let (file, closes) = cur.files()?.get_with_flags(dir.0)?;
-        // A file without a name (memfd) is run as it is.
-        let Some(place) = file.path().filter(|_| !path.is_empty() || flags & libc::AT_EMPTY_PATH != 0) else {
-            return if path.is_empty() { Ok((file, closes)) } else { Err(Errno::ENOTDIR) };
-        };
-        start = place.clone();
-        cloexec = closes;
-    }
-    let walk = Walk { root: &fs.root, start: &start, creds: &creds, umask: fs.umask, devices: &cur.kernel.devices };
-    let mut lookup = LookupFlags::FOLLOW;
-    lookup.set(LookupFlags::FOLLOW, flags & libc::AT_SYMLINK_NOFOLLOW == 0);
-    lookup.set(LookupFlags::EMPTY_PATH, flags & libc::AT_EMPTY_PATH != 0);
-    let file = open_exec(&walk, path, lookup)?;
-    log::trace!("executing {}", file.path().map(|at| path_string(&fs.root, at)).unwrap_or_default().escape_ascii());
-    Ok((file, cloexec))
 }

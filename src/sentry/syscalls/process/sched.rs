@@ -187,3 +187,32 @@ pub fn setpriority(cur: &mut Current, which: i32, who: i32, nice: i32) -> SysRes
     }
     Ok(0)
 }
+
+/// `ioprio_set(2)`: kept and shown; the host's devices serve the sandbox as one. `EINVAL`, `ESRCH`, `EPERM`.
+pub fn ioprio_set(cur: &mut Current, which: i32, who: i32, priority: i32) -> SysResult {
+    // Above the level are hints for devices, which are kept as they are.
+    let (class, level) = ((priority >> 13) & 7, priority & 7);
+    match class {
+        0 if level == 0 => {}
+        1 if !cur.has_cap(Caps::SYS_ADMIN) && !cur.has_cap(Caps::SYS_NICE) => return Err(Errno::EPERM),
+        1..=3 => {}
+        _ => return Err(Errno::EINVAL),
+    }
+    // Counted from 1, where `setpriority(2)` counts from 0.
+    for task in priority_targets(cur, which.wrapping_sub(1), who)? {
+        let (own, other) = (cur.creds(), task.creds());
+        if ![own.euid, own.ruid].contains(&other.ruid) && !own.has(Caps::SYS_NICE) {
+            return Err(Errno::EPERM);
+        }
+        task.io_priority.store(priority & 0xffff, Ordering::Relaxed);
+    }
+    Ok(0)
+}
+
+/// `ioprio_get(2)`: of several tasks the best. `EINVAL`, `ESRCH`.
+pub fn ioprio_get(cur: &mut Current, which: i32, who: i32) -> SysResult {
+    let tasks = priority_targets(cur, which.wrapping_sub(1), who)?;
+    let all = tasks.iter().map(|task| task.io_priority.load(Ordering::Relaxed));
+    // No class is worse than every other.
+    Ok(all.min_by_key(|&priority| if priority >> 13 == 0 { i32::MAX } else { priority }).unwrap_or(0) as u64)
+}
