@@ -14,6 +14,7 @@
 //! Lock order: a socket's state > a connection's state > a listener's state > flow, port, neighbour and socket tables
 //! (leaves) > wait queues.
 
+pub mod counters;
 mod icmp;
 pub mod iface;
 pub(super) mod input;
@@ -28,6 +29,7 @@ pub mod settings;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
+use self::counters::{Counters, Local};
 pub use self::iface::{Interface, Interfaces, Route};
 use self::neighbour::Neighbours;
 use self::poller::Poller;
@@ -71,6 +73,7 @@ pub struct Stack {
     reassembly: Reassembly,
     poller: Poller,
     settings: settings::Settings,
+    counters: Counters,
 }
 
 impl Stack {
@@ -91,6 +94,7 @@ impl Stack {
             reassembly: Reassembly::default(),
             poller: Poller::new(tap.clone()),
             settings: settings::Settings::default(),
+            counters: Counters::default(),
         });
         if tap.is_some() {
             poller::start(&stack);
@@ -106,6 +110,26 @@ impl Stack {
     /// What `/proc/sys/net` sets.
     pub fn settings(&self) -> &settings::Settings {
         &self.settings
+    }
+
+    /// What `/proc/net/snmp` and others count.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Time to live or hop limit of what no socket sends.
+    pub(super) fn default_hops(&self, v6: bool) -> u8 {
+        if v6 { 64 } else { u8::try_from(self.settings.get(settings::Number::DefaultTtl)).unwrap_or(64) }
+    }
+
+    /// Counts what went from buffer to buffer within this host: `len` bytes, transport header included.
+    pub(super) fn count_local(&self, v6: bool, len: usize) {
+        let bytes = len + if v6 { 40 } else { 20 };
+        let stats = self.interfaces.loopback().stats();
+        stats.sent(bytes);
+        stats.received(bytes);
+        self.counters.count(Local::Packets.of(v6));
+        self.counters.add(Local::Octets.of(v6), bytes as u64);
     }
 
     /// Every TCP socket now: `/proc/net/tcp`.
