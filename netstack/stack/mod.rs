@@ -25,6 +25,8 @@ pub mod poller;
 pub mod ports;
 mod reassembly;
 pub mod settings;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};

@@ -140,6 +140,12 @@ impl Stack {
         }
     }
 
+    /// While it is held no packet is handled.
+    #[cfg(test)]
+    pub fn hold_packets(&self) -> MutexGuard<'_, RxBuffer> {
+        self.poller.buffer.lock()
+    }
+
     /// Handles up to [`BATCH`] packets. Returns whether there may be more.
     fn drain(&self, tap: &Tap, buffer: &mut MutexGuard<'_, RxBuffer>) -> bool {
         for _ in 0..BATCH {

@@ -18,6 +18,8 @@ mod memory;
 mod meter;
 mod options;
 mod segment;
+#[cfg(test)]
+mod silent_tests;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,7 @@
 mod common;
 mod programs;
 
+mod counters;
 mod epoll_threads;
 mod exec;
 mod faults;
