@@ -94,7 +94,8 @@ END";
 fn sysctls_of_the_network_take_effect() {
     let script = "
         cd /proc/sys/net; cat core/somaxconn ipv4/ip_local_port_range ipv4/ip_local_reserved_ports ipv4/tcp_rmem
-        echo 9 > ipv4/ip_default_ttl; cat ipv4/ip_default_ttl; (echo 256 > ipv4/ip_default_ttl) 2>&1 | grep -o 'Invalid.*'
+        echo 9 > ipv4/ip_default_ttl; cat ipv4/ip_default_ttl; 
+        echo 256 | dd conv=notrunc of=ipv4/ip_default_ttl 2>&1 | grep -o 'Invalid argument'
         (echo 1 > ipv4/ip_forward) 2>&1 | grep -o 'Permission denied'
         python3 - <<'END'
 import socket, struct
