@@ -11,7 +11,7 @@ mod socket;
 pub mod stack;
 pub mod tcp;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod udp;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use crate::errno::{Errno, Result};
+use crate::netstack::stack::settings::{Number, Settings};
 use crate::netstack::stack::{Interfaces, SocketCred};
 use crate::netstack::{SocketOption, Stack};
 
@@ -147,8 +148,8 @@ pub struct Common {
 }
 
 impl Common {
-    /// With these buffer sizes.
-    pub fn new(receive_buf: usize, send_buf: usize) -> Common {
+    /// What `settings` have new sockets start with, with these buffer sizes.
+    pub fn new(settings: &Settings, receive_buf: usize, send_buf: usize) -> Common {
         let mut common = Common {
             receive_timeout: None,
             send_timeout: None,
@@ -170,6 +171,8 @@ impl Common {
             common.switch(libc::IPPROTO_IP, on, true);
         }
         common.switch(libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP, true);
+        common.switch(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, settings.is_set(Number::V6Only));
+        common.ip.hops[0] = default_ttl(settings);
         common
     }
 
@@ -313,6 +316,12 @@ impl Common {
                 let index = u32::try_from(int?).map_err(|_| Errno::EINVAL)?;
                 self.bind_to_device((index != 0).then_some(index), cred)?;
             }
+            (libc::SOL_SOCKET, libc::SO_SNDBUFFORCE | libc::SO_RCVBUFFORCE) if !cred.net_admin => {
+                return Err(Errno::EPERM);
+            }
+            (libc::IPPROTO_IP, libc::IP_TTL) if value.len() >= 4 && int? == -1 => {
+                self.ip.hops[0] = default_ttl(stack.settings());
+            }
             (libc::SOL_SOCKET, libc::SO_MARK) if !admin => return Err(Errno::EPERM),
             (libc::SOL_SOCKET, libc::SO_PRIORITY) if !admin && !(0..=6).contains(&int?) => return Err(Errno::EPERM),
             (libc::IPPROTO_IP, libc::IP_HDRINCL) if kind != libc::SOCK_RAW => return Err(Errno::ENOPROTOOPT),
@@ -413,6 +422,11 @@ fn priority_of(tos: u8) -> i32 {
         (true, false) => INTERACTIVE,
         (true, true) => INTERACTIVE_BULK,
     }
+}
+
+/// `net.ipv4.ip_default_ttl`, which is never above 255.
+fn default_ttl(settings: &Settings) -> u8 {
+    u8::try_from(settings.get(Number::DefaultTtl)).unwrap_or(64)
 }
 
 fn discovery(value: i32) -> Result<i32> {

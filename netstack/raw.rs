@@ -76,13 +76,15 @@ pub struct RawSocket {
     options: Mutex<Common>,
 }
 
-/// Gives a packet to every raw and ping socket that wants it.
-pub fn input(stack: &Stack, packet: &Packet<'_>, interface: u32) {
+/// Gives a packet to every raw and ping socket that wants it. Whether one did.
+pub fn input(stack: &Stack, packet: &Packet<'_>, interface: u32) -> bool {
     if stack.raw.count.load(Ordering::Relaxed) == 0 {
-        return;
+        return false;
     }
+    let mut taken = false;
     let sockets: Vec<Arc<RawSocket>> = stack.raw.all.read().iter().filter_map(Weak::upgrade).collect();
     for socket in sockets.iter().filter(|socket| socket.wants(packet, interface)) {
+        taken = true;
         let bytes = if packet.source.is_ipv4() && socket.ident.is_none() { packet.bytes } else { packet.payload };
         socket.enqueue(Received {
             from: packet.source,
@@ -92,6 +94,7 @@ pub fn input(stack: &Stack, packet: &Packet<'_>, interface: u32) {
             bytes: bytes.to_vec(),
         });
     }
+    taken
 }
 
 impl RawSocket {
@@ -107,7 +110,7 @@ impl RawSocket {
             attr: AnonAttr::new(DEV_SOCKET, NodeType::Socket, 0o777, (cred.uid, cred.gid)),
             waiters: WaitQueue::new(),
             state: Mutex::default(),
-            options: Mutex::new(Common::new(DEFAULT_BUF, DEFAULT_BUF)),
+            options: Mutex::new(Common::new(stack.settings(), DEFAULT_BUF, DEFAULT_BUF)),
         });
         stack.raw.all.write().push(made.me.clone());
         stack.raw.count.fetch_add(1, Ordering::Relaxed);

@@ -91,6 +91,29 @@ END";
 }
 
 #[test]
+fn sysctls_of_the_network_take_effect() {
+    let script = "
+        cd /proc/sys/net; cat core/somaxconn ipv4/ip_local_port_range ipv4/ip_local_reserved_ports ipv4/tcp_rmem
+        echo 9 > ipv4/ip_default_ttl; cat ipv4/ip_default_ttl; 
+        echo 256 | dd conv=notrunc of=ipv4/ip_default_ttl 2>&1 | grep -o 'Invalid argument'
+        (echo 1 > ipv4/ip_forward) 2>&1 | grep -o 'Permission denied'
+        python3 - <<'END'
+import socket, struct
+s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(1000)
+print(s.getsockname()[1], struct.unpack('8I', s.getsockopt(6, 11, 32))[7])
+print(s.getsockopt(6, 4), s.getsockopt(6, 5), s.getsockopt(6, 6), s.getsockopt(6, 8), s.getsockopt(1, 8), s.getsockopt(0, 2))
+END";
+    let sysctl = json!({"net.core.somaxconn": "77", "net.ipv4.ip_local_port_range": "5000 5001",
+        "net.ipv4.ip_local_reserved_ports": "5000", "net.ipv4.tcp_keepalive_time": "600",
+        "net.ipv4.tcp_keepalive_intvl": "60", "net.ipv4.tcp_keepalive_probes": "3", "net.ipv4.tcp_fin_timeout": "15",
+        "net.ipv4.tcp_rmem": "4096 87380 6291456", "net.ipv6.conf.all.disable_ipv6": "0"});
+    let output = shell(script).with("/linux/sysctl", sysctl).with("/linux/readonlyPaths", json!([])).run();
+    let expected = "77\n5000\t5001\n5000\n4096\t87380\t6291456\n9\nInvalid argument\nPermission denied\n5001 77\n\
+                    600 60 3 15 87380 9\n";
+    assert_eq!(output.stdout, expected, "{}", output.report());
+}
+
+#[test]
 fn the_cgroup_is_seen() {
     let cgroup = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
         "options": ["ro", "nosuid", "noexec", "nodev"]});

@@ -65,7 +65,7 @@ impl NetlinkSocket {
             attr: AnonAttr::new(DEV_SOCKET, NodeType::Socket, 0o777, (cred.uid, cred.gid)),
             waiters: WaitQueue::new(),
             state: Mutex::default(),
-            options: Mutex::new(Common::new(DEFAULT_BUF, DEFAULT_BUF)),
+            options: Mutex::new(Common::new(stack.settings(), DEFAULT_BUF, DEFAULT_BUF)),
         }))
     }
 

@@ -5,9 +5,11 @@ use std::net::{IpAddr, Ipv6Addr};
 use smoltcp::wire::checksum;
 
 use super::Stack;
+use super::counters::Icmp;
 use super::iface::{Interface, Route};
 use super::input::Arrival;
 use super::packet::{Header, ICMP, ICMPV6, Packet};
+use super::settings::Number;
 use crate::errno::Errno;
 
 const ECHO_REPLY: u8 = 0;
@@ -27,11 +29,9 @@ const QUOTED_V6: usize = 1232;
 
 impl Stack {
     pub(super) fn input_icmp(&self, packet: &Packet<'_>) {
-        if checksum::data(packet.payload) != !0 {
-            return;
-        }
-        let Some((&[kind, code], rest)) = packet.payload.split_first_chunk::<2>() else { return };
+        let Some((&[kind, code], rest)) = self.count_icmp(packet) else { return };
         match kind {
+            ECHO if self.settings.is_set(Number::EchoIgnoreAll) => {}
             ECHO if self.interfaces.is_local(packet.destination) => self.echo(packet, ICMP, ECHO_REPLY),
             UNREACHABLE => {
                 let error = match code {
@@ -48,8 +48,22 @@ impl Stack {
         }
     }
 
+    /// Counts a message that arrived, its checksum verified: its type and code, and what follows.
+    fn count_icmp<'a>(&self, packet: &Packet<'a>) -> Option<(&'a [u8; 2], &'a [u8])> {
+        let v6 = packet.source.is_ipv6();
+        let parts = packet.payload.split_first_chunk::<2>().filter(|_| packet.payload.len() >= 8);
+        match parts {
+            Some((&[kind, _], _)) => self.counters.icmp(v6, false, kind),
+            None => {
+                self.counters.count(Icmp::InMsgs.of(v6));
+                self.counters.count(Icmp::InErrors.of(v6));
+            }
+        }
+        parts
+    }
+
     pub(super) fn input_icmpv6(&self, packet: &Packet<'_>, arrival: Arrival) {
-        let Some((&[kind, code], rest)) = packet.payload.split_first_chunk::<2>() else { return };
+        let Some((&[kind, code], rest)) = self.count_icmp(packet) else { return };
         match kind {
             V6_ECHO if self.interfaces.is_local(packet.destination) => self.echo(packet, ICMPV6, V6_ECHO_REPLY),
             V6_UNREACHABLE => {
@@ -85,7 +99,7 @@ impl Stack {
             source: packet.destination,
             destination: packet.source,
             protocol,
-            ttl: 64,
+            ttl: self.default_hops(packet.source.is_ipv6()),
             tos: packet.tos,
             id: 0,
             whole: false,
@@ -117,7 +131,7 @@ impl Stack {
             source: packet.destination,
             destination: packet.source,
             protocol,
-            ttl: 64,
+            ttl: self.default_hops(packet.source.is_ipv6()),
             tos: 0xc0,
             id: 0,
             whole: false,

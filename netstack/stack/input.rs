@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::sync::atomic::Ordering;
 
-use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
+use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, checksum};
 
 use super::Stack;
+use super::counters::{Icmp, Ip, Slot, Tcp, Udp};
 use super::iface::{Interface, LOOPBACK};
 use super::packet::{ICMP, ICMPV6, Packet, TCP, UDP};
 use crate::errno::Errno;
@@ -44,22 +46,41 @@ impl Stack {
         };
         match u16::from_be_bytes([header[12], header[13]]) {
             ETHERTYPE_ARP => self.input_arp(interface, payload),
-            ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => self.input_packet(payload, arrival),
-            _ => {}
+            ETHERTYPE_IPV4 => self.input_packet(payload, arrival, false),
+            ETHERTYPE_IPV6 => self.input_packet(payload, arrival, true),
+            _ => {
+                interface.stats().rx_dropped.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 
-    fn input_packet(&self, bytes: &[u8], arrival: Arrival) {
-        let Some(packet) = Packet::parse(bytes) else { return };
+    fn input_packet(&self, bytes: &[u8], arrival: Arrival, v6: bool) {
+        self.counters.count(Ip::InReceives.of(v6));
+        let Some(packet) = Packet::parse(bytes).filter(|packet| packet.source.is_ipv6() == v6) else {
+            return self.counters.count(Ip::InHdrErrors.of(v6));
+        };
         let ours = self.interfaces.is_local(packet.destination);
         // Loopback addresses never come from a wire, and nobody else sends from ours: RFC 1122, 3.2.1.3.
         let spoofed = self.interfaces.is_local(packet.source) || packet.source.is_multicast();
         let loopback = packet.destination.is_loopback();
         let group = packet.destination.is_multicast() || self.interfaces.is_broadcast(packet.destination);
+        self.count_arrival(&packet);
         if spoofed || loopback || !(ours || group) {
-            return;
+            return self.counters.count(Ip::InAddrErrors.of(v6));
         }
         self.dispatch(&packet, arrival);
+    }
+
+    fn count_arrival(&self, packet: &Packet<'_>) {
+        let (v6, bytes) = (packet.source.is_ipv6(), packet.bytes.len() as u64);
+        self.counters.add(Ip::InOctets.of(v6), bytes);
+        if packet.destination.is_multicast() {
+            self.counters.count(Ip::InMcastPkts.of(v6));
+            self.counters.add(Ip::InMcastOctets.of(v6), bytes);
+        } else if self.interfaces.is_broadcast(packet.destination) {
+            self.counters.count(Ip::InBcastPkts.of(v6));
+            self.counters.add(Ip::InBcastOctets.of(v6), bytes);
+        }
     }
 
     /// A packet of this host's to itself.
@@ -68,27 +89,50 @@ impl Stack {
         let stats = self.interfaces.loopback().stats();
         stats.sent(bytes.len());
         stats.received(bytes.len());
+        self.counters.count(Ip::InReceives.of(packet.source.is_ipv6()));
+        self.count_arrival(&packet);
         self.dispatch(&packet, Arrival { mac: [0; 6], interface: LOOPBACK, valid: true, datagrams: None });
     }
 
     fn dispatch(&self, packet: &Packet<'_>, arrival: Arrival) {
         if let Some(fragment) = packet.fragment {
+            let v6 = packet.source.is_ipv6();
+            self.counters.count(Ip::ReasmReqds.of(v6));
             let Some(whole) = self.reassembly.add(packet, fragment) else { return };
+            self.counters.count(Ip::ReasmOKs.of(v6));
             if let Some(packet) = Packet::parse(&whole).filter(|packet| packet.fragment.is_none()) {
                 self.dispatch(&packet, Arrival { valid: false, datagrams: None, ..arrival });
             }
             return;
         }
-        raw::input(self, packet, arrival.interface);
+        let v6 = packet.source.is_ipv6();
+        let taken = raw::input(self, packet, arrival.interface);
+        let known = match packet.protocol {
+            TCP | UDP => true,
+            ICMP => !v6,
+            ICMPV6 => v6,
+            _ => false,
+        };
+        self.counters.count(if known || taken { Ip::InDelivers } else { Ip::InUnknownProtos }.of(v6));
+        let right = || arrival.valid || checksum_is_right(packet);
         match packet.protocol {
-            TCP if arrival.valid || checksum_is_right(packet) => tcp::input(self, packet, arrival.interface),
-            UDP if arrival.valid || checksum_is_right(packet) => udp::input(self, packet, arrival),
-            ICMP if packet.source.is_ipv4() => self.input_icmp(packet),
-            ICMPV6 if packet.source.is_ipv6() && (arrival.valid || checksum_is_right(packet)) => {
-                self.input_icmpv6(packet, arrival)
+            TCP if right() => tcp::input(self, packet, arrival.interface),
+            TCP => self.wrong_checksum(Tcp::InErrs.into(), Tcp::InCsumErrors.into()),
+            UDP if right() => udp::input(self, packet, arrival),
+            UDP => self.wrong_checksum(Udp::InErrors.of(v6), Udp::InCsumErrors.of(v6)),
+            ICMP if !v6 && checksum::data(packet.payload) == !0 => self.input_icmp(packet),
+            ICMPV6 if v6 && right() => self.input_icmpv6(packet, arrival),
+            ICMP | ICMPV6 if known => {
+                self.counters.count(Icmp::InMsgs.of(v6));
+                self.wrong_checksum(Icmp::InErrors.of(v6), Icmp::InCsumErrors.of(v6));
             }
             _ => {}
         }
+    }
+
+    fn wrong_checksum(&self, errors: Slot, checksums: Slot) {
+        self.counters.count(errors);
+        self.counters.count(checksums);
     }
 
     fn input_arp(&self, interface: &Interface, payload: &[u8]) {

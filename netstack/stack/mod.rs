@@ -14,6 +14,7 @@
 //! Lock order: a socket's state > a connection's state > a listener's state > flow, port, neighbour and socket tables
 //! (leaves) > wait queues.
 
+pub mod counters;
 mod icmp;
 pub mod iface;
 pub(super) mod input;
@@ -24,11 +25,14 @@ pub mod poller;
 pub mod ports;
 mod reassembly;
 pub mod settings;
+#[cfg(test)]
+mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock, Weak};
 
+use self::counters::{Counters, Local};
 pub use self::iface::{Interface, Interfaces, Route};
 use self::poller::Poller;
 use self::ports::Ports;
@@ -72,6 +76,7 @@ pub struct Stack {
     reassembly: Reassembly,
     poller: Poller,
     settings: settings::Settings,
+    counters: Counters,
 }
 
 /// A neighbour, as `ip neigh` shows it.
@@ -104,6 +109,7 @@ impl Stack {
             poller: Poller::default(),
             settings: settings::Settings::default(),
             dns: OnceLock::new(),
+            counters: Counters::default(),
         });
         if let Some(tap) = tap
             && let Err(error) = stack.attach(vec![(config.link(), tap)])
@@ -143,6 +149,26 @@ impl Stack {
     /// What `/proc/sys/net` sets.
     pub fn settings(&self) -> &settings::Settings {
         &self.settings
+    }
+
+    /// What `/proc/net/snmp` and others count.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Time to live or hop limit of what no socket sends.
+    pub(super) fn default_hops(&self, v6: bool) -> u8 {
+        if v6 { 64 } else { u8::try_from(self.settings.get(settings::Number::DefaultTtl)).unwrap_or(64) }
+    }
+
+    /// Counts what went from buffer to buffer within this host: `len` bytes, transport header included.
+    pub(super) fn count_local(&self, v6: bool, len: usize) {
+        let bytes = len + if v6 { 40 } else { 20 };
+        let stats = self.interfaces.loopback().stats();
+        stats.sent(bytes);
+        stats.received(bytes);
+        self.counters.count(Local::Packets.of(v6));
+        self.counters.add(Local::Octets.of(v6), bytes as u64);
     }
 
     /// Every TCP socket now: `/proc/net/tcp`.

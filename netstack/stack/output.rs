@@ -6,9 +6,10 @@ use std::sync::Weak;
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 
 use super::Stack;
+use super::counters::Ip;
 use super::iface::{Interface, Route};
 use super::neighbour::{Answer, RETRY, Retry, Waiting};
-use super::packet::{self, Header};
+use super::packet::{self, Header, ICMP, ICMPV6};
 use crate::errno::{Errno, Result};
 use crate::netstack::device::vnet::{self, Offload, Partial};
 use crate::netstack::device::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Frame, MAX_PACKET};
@@ -132,12 +133,17 @@ impl Stack {
         }
         let mtu = self.interfaces.get(route.interface).map_or(1500, |interface| interface.mtu as usize);
         if header.whole && start + len > mtu {
+            self.counters.count(Ip::FragFails.of(header.source.is_ipv6()));
             return Err(Errno::EMSGSIZE);
         }
         self.frames.with(|frame| {
             let bytes = frame.start(start + len);
             header.write(bytes);
             fill(&mut bytes[start..])?;
+            self.count_request(header, start + len);
+            if let (ICMP | ICMPV6, Some(&kind)) = (header.protocol, bytes.get(start)) {
+                self.counters.icmp(header.source.is_ipv6(), true, kind);
+            }
             let mut offload = Offload::default();
             if let Some(offset) = checksum {
                 let field = start + usize::from(offset);
@@ -163,6 +169,21 @@ impl Stack {
         })
     }
 
+    /// Counts a packet that is about to be sent.
+    pub(in crate::netstack) fn count_request(&self, header: &Header, len: usize) {
+        let (v6, bytes) = (header.source.is_ipv6(), len as u64);
+        self.counters.count(Ip::OutRequests.of(v6));
+        self.counters.count(Ip::OutTransmits.of(v6));
+        self.counters.add(Ip::OutOctets.of(v6), bytes);
+        if header.destination.is_multicast() {
+            self.counters.count(Ip::OutMcastPkts.of(v6));
+            self.counters.add(Ip::OutMcastOctets.of(v6), bytes);
+        } else if self.interfaces.is_broadcast(header.destination) {
+            self.counters.count(Ip::OutBcastPkts.of(v6));
+            self.counters.add(Ip::OutBcastOctets.of(v6), bytes);
+        }
+    }
+
     /// Cuts a packet into pieces that fit `mtu`. `EMSGSIZE` where that is not allowed.
     fn send_fragments(&self, route: &Route, header: &Header, whole: &[u8], mtu: usize) -> Result<()> {
         let start = header.size();
@@ -175,6 +196,9 @@ impl Stack {
             return Err(Errno::EMSGSIZE);
         }
         let payload = &whole[start..];
+        let v6 = header.source.is_ipv6();
+        self.counters.count(Ip::FragOKs.of(v6));
+        self.counters.add(Ip::FragCreates.of(v6), payload.len().div_ceil(room) as u64);
         for (n, piece) in payload.chunks(room).enumerate() {
             let offset = n * room;
             let more = offset + piece.len() < payload.len();

@@ -133,6 +133,12 @@ impl Stack {
         }
     }
 
+    /// While it is held no packet is handled.
+    #[cfg(test)]
+    pub fn hold_packets(&self) -> MutexGuard<'_, RxBuffer> {
+        self.poller.buffer.lock()
+    }
+
     /// Handles up to [`BATCH`] packets of each device. Returns whether there may be more.
     fn drain(&self, devices: &[Interface], buffer: &mut MutexGuard<'_, RxBuffer>) -> bool {
         let mut more = false;

@@ -9,9 +9,6 @@ use parking_lot::Mutex;
 use super::Stack;
 use crate::errno::{Errno, Result};
 
-/// `/proc/sys/net/ipv4/ip_local_port_range`.
-pub const EPHEMERAL: std::ops::RangeInclusive<u16> = 32_768..=60_999;
-
 /// TCP's and UDP's ports are apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
@@ -153,10 +150,12 @@ impl Stack {
         } else {
             // A free port is nobody else's, whatever sharing is allowed.
             let alone = Binding { reuse_addr: false, reuse_port: false, ..binding };
-            let (low, count) = (*EPHEMERAL.start(), EPHEMERAL.end() - EPHEMERAL.start() + 1);
-            let start = (super::random_u64() % u64::from(count)) as u16;
-            let candidates = (0..count).map(|n| low + ((u32::from(start) + u32::from(n)) % u32::from(count)) as u16);
-            let mut free = candidates.filter(|&port| state.is_free(protocol, port, &alone) && fits(port));
+            let ports = self.settings.ports();
+            let (low, count) = (u32::from(*ports.start()), u32::from(ports.end() - ports.start()) + 1);
+            let start = (super::random_u64() % u64::from(count)) as u32;
+            let candidates = (0..count).map(|n| (low + (start + n) % count) as u16);
+            let open = candidates.filter(|&port| !self.settings.is_reserved(port));
+            let mut free = open.filter(|&port| state.is_free(protocol, port, &alone) && fits(port));
             free.next().ok_or(Errno::EADDRINUSE)?
         };
         let id = state.next_id;
@@ -232,8 +231,10 @@ mod tests {
     #[test]
     fn free_ports_end() {
         let stack = Stack::new(&Default::default(), None, crate::timer::TimerQueue::new());
-        let leases: Vec<_> = EPHEMERAL.map(|_| stack.lease(Protocol::Tcp, 0, ANY).unwrap()).collect();
-        assert!(leases.iter().all(|lease| EPHEMERAL.contains(&lease.port)));
+        stack.settings().set_ports(40_000, 41_000).unwrap();
+        stack.settings().set_reserved_ports("40000,40500-40509").unwrap();
+        let leases: Vec<_> = (0..990).map(|_| stack.lease(Protocol::Tcp, 0, ANY).unwrap()).collect();
+        assert!(leases.iter().all(|lease| (40_001..=41_000).contains(&lease.port)));
         assert_eq!(stack.lease(Protocol::Tcp, 0, ANY).err(), Some(Errno::EADDRINUSE));
     }
 }

@@ -6,17 +6,15 @@ use std::time::Duration;
 
 use smoltcp::socket::tcp::State as Machine;
 
-use super::conn::{ALL, RECEIVE_RING};
+use super::conn::ALL;
 use super::listen::{Listener, Ready};
 use super::{Bound, Phase, TcpSocket};
 use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
 use crate::netstack::stack::ports::Protocol;
+use crate::netstack::stack::settings::{Buffer, Number};
 use crate::netstack::{Ancillary, Message, RecvFlags, SockAddr, Socket, SocketOption, addr};
 use crate::vfs::file::File;
-
-/// The most that `SO_RCVLOWAT` keeps: half of the longest receive buffer, as on Linux.
-const MAX_LOW_WATER: i32 = (RECEIVE_RING / 2) as i32;
 
 impl Socket for TcpSocket {
     fn domain(&self) -> (i32, i32, i32) {
@@ -26,7 +24,8 @@ impl Socket for TcpSocket {
     fn bind(&self, addr: &SockAddr) -> Result<()> {
         let addr = addr::from_user(self.domain, addr)?;
         let ip = (!addr.ip().is_unspecified()).then(|| addr.ip());
-        let free = self.options.lock().common.is_set(libc::IPPROTO_IP, libc::IP_FREEBIND);
+        let free = self.options.lock().common.is_set(libc::IPPROTO_IP, libc::IP_FREEBIND)
+            || self.stack.settings().is_set(Number::NonlocalBind);
         if ip.is_some_and(|ip| !free && (!self.stack.interfaces().may_bind(ip) || ip.is_multicast())) {
             return Err(Errno::EADDRNOTAVAIL);
         }
@@ -284,7 +283,9 @@ impl Socket for TcpSocket {
             let mut options = self.options.lock();
             options.common.set_on(&self.stack, &self.cred, libc::SOCK_STREAM, option, value)?;
             options.common.clear_congestion_bits();
-            options.common.low_water = options.common.low_water.min(MAX_LOW_WATER);
+            // As on Linux: half of the longest receive buffer at most.
+            let most = self.stack.settings().ring(Buffer::Receive) / 2;
+            options.common.low_water = options.common.low_water.min(most as i32);
         }
         self.push_options();
         Ok(())

@@ -17,26 +17,22 @@ use super::engine::{Engine, now};
 use super::listen::Listener;
 use super::memory::{Lent, MEMORY};
 use super::meter::{Clamp, Meter};
-use super::options::TcpOptions;
+use super::options::{TcpOptions, retry_time};
 use super::segment::{ACK, RST, SYN, Segment, mss_option};
 use crate::errno::{Errno, Result};
 use crate::netstack::device::vnet::{self, Offload, Partial, Segmentation};
+use crate::netstack::stack::counters::{Ext, Ip, Tcp as Counter};
 use crate::netstack::stack::packet::{self, Packet, TCP};
+use crate::netstack::stack::settings::{Buffer, Number};
 use crate::netstack::stack::{Stack, ports::Lease};
 use crate::timer::{TimerId, TimerTarget};
 use crate::wait::{Events, WaitQueue};
 
-/// Default size of the receive ring: bounds the window.
-pub const RECEIVE_RING: usize = 1 << 20;
-/// Default size of the send ring.
-pub const SEND_RING: usize = 2 << 20;
+/// The longest ring, as smoltcp's windows go.
+const MAX_RING: usize = 512 << 20;
 /// What a peer that says nothing takes: RFC 9293, 3.7.1.
 const DEFAULT_MSS: u16 = 536;
-/// How long an incoming one may take: `tcp_synack_retries`.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(63);
-/// How long data may stay unacknowledged: `tcp_retries2`.
-const RETRANSMIT_TIMEOUT: Duration = Duration::from_secs(924);
-/// How long a closed connection waits for its peer's end: `tcp_fin_timeout`.
+/// How long a closed connection waits for its peer to acknowledge.
 pub const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Delayed acknowledgements, as Linux starts with.
 const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(40);
@@ -196,8 +192,11 @@ impl Conn {
         let mss = (mtu - headers) as u16;
         let mss = options.max_segment.map_or(mss, |most| mss.min(most));
         let mut memory = [
-            MEMORY.lend(options.receive_ring.unwrap_or(RECEIVE_RING))?,
-            MEMORY.lend(options.send_ring.unwrap_or(SEND_RING).max(16 << 10))?,
+            MEMORY
+                .lend(options.receive_ring.unwrap_or_else(|| stack.settings().ring(Buffer::Receive)).min(MAX_RING))?,
+            MEMORY.lend(
+                options.send_ring.unwrap_or_else(|| stack.settings().ring(Buffer::Send)).clamp(16 << 10, MAX_RING),
+            )?,
         ];
         // SAFETY: once for each, and the socket with the rings is dropped before the memory, being before it in `State`.
         let [receive, send] = memory.each_mut().map(|lent| SocketBuffer::new(unsafe { lent.bytes() }));
@@ -261,6 +260,7 @@ impl Conn {
             let opened = state.machine().connect(engine.context(), remote, local);
             opened.map_err(|_| Errno::EADDRNOTAVAIL)?;
             state.deadline = Some(later(state.options.connect_timeout()));
+            stack.counters().count(Counter::ActiveOpens);
             self.pump(stack, engine, &mut state);
             self.settle(stack, engine, &mut state, None);
             Ok(())
@@ -271,7 +271,7 @@ impl Conn {
     pub fn accept_syn(&self, stack: &Stack, listener: &Arc<Listener>, packet: &Packet<'_>, segment: &Segment) {
         let mut state = self.lock();
         state.listener = Some(Arc::downgrade(listener));
-        state.deadline = Some(later(HANDSHAKE_TIMEOUT));
+        state.deadline = Some(later(retry_time(stack.settings().get(Number::SynAckRetries))));
         if state.machine().listen(endpoint(self.tuple.local)).is_err() {
             return;
         }
@@ -285,11 +285,14 @@ impl Conn {
             // As Linux: the last step of the handshake is ignored while there is no room to accept it.
             let listener = state.listener.as_ref().and_then(Weak::upgrade);
             if listener.is_some_and(|listener| listener.is_full()) {
+                stack.counters().count(Ext::ListenOverflows);
+                stack.counters().count(Ext::ListenDrops);
                 return;
             }
         }
         if state.orphan && segment.len > 0 && matches!(state.tcp_phase(), Phase::FinWait1 | Phase::FinWait2) {
             // Data that nobody will read: RFC 9293, 3.10.7.4 by way of RFC 1122, 4.2.2.13.
+            stack.counters().count(Ext::TCPAbortOnData);
             return self.abort_locked(stack, &mut state);
         }
         self.receive(stack, &mut state, packet, segment, false);
@@ -364,7 +367,9 @@ impl Conn {
         if segment.flags & (SYN | RST) != RST {
             state.sent = (segment.end(), segment.ack);
         }
+        let resent = state.meter.resent_segments;
         state.meter.sending(&segment, now().total_micros());
+        self.count_sent(stack, state, &segment, bytes.len(), state.meter.resent_segments != resent);
         state.clamp.apply(&mut bytes[start..], &segment, state.options.window_clamp);
         packet::set_tos(bytes, state.options.ip.tos(self.tuple.remote.ip()));
         if start == 20 && !state.options.ip.dont_fragment(self.tuple.remote.ip()) {
@@ -396,12 +401,26 @@ impl Conn {
         }
     }
 
+    /// Counts a segment, which the device may cut into several.
+    fn count_sent(&self, stack: &Stack, state: &State, segment: &Segment, len: usize, again: bool) {
+        let (counters, v6) = (stack.counters(), self.tuple.remote.is_ipv6());
+        counters.count(Ip::OutRequests.of(v6));
+        counters.count(Ip::OutTransmits.of(v6));
+        counters.add(Ip::OutOctets.of(v6), len as u64);
+        let pieces = segment.len.div_ceil(usize::from(state.peer_mss).max(1)).max(1) as u64;
+        counters.add(if again { Counter::RetransSegs } else { Counter::OutSegs }, pieces);
+        if segment.has(RST) {
+            counters.count(Counter::OutRsts);
+        }
+    }
+
     /// Draws the conclusions from what has changed. `error` is what a reset meant.
     fn settle(&self, stack: &Stack, engine: &mut Engine, state: &mut State, error: Option<Errno>) {
         let phase = state.tcp_phase();
         let before = std::mem::replace(&mut state.phase, phase);
         let mut events = Events::empty();
         if before != phase {
+            self.count_change(stack, before, phase);
             events = self.phase_changed(stack, state, before, error);
         }
         let (readable, writable) = (state.readable(), state.is_writable());
@@ -420,11 +439,26 @@ impl Conn {
         self.arm(stack, engine, state);
     }
 
+    fn count_change(&self, stack: &Stack, before: Phase, phase: Phase) {
+        let is_current = |phase| matches!(phase, Phase::Established | Phase::CloseWait);
+        match (is_current(before), is_current(phase)) {
+            (false, true) => stack.counters().count(Counter::CurrEstab),
+            (true, false) => stack.counters().less(Counter::CurrEstab),
+            _ => {}
+        }
+        if is_current(before) && phase == Phase::Closed {
+            stack.counters().count(Counter::EstabResets);
+        }
+    }
+
     fn phase_changed(&self, stack: &Stack, state: &mut State, before: Phase, error: Option<Errno>) -> Events {
         let phase = state.phase;
         if !state.established && !matches!(phase, Phase::Closed | Phase::Listen | Phase::SynSent | Phase::SynReceived) {
             state.established = true;
             state.deadline = None;
+            if state.listener.is_some() {
+                stack.counters().count(Counter::PassiveOpens);
+            }
         }
         match phase {
             Phase::Closed | Phase::Listen => {
@@ -478,7 +512,9 @@ impl Conn {
 
     /// It is no longer in the table of connections, and its timer is of no use.
     pub fn gone(&self, stack: &Stack, state: &mut State) {
-        stack.tcp.forget(self);
+        if stack.tcp.forget(self) && !state.established {
+            stack.counters().count(Counter::AttemptFails);
+        }
         if let Some(listener) = state.listener.take().and_then(|listener| listener.upgrade()) {
             listener.failed();
         }
@@ -572,7 +608,7 @@ impl State {
         let probing = options.keep_alive && silent >= i64::from(options.keep_idle) * 1_000_000;
         let interval = smoltcp::time::Duration::from_secs(options.keep_interval.into());
         let limit = if self.view().send_queue() > 0 {
-            Some(options.user_timeout.unwrap_or(RETRANSMIT_TIMEOUT))
+            Some(options.user_timeout.unwrap_or(options.retransmit_timeout))
         } else {
             options.keep_alive.then_some(dead)
         };
@@ -612,7 +648,15 @@ impl TimerTarget for Conn {
             }
             return;
         }
+        let resent = state.meter.resent_segments;
+        let (limit, before) = (state.unsent(), state.tcp_phase());
         self.step(&mut state, |_| ());
+        if state.meter.resent_segments != resent {
+            stack.counters().count(Ext::TCPTimeouts);
+        }
+        if limit > 0 && before != Phase::Closed && state.tcp_phase() == Phase::Closed {
+            stack.counters().count(Ext::TCPAbortOnTimeout);
+        }
     }
 }
 

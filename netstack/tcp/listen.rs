@@ -13,12 +13,13 @@ use super::options::TcpOptions;
 use super::segment::Segment;
 use crate::errno::{Errno, Result};
 use crate::netstack::stack::Stack;
+use crate::netstack::stack::counters::Ext;
 use crate::netstack::stack::packet::Packet;
 use crate::netstack::stack::ports::Binding;
 use crate::wait::{Events, WaitQueue};
 
-/// `/proc/sys/net/core/somaxconn`.
-const SOMAXCONN: usize = 4096;
+/// The most, `/proc/sys/net/ipv4/tcp_max_syn_backlog`.
+const MAX_HANDSHAKES: usize = 4096;
 /// The fewest handshakes at a time, whatever the backlog.
 const MIN_HANDSHAKES: usize = 8;
 
@@ -61,9 +62,9 @@ impl Listener {
         Arc::new(listener)
     }
 
-    /// `listen(2)` again.
+    /// `listen(2)` again. `net.core.somaxconn` is looked at by the system call.
     pub fn set_backlog(&self, backlog: i32) {
-        self.state.lock().backlog = usize::try_from(backlog).unwrap_or(SOMAXCONN).min(SOMAXCONN);
+        self.state.lock().backlog = usize::try_from(backlog).unwrap_or(0);
     }
 
     /// Whether no more connections may wait. As on Linux there is room for one more than the backlog.
@@ -82,9 +83,12 @@ impl Listener {
     pub fn syn(self: &Arc<Listener>, stack: &Stack, tuple: Tuple, packet: &Packet<'_>, segment: &Segment) {
         {
             let mut state = self.state.lock();
-            let most = state.backlog.max(MIN_HANDSHAKES);
+            let most = state.backlog.clamp(MIN_HANDSHAKES, MAX_HANDSHAKES);
+            if state.ready.len() > state.backlog {
+                stack.counters().count(Ext::ListenOverflows);
+            }
             if state.closed || state.ready.len() > state.backlog || state.handshakes >= most {
-                return;
+                return stack.counters().count(Ext::ListenDrops);
             }
             state.handshakes += 1;
         }

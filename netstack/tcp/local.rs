@@ -10,8 +10,11 @@ use super::memory::{Lent, MEMORY};
 use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
 use crate::netstack::stack::Stack;
+use crate::netstack::stack::counters::{Local, Tcp as Counter};
 use crate::wait::{Events, WaitQueue};
 
+/// A TCP header, when it comes to counting.
+const HEADER: usize = 20;
 /// How much one direction holds.
 const RING: usize = 512 << 10;
 
@@ -52,6 +55,8 @@ struct Half {
     limit: usize,
     /// Bytes received and sent.
     bytes: (u64, u64),
+    /// Whether it counts no longer among the connections that there are: `CurrEstab`.
+    left: bool,
 }
 
 impl Half {
@@ -65,6 +70,20 @@ impl Half {
 
     fn done_writing(&self) -> bool {
         self.shut_write || self.reset
+    }
+
+    /// Counts that it is no longer established, when that is new.
+    fn count(&mut self, stack: &std::sync::Weak<Stack>) {
+        if self.left || !(self.reset || self.shut_write) {
+            return;
+        }
+        self.left = true;
+        if let Some(stack) = stack.upgrade() {
+            stack.counters().less(Counter::CurrEstab);
+            if self.reset {
+                stack.counters().count(Counter::EstabResets);
+            }
+        }
     }
 
     fn fail(&mut self, error: Errno) {
@@ -95,6 +114,7 @@ impl LocalEnd {
         let half = |queue: &Arc<WaitQueue>| Half { queue: queue.clone(), limit: limit.min(RING), ..Half::default() };
         let link = Arc::new(Link(Mutex::new([half(&queue), half(&other_queue)])));
         let reverse = Tuple { local: tuple.remote, remote: tuple.local };
+        stack.counters().add(Counter::CurrEstab, 2);
         let end = |side, tuple, queue| LocalEnd { link: link.clone(), side, tuple, queue, stack: stack.me.clone() };
         (end(0, tuple, queue), end(1, reverse, other_queue))
     }
@@ -105,6 +125,8 @@ impl LocalEnd {
         let [one, two] = &mut *halves;
         let (mine, theirs) = if self.side == 0 { (one, two) } else { (two, one) };
         let (result, events) = work(mine, theirs);
+        mine.count(&self.stack);
+        theirs.count(&self.stack);
         if !events.is_empty() {
             theirs.queue.wake(events);
         }
@@ -113,10 +135,16 @@ impl LocalEnd {
 
     /// Takes what fits from `source`. `EAGAIN`, `EPIPE`.
     pub fn send(&self, source: &mut dyn Source) -> Result<usize> {
-        self.with(|mine, theirs| match mine.send(theirs, source) {
+        let sent = self.with(|mine, theirs| match mine.send(theirs, source) {
             Ok((n, events)) => (Ok(n), events),
             Err(error) => (Err(error), Events::empty()),
-        })
+        });
+        if let (Ok(1..), Some(stack)) = (&sent, self.stack.upgrade()) {
+            let v6 = self.tuple.remote.is_ipv6();
+            stack.count_local(v6, sent.unwrap_or(0) + HEADER);
+            stack.counters().count(Local::Segments.of(v6));
+        }
+        sent
     }
 
     /// Gives what was received. 0 at the end; `EAGAIN`, `ECONNRESET`.
@@ -152,6 +180,7 @@ impl LocalEnd {
             let unread = mine.unread() > 0;
             (mine.closed, mine.shut_write, mine.incoming) = (true, true, None);
             if (reset || unread) && !mine.reset && !theirs.closed {
+                mine.reset = true;
                 theirs.fail(Errno::ECONNRESET);
             }
             theirs.ended = true;

@@ -18,6 +18,8 @@ mod memory;
 mod meter;
 mod options;
 mod segment;
+#[cfg(test)]
+mod silent_tests;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -38,17 +40,15 @@ use self::options::TcpOptions;
 use crate::errno::{Errno, Result};
 use crate::io::Sink;
 use crate::netstack::options::Common;
+use crate::netstack::stack::counters::{Ext, Tcp as Counter};
 use crate::netstack::stack::ports::{Binding, Lease, Protocol};
+use crate::netstack::stack::settings::Buffer;
 use crate::netstack::stack::{SocketCred, Stack};
 use crate::netstack::{Endpoint, RecvFlags, Socket, dns};
 use crate::vfs::anon::{AnonAttr, DEV_SOCKET};
 use crate::vfs::file::IoctlMemory;
 use crate::vfs::inode::NodeType;
 use crate::wait::{Events, WaitQueue};
-
-/// What `SO_RCVBUF` and `SO_SNDBUF` show before they are set: the middle values of `tcp_rmem` and `tcp_wmem`.
-const RECEIVE_BUF: usize = 131_072;
-const SEND_BUF: usize = 16_384;
 
 /// From `asm-generic/sockios.h`.
 const SIOCATMARK: u64 = 0x8905;
@@ -117,7 +117,9 @@ pub struct TcpSocket {
 impl TcpSocket {
     /// `socket(2)`.
     pub fn new(stack: &Arc<Stack>, domain: i32, cred: SocketCred) -> Arc<TcpSocket> {
-        let options = Options { common: Common::new(RECEIVE_BUF, SEND_BUF), tcp: TcpOptions::default() };
+        let settings = stack.settings();
+        let [receive, send] = [Buffer::Receive, Buffer::Send].map(|which| settings.buffer(which)[1] as usize);
+        let options = Options { common: Common::new(settings, receive, send), tcp: TcpOptions::new(settings) };
         Self::with(stack, domain, cred, Phase::Idle, Arc::default(), options)
     }
 
@@ -229,12 +231,16 @@ impl TcpSocket {
         let arrives = self.stack.interfaces().route_by(tuple.remote.ip(), device)?.arrives;
         let Some(listener) = self.stack.tcp.listener(&reverse, arrives) else {
             *phase = Phase::Idle;
+            self.stack.counters().count(Counter::ActiveOpens);
+            self.stack.counters().count(Counter::AttemptFails);
+            self.stack.counters().count(Counter::OutRsts);
             return Err(Errno::ECONNREFUSED);
         };
         if matches!(phase, Phase::Idle) && !self.stack.tcp.remember_local(tuple) {
             return Err(Errno::EADDRNOTAVAIL);
         }
-        let limit = self.options.lock().for_connection().send_ring.unwrap_or(usize::MAX);
+        let limit =
+            self.options.lock().for_connection().send_ring.unwrap_or_else(|| self.stack.settings().ring(Buffer::Send));
         let mut mine = None;
         let entered = listener.connect_local(&self.me, || {
             let (one, two) = LocalEnd::pair(&self.stack, tuple, self.queue.clone(), limit);
@@ -244,9 +250,13 @@ impl TcpSocket {
         match (entered, mine) {
             (Ok(()), Some(end)) => {
                 *phase = Phase::Local { end, known: false };
+                self.stack.counters().count(Counter::ActiveOpens);
+                self.stack.counters().count(Counter::PassiveOpens);
                 Ok(())
             }
             (Err(Errno::EAGAIN), _) => {
+                self.stack.counters().count(Ext::ListenOverflows);
+                self.stack.counters().count(Ext::ListenDrops);
                 *phase = Phase::Waiting(tuple);
                 Err(Errno::EINPROGRESS)
             }

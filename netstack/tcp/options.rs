@@ -6,6 +6,7 @@ use super::conn::Conn;
 use super::{Phase, TcpSocket};
 use crate::errno::{Errno, Result};
 use crate::netstack::options::IpOptions;
+use crate::netstack::stack::settings::{Number, Settings};
 use smoltcp::socket::tcp::{CongestionControl, State as Machine};
 
 /// What a connection's own options are.
@@ -37,6 +38,8 @@ pub struct TcpOptions {
     pub congestion: CongestionControl,
     /// `TCP_SYNCNT`.
     pub syn_count: u32,
+    /// How long data may stay unacknowledged, without `TCP_USER_TIMEOUT`.
+    pub retransmit_timeout: Duration,
     /// `TCP_LINGER2`: how long the peer's end is waited for after `close`; `None` not at all.
     pub linger2: Option<Duration>,
     /// `TCP_WINDOW_CLAMP`, bytes; 0 for none.
@@ -55,8 +58,6 @@ pub struct TcpOptions {
     pub send_ring: Option<usize>,
 }
 
-/// `/proc/sys/net/ipv4/tcp_fin_timeout`.
-const FIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// `TCP_FIN_TIMEOUT_MAX`, seconds.
 const MAX_FIN_TIMEOUT: i32 = 120;
 /// `SOCK_MIN_RCVBUF / 2`.
@@ -73,8 +74,9 @@ pub fn congestion_controls() -> impl Iterator<Item = &'static str> {
     CONGESTION.iter().map(|(name, _)| *name)
 }
 
-impl Default for TcpOptions {
-    fn default() -> TcpOptions {
+impl TcpOptions {
+    /// What `settings` have new sockets start with.
+    pub fn new(settings: &Settings) -> TcpOptions {
         TcpOptions {
             no_delay: false,
             cork: false,
@@ -82,14 +84,15 @@ impl Default for TcpOptions {
             defer_accept: false,
             defer_seconds: 0,
             keep_alive: false,
-            keep_idle: 7200,
-            keep_interval: 75,
-            keep_count: 9,
+            keep_idle: settings.get(Number::KeepaliveTime),
+            keep_interval: settings.get(Number::KeepaliveInterval),
+            keep_count: settings.get(Number::KeepaliveProbes),
             user_timeout: None,
             max_segment: None,
             congestion: CONGESTION[0].1,
-            syn_count: 6,
-            linger2: Some(FIN_TIMEOUT),
+            syn_count: settings.get(Number::SynRetries),
+            linger2: Some(settings.seconds(Number::FinTimeout)),
+            retransmit_timeout: settings.retransmit_timeout(),
             window_clamp: 0,
             not_sent_low_water: 0,
             fast_open: 0,
@@ -99,16 +102,18 @@ impl Default for TcpOptions {
             send_ring: None,
         }
     }
-}
 
-impl TcpOptions {
-    /// How long a connection is tried to be made: the time of `TCP_SYNCNT` retransmissions, each after twice the time of
-    /// that before, of a second to begin with and two minutes at most.
+    /// How long a connection is tried to be made: the time of `TCP_SYNCNT` retransmissions.
     pub fn connect_timeout(&self) -> Duration {
-        let waits = (0..=self.syn_count).map(|n| if n < 7 { 1u64 << n } else { 120 });
-        let all = Duration::from_secs(waits.sum());
+        let all = retry_time(self.syn_count);
         self.user_timeout.map_or(all, |limit| limit.min(all))
     }
+}
+
+/// How long it takes to send a SYN and `retries` more, and to wait for the answer to the last: each after twice the time of
+/// that before, of a second to begin with and two minutes at most.
+pub fn retry_time(retries: u32) -> Duration {
+    Duration::from_secs((0..=retries).map(|n| if n < 7 { 1u64 << n } else { 120 }).sum())
 }
 
 /// What `TCP_DEFER_ACCEPT` makes of a time: that of as many retransmissions as it takes, `secs_to_retrans`.
@@ -183,6 +188,7 @@ impl TcpSocket {
         }
         let int = value.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)).ok_or(Errno::EINVAL)?;
         let within = |most: i32| if (1..=most).contains(&int) { Ok(int as u32) } else { Err(Errno::EINVAL) };
+        let fin_timeout = self.stack.settings().seconds(Number::FinTimeout);
         {
             let mut options = self.options.lock();
             let tcp = &mut options.tcp;
@@ -206,7 +212,7 @@ impl TcpSocket {
                 libc::TCP_LINGER2 => {
                     tcp.linger2 = match int {
                         ..0 => None,
-                        0 => Some(FIN_TIMEOUT),
+                        0 => Some(fin_timeout),
                         seconds => Some(Duration::from_secs(seconds.min(MAX_FIN_TIMEOUT) as u64)),
                     };
                 }

@@ -16,6 +16,7 @@ use super::options::tcp_state;
 use super::segment::{ACK, RST, SYN, Segment};
 use crate::errno::Errno;
 use crate::netstack::stack::Stack;
+use crate::netstack::stack::counters::{Ext, Tcp as Counter};
 use crate::netstack::stack::packet::{Header, Packet, TCP};
 use crate::timer::clock::monotonic;
 use crate::timer::{TimerId, TimerTarget};
@@ -85,13 +86,13 @@ impl Tables {
         }
     }
 
-    /// A connection is over.
-    pub fn forget(&self, conn: &Conn) {
+    /// A connection is over. Whether it was known until now.
+    pub fn forget(&self, conn: &Conn) -> bool {
         let mut flows = self.flows.write();
         let own = matches!(flows.get(&conn.tuple), Some(Flow::Wire(known)) if std::ptr::eq(&**known, conn));
         let gone = if own { flows.remove(&conn.tuple) } else { None };
         drop(flows);
-        drop(gone);
+        gone.is_some()
     }
 
     /// A connection within this host is over.
@@ -220,6 +221,7 @@ impl TimerTarget for TimeWaitTimer {
             next
         };
         over.iter().for_each(|tuple| tables.end_time_wait(tuple));
+        stack.counters().add(Ext::TW, over.len() as u64);
         if let Some(next) = next {
             // A second's worth at a time.
             let next = next.max(Duration::from_secs(1)).as_nanos() as u64;
@@ -230,7 +232,8 @@ impl TimerTarget for TimeWaitTimer {
 
 /// Takes a TCP packet that came by `interface`, its checksum verified.
 pub fn input(stack: &Stack, packet: &Packet<'_>, interface: u32) {
-    let Some(segment) = Segment::parse(packet.payload) else { return };
+    stack.counters().count(Counter::InSegs);
+    let Some(segment) = Segment::parse(packet.payload) else { return stack.counters().count(Counter::InErrs) };
     // Neither a group nor nobody is an end of a connection: RFC 9293, 3.9.2.3.
     let source = packet.source;
     if source.is_unspecified()
@@ -291,7 +294,7 @@ fn reply(stack: &Stack, packet: &Packet<'_>, segment: &Segment, seq: u32, ack: u
         source: packet.destination,
         destination: packet.source,
         protocol: TCP,
-        ttl: 64,
+        ttl: stack.default_hops(packet.source.is_ipv6()),
         tos: 0,
         id: 0,
         whole: false,
@@ -305,7 +308,12 @@ fn reply(stack: &Stack, packet: &Packet<'_>, segment: &Segment, seq: u32, ack: u
         (to[12], to[13]) = (5 << 4, flags);
         Ok(())
     };
-    let _ = stack.send_packet(&route, &header, 20, Some(16), fill);
+    if stack.send_packet(&route, &header, 20, Some(16), fill).is_ok() {
+        stack.counters().count(Counter::OutSegs);
+        if flags & RST != 0 {
+            stack.counters().count(Counter::OutRsts);
+        }
+    }
 }
 
 /// A segment of ours did not arrive: matters while connecting only, RFC 5927.

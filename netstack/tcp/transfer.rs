@@ -8,6 +8,7 @@ use super::conn::{ALL, Conn, ORPHAN_TIMEOUT, State, later};
 use super::engine::now;
 use crate::errno::{Errno, Result};
 use crate::netstack::stack::Stack;
+use crate::netstack::stack::counters::Ext;
 use crate::wait::Events;
 
 /// How long `TCP_CORK` holds back.
@@ -164,7 +165,12 @@ impl Conn {
                 stack.tcp.begin_time_wait(&stack, self, state.sent);
                 self.gone(&stack, &mut state);
             }
-            _ if linger || state.readable() > 0 => self.abort_locked(&stack, &mut state),
+            _ if linger || state.readable() > 0 => {
+                if !linger {
+                    stack.counters().count(Ext::TCPAbortOnClose);
+                }
+                self.abort_locked(&stack, &mut state);
+            }
             _ => {
                 let patience = match state.tcp_phase() {
                     Phase::FinWait2 => state.options.linger2.unwrap_or_default(),

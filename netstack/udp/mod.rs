@@ -16,8 +16,10 @@ pub use self::receive::{Datagram, deliver, input, unreachable};
 use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
 use crate::netstack::options::Common;
+use crate::netstack::stack::counters::Udp as Counter;
 use crate::netstack::stack::packet::{self, Header, UDP};
 use crate::netstack::stack::ports::{Binding, Lease, Protocol};
+use crate::netstack::stack::settings::Number;
 use crate::netstack::stack::{Route, SocketCred, Stack};
 use crate::netstack::{Ancillary, Endpoint, Message, RecvFlags, SockAddr, Socket, SocketOption, addr, dns};
 use crate::vfs::anon::{AnonAttr, DEV_SOCKET};
@@ -109,7 +111,7 @@ impl UdpSocket {
             attr: AnonAttr::new(DEV_SOCKET, NodeType::Socket, 0o777, (cred.uid, cred.gid)),
             waiters: WaitQueue::new(),
             state: Mutex::default(),
-            options: Mutex::new(Common::new(DEFAULT_BUF, DEFAULT_BUF)),
+            options: Mutex::new(Common::new(stack.settings(), DEFAULT_BUF, DEFAULT_BUF)),
         })
     }
 
@@ -213,6 +215,8 @@ impl UdpSocket {
                 tos,
                 bytes,
             };
+            self.stack.count_local(remote.is_ipv6(), len + HEADER);
+            self.stack.counters().count(Counter::OutDatagrams.of(remote.is_ipv6()));
             if !receive::deliver(&self.stack, datagram, remote.port()) {
                 let mut state = self.state.lock();
                 if state.peer == Some(remote) {
@@ -233,6 +237,7 @@ impl UdpSocket {
             if n < len { Err(Errno::EFAULT) } else { Ok(()) }
         };
         self.stack.send_packet(&route, &header, len + HEADER, Some(6), fill)?;
+        self.stack.counters().count(Counter::OutDatagrams.of(remote.is_ipv6()));
         Ok(len)
     }
 
@@ -317,7 +322,8 @@ impl Socket for UdpSocket {
     fn bind(&self, addr: &SockAddr) -> Result<()> {
         let addr = addr::from_user(self.domain, addr)?;
         let ip = (!addr.ip().is_unspecified()).then(|| addr.ip());
-        let free = self.is_set(libc::IPPROTO_IP, libc::IP_FREEBIND);
+        let free =
+            self.is_set(libc::IPPROTO_IP, libc::IP_FREEBIND) || self.stack.settings().is_set(Number::NonlocalBind);
         if ip.is_some_and(|ip| !free && !self.stack.interfaces().may_bind(ip)) {
             return Err(Errno::EADDRNOTAVAIL);
         }

@@ -7,6 +7,7 @@ use super::{HEADER, UdpSocket};
 use crate::errno::{Errno, Result};
 use crate::io::Sink;
 use crate::netstack::stack::Stack;
+use crate::netstack::stack::counters::Udp as Counter;
 use crate::netstack::stack::input::Arrival;
 use crate::netstack::stack::packet::{Packet, be16};
 use crate::netstack::{Ancillary, Message, RecvFlags, addr};
@@ -34,9 +35,10 @@ pub struct Datagram {
 
 /// Takes a UDP packet, its checksum verified.
 pub fn input(stack: &Stack, packet: &Packet<'_>, arrival: Arrival) {
-    let Some(header) = packet.payload.first_chunk::<HEADER>() else { return };
+    let malformed = || stack.counters().count(Counter::InErrors.of(packet.source.is_ipv6()));
+    let Some(header) = packet.payload.first_chunk::<HEADER>() else { return malformed() };
     let len = usize::from(be16(header, 4));
-    let Some(bytes) = packet.payload.get(HEADER..len) else { return };
+    let Some(bytes) = packet.payload.get(HEADER..len) else { return malformed() };
     let deliver_one = |bytes: &[u8]| {
         let datagram = Datagram {
             from: (packet.source, be16(header, 0)).into(),
@@ -60,15 +62,22 @@ pub fn input(stack: &Stack, packet: &Packet<'_>, arrival: Arrival) {
 /// Puts a datagram into the queue of the socket that it is for, or of all of a group. Whether there was one.
 pub fn deliver(stack: &Stack, datagram: Datagram, port: u16) -> bool {
     let sockets = stack.udp.at(port);
+    let count = |counter: Counter| stack.counters().count(counter.of(datagram.to.is_ipv6()));
     let group = datagram.to.is_multicast() || stack.interfaces().is_broadcast(datagram.to);
     if group {
+        let mut taken = false;
         for socket in sockets.iter().filter(|socket| socket.suits(&datagram) > 0) {
             socket.enqueue(datagram.clone());
+            taken = true;
+        }
+        if !taken {
+            count(Counter::IgnoredMulti);
         }
         return true; // nobody is told that a group is empty
     }
     let best = sockets.iter().map(|socket| socket.suits(&datagram)).max().unwrap_or(0);
     if best == 0 {
+        count(Counter::NoPorts);
         return false;
     }
     let suitable: Vec<&Arc<UdpSocket>> = sockets.iter().filter(|socket| socket.suits(&datagram) == best).collect();
@@ -133,7 +142,10 @@ impl UdpSocket {
         }
         if state.queued + size > room && !state.queue.is_empty() {
             state.dropped += 1;
-            return;
+            drop(state);
+            let v6 = datagram.to.is_ipv6();
+            self.stack.counters().count(Counter::RcvbufErrors.of(v6));
+            return self.stack.counters().count(Counter::InErrors.of(v6));
         }
         state.queued += size;
         state.queue.push_back(datagram);
@@ -164,6 +176,9 @@ impl UdpSocket {
             return if state.shut_read { Ok(Message::default()) } else { Err(Errno::EAGAIN) };
         };
         drop(state);
+        if !flags.contains(RecvFlags::PEEK) {
+            self.stack.counters().count(Counter::InDatagrams.of(datagram.to.is_ipv6()));
+        }
         let len = datagram.bytes.len().min(sink.room());
         let stored = if len > 0 { sink.put(&datagram.bytes[..len])? } else { 0 };
         if stored < len {

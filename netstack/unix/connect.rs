@@ -9,9 +9,6 @@ use super::{BoundSocket, Kind, UnixSocket};
 use crate::errno::{Errno, Result};
 use crate::wait::Events;
 
-/// The longest backlog: `/proc/sys/net/core/somaxconn`.
-const SOMAXCONN: usize = 4096;
-
 impl UnixSocket {
     /// `connect(2)` to a path: `target` is what the caller found on the node (`ECONNREFUSED` is its answer when there is
     /// nothing). `ECONNREFUSED` (closed, or does not listen), `EPROTOTYPE` (of another type), `EAGAIN` (the backlog is
@@ -96,7 +93,7 @@ impl UnixSocket {
         if self.side().name.get().is_none() {
             return Err(Errno::EINVAL);
         }
-        let limit = usize::try_from(backlog).unwrap_or(SOMAXCONN).min(SOMAXCONN);
+        let limit = usize::try_from(backlog).unwrap_or(0);
         let cred = *self.cred.lock();
         let mut state = self.side().state.lock();
         match &mut state.phase {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::errno::{Errno, Result};
-use crate::netstack::stack::settings::Settings;
+use crate::netstack::stack::settings::{Buffer, Number, Settings};
 use crate::sentry::kernel::Kernel;
 use crate::sentry::namespaces::UtsNamespace;
 use crate::vfs::proc::sysctl::fixed;
@@ -14,36 +14,60 @@ use crate::vfs::proc::sysctl::fixed;
 /// A parameter of the network that can be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Net {
-    /// `net.ipv4.ip_unprivileged_port_start`.
-    PortStart,
+    /// One number.
+    Number(Number),
+    /// `net.ipv4.ip_local_port_range`.
+    Ports,
+    /// `net.ipv4.ip_local_reserved_ports`.
+    ReservedPorts,
     /// `net.ipv4.ping_group_range`.
     PingGroups,
+    /// `net.ipv4.tcp_rmem` and `net.ipv4.tcp_wmem`.
+    Buffer(Buffer),
 }
 
 impl Net {
     /// All, with their paths beneath `/proc/sys`.
-    pub const ALL: [(Net, &'static str); 2] =
-        [(Net::PortStart, "net/ipv4/ip_unprivileged_port_start"), (Net::PingGroups, "net/ipv4/ping_group_range")];
+    pub fn all() -> impl Iterator<Item = (Net, &'static str)> {
+        let others = [
+            (Net::Ports, "net/ipv4/ip_local_port_range"),
+            (Net::ReservedPorts, "net/ipv4/ip_local_reserved_ports"),
+            (Net::PingGroups, "net/ipv4/ping_group_range"),
+            (Net::Buffer(Buffer::Receive), "net/ipv4/tcp_rmem"),
+            (Net::Buffer(Buffer::Send), "net/ipv4/tcp_wmem"),
+        ];
+        Number::all().map(|(number, path)| (Net::Number(number), path)).chain(others)
+    }
 
     /// As `/proc/sys` shows it, without the end of the line.
     pub fn show(self, settings: &Settings) -> String {
         match self {
-            Net::PortStart => settings.port_start().to_string(),
+            Net::Number(number) => settings.get(number).to_string(),
+            Net::Ports => format!("{}\t{}", settings.ports().start(), settings.ports().end()),
+            Net::ReservedPorts => settings.reserved_ports(),
             Net::PingGroups => {
                 let (first, last) = settings.ping_groups();
                 format!("{first}\t{last}")
             }
+            Net::Buffer(which) => settings.buffer(which).map(|size| size.to_string()).join("\t"),
         }
     }
 
     /// Sets it from text. `EINVAL`.
     pub fn set(self, settings: &Settings, text: &str) -> Result<()> {
-        match (self, numbers(text)?.as_slice()) {
-            (Net::PortStart, &[port]) if port <= 65_536 => settings.set_port_start(port),
-            (Net::PingGroups, &[first, last]) => settings.set_ping_groups(first, last),
-            _ => return Err(Errno::EINVAL),
+        if self == Net::ReservedPorts {
+            return settings.set_reserved_ports(text);
         }
-        Ok(())
+        match (self, numbers(text)?.as_slice()) {
+            (Net::Number(number), &[value]) => settings.set(number, value),
+            (Net::Ports, &[first, last]) => settings.set_ports(first, last),
+            (Net::PingGroups, &[first, last]) => {
+                settings.set_ping_groups(first, last);
+                Ok(())
+            }
+            (Net::Buffer(which), &[least, first, most]) => settings.set_buffer(which, [least, first, most]),
+            _ => Err(Errno::EINVAL),
+        }
     }
 }
 
@@ -93,8 +117,8 @@ fn place(name: &str) -> std::result::Result<Place, String> {
     if !namespaced {
         return Err("is not in a separate kernel namespace".into());
     }
-    if let Some((which, _)) = Net::ALL.iter().find(|(_, known)| *known == path) {
-        return Ok(Place::Net(*which));
+    if let Some((which, _)) = Net::all().find(|(_, known)| *known == path) {
+        return Ok(Place::Net(which));
     }
     fixed(&path).map(Place::Fixed).ok_or_else(|| "is not there in a sandbox".into())
 }
@@ -109,13 +133,22 @@ mod tests {
         assert_eq!(check("net.ipv4.ping_group_range", "0 2147483647"), Ok(()));
         assert_eq!(check("kernel.domainname", "example.org"), Ok(()));
         assert_eq!(check("net.ipv4.ip_forward", "0"), Ok(()));
+        assert_eq!(check("net.ipv6.conf.all.disable_ipv6", "0"), Ok(()));
+        assert_eq!(check("net.ipv4.tcp_rmem", "4096 87380 16777216"), Ok(()));
+        for name in ["net.core.somaxconn", "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout"] {
+            assert_eq!(check(name, "30"), Ok(()), "{name}");
+        }
     }
 
     #[test]
     fn what_has_no_effect_is_refused() {
         for (name, value) in [
             ("net.ipv4.ip_forward", "1"),
-            ("net.ipv4.ip_unprivileged_port_start", "65537"),
+            ("net.ipv4.ip_unprivileged_port_start", "65536"),
+            ("net.ipv4.tcp_syncookies", "1"),
+            ("net.ipv4.tcp_rmem", "4096 87380"),
+            ("net.core.somaxconn", "-1"),
+            ("net.ipv6.conf.all.disable_ipv6", "1"),
             ("net.ipv4.ping_group_range", "0"),
             ("net.ipv4.no_such", "0"),
             ("vm.swappiness", "60"),
@@ -130,7 +163,7 @@ mod tests {
     fn settings_take_effect() {
         let settings = Settings::default();
         assert!(settings.is_privileged(80) && !settings.is_privileged(0) && !settings.is_privileged(1024));
-        Net::PortStart.set(&settings, "80\n").unwrap();
+        Net::Number(Number::PortStart).set(&settings, "80\n").unwrap();
         assert!(settings.is_privileged(79) && !settings.is_privileged(80));
         Net::PingGroups.set(&settings, "5\t6").unwrap();
         assert_eq!([4, 5, 6, 7].map(|group| settings.may_ping([group].into_iter())), [false, true, true, false]);

@@ -16,6 +16,7 @@ mod common;
 mod programs;
 
 mod async_io;
+mod counters;
 mod epoll_threads;
 mod exec;
 mod faults;

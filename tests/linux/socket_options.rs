@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use libc::{c_int, socklen_t};
@@ -52,6 +53,11 @@ fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind(LOCAL).unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     (client, listener.accept().unwrap().0)
+}
+
+fn gettid() -> libc::pid_t {
+    // SAFETY: no memory is involved.
+    unsafe { libc::gettid() }
 }
 
 fn ready(fd: RawFd, events: i16, millis: c_int) -> bool {
@@ -250,14 +256,18 @@ fn the_low_water_mark_holds_readers_back() {
         // SAFETY: the buffer is as long as it says.
         let taken = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), 100, libc::MSG_DONTWAIT) };
         assert_eq!(taken, 3, "who does not wait gets what there is");
+        let (sender, tid) = mpsc::channel();
         let reader = std::thread::spawn(move || {
+            sender.send(gettid()).unwrap();
             let n = server.read(&mut buffer).unwrap();
             (buffer[..n].to_vec(), server)
         });
         // Linux counts only what came since the reader waits, so all of it comes after that.
-        std::thread::sleep(Duration::from_millis(50));
+        let tid = tid.recv().unwrap();
+        until_asleep(tid);
         client.write_all(b"abc").unwrap();
-        std::thread::sleep(Duration::from_millis(50));
+        // If that were enough it would be on its way out of the call, and never sleep again.
+        until_asleep(tid);
         assert!(!reader.is_finished());
         client.write_all(b"de").unwrap();
         let (read, mut server) = reader.join().unwrap();
@@ -315,9 +325,17 @@ fn the_end_of_a_listener_wakes_all_who_accept() {
         let listener = TcpListener::bind(LOCAL).unwrap();
         let fd = listener.as_raw_fd();
         std::thread::scope(|scope| {
-            let waiting: Vec<_> = (0..8).map(|_| scope.spawn(|| listener.accept().map(drop))).collect();
-            // However far they have come: they wait, or find it ended.
-            std::thread::sleep(Duration::from_millis(50));
+            let (sender, tids) = mpsc::channel();
+            let waiting: Vec<_> = (0..8)
+                .map(|_| {
+                    let (sender, listener) = (sender.clone(), &listener);
+                    scope.spawn(move || {
+                        sender.send(gettid()).unwrap();
+                        listener.accept().map(drop)
+                    })
+                })
+                .collect();
+            tids.iter().take(8).for_each(until_asleep);
             // SAFETY: no memory is involved.
             ok(unsafe { libc::shutdown(fd, libc::SHUT_RDWR) });
             for thread in waiting {
@@ -327,13 +345,18 @@ fn the_end_of_a_listener_wakes_all_who_accept() {
     });
 }
 
-extern "C" fn nothing(_signal: c_int) {}
+/// How many signals were handled.
+static HANDLED: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn count(_signal: c_int) {
+    HANDLED.fetch_add(1, Ordering::SeqCst);
+}
 
 fn handle(flags: c_int) {
-    // SAFETY: an all-zero action is valid, and the handler does nothing.
+    // SAFETY: an all-zero action is valid, and the handler only counts.
     unsafe {
         let mut action: libc::sigaction = zeroed();
-        action.sa_sigaction = nothing as extern "C" fn(c_int) as usize;
+        action.sa_sigaction = count as extern "C" fn(c_int) as usize;
         action.sa_flags = flags;
         ok(libc::sigaction(libc::SIGUSR1, &action, ptr::null_mut()));
     }
@@ -358,12 +381,17 @@ fn connect_is_restarted_after_a_signal() {
             let fd = socket(libc::AF_INET, libc::SOCK_STREAM);
             // SAFETY: no memory is involved.
             let thread = unsafe { libc::pthread_self() };
+            let (waiter, handled) = (gettid(), HANDLED.load(Ordering::SeqCst));
             std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    std::thread::sleep(Duration::from_millis(100));
+                    until_asleep(waiter);
                     // SAFETY: that thread lives until it has joined this one.
                     unsafe { libc::pthread_kill(thread, libc::SIGUSR1) };
-                    std::thread::sleep(Duration::from_millis(100));
+                    while HANDLED.load(Ordering::SeqCst) == handled {
+                        std::thread::yield_now();
+                    }
+                    // In the call again, or waiting for this thread after the end of it.
+                    until_asleep(waiter);
                     listener.accept().unwrap();
                 });
                 // SAFETY: the address is as long as it says.

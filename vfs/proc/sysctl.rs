@@ -32,7 +32,7 @@ pub fn fill(sys: &Arc<Dir>, kernel: &Weak<Kernel>) {
     for (path, value) in limits() {
         add(path, &value.to_string());
     }
-    for interface in ["all", "default", "lo", "eth0"] {
+    for interface in INTERFACES {
         for (name, value) in IPV4_CONF {
             add(&format!("net/ipv4/conf/{interface}/{name}"), value);
         }
@@ -40,7 +40,7 @@ pub fn fill(sys: &Arc<Dir>, kernel: &Weak<Kernel>) {
             add(&format!("net/ipv6/conf/{interface}/{name}"), value);
         }
     }
-    for (which, path) in Net::ALL {
+    for (which, path) in Net::all() {
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
         sys.make_dirs(dir).add_content(name, 0o644, Arc::new(NetSetting { kernel: kernel.clone(), which }));
     }
@@ -63,7 +63,16 @@ pub fn fill(sys: &Arc<Dir>, kernel: &Weak<Kernel>) {
 
 /// The value of a parameter that never changes, by its path beneath `/proc/sys`.
 pub fn fixed(path: &str) -> Option<&'static str> {
-    FIXED.iter().find(|(known, _)| *known == path).map(|(_, value)| *value)
+    let value = |table: &'static [(&str, &str)], path: &str| {
+        table.iter().find(|(known, _)| *known == path).map(|(_, value)| *value)
+    };
+    let of_interface = |prefix: &str, table| {
+        let (interface, name) = path.strip_prefix(prefix)?.split_once('/')?;
+        value(table, name).filter(|_| INTERFACES.contains(&interface))
+    };
+    value(FIXED, path)
+        .or_else(|| of_interface("net/ipv4/conf/", &IPV4_CONF))
+        .or_else(|| of_interface("net/ipv6/conf/", &IPV6_CONF))
 }
 
 /// A parameter of the network that can be set.
@@ -110,6 +119,9 @@ fn limits() -> [(&'static str, u64); 12] {
         ("fs/epoll/max_user_watches", crate::vfs::epoll::MAX_WATCHES as u64),
     ]
 }
+
+/// Whose parameters there are beneath `net/ipv4/conf` and `net/ipv6/conf`.
+const INTERFACES: [&str; 4] = ["all", "default", "lo", "eth0"];
 
 /// Paths and what they show.
 const FIXED: &[(&str, &str)] = &[
@@ -168,45 +180,28 @@ const FIXED: &[(&str, &str)] = &[
     ("net/core/optmem_max", "131072"),
     ("net/core/rmem_default", "212992"),
     ("net/core/rmem_max", "212992"),
-    ("net/core/somaxconn", "4096"),
     ("net/core/wmem_default", "212992"),
     ("net/core/wmem_max", "212992"),
-    ("net/ipv4/icmp_echo_ignore_all", "0"),
     ("net/ipv4/icmp_echo_ignore_broadcasts", "1"),
-    ("net/ipv4/ip_default_ttl", "64"),
     ("net/ipv4/ip_forward", "0"),
-    ("net/ipv4/ip_local_port_range", "32768\t60999"),
-    ("net/ipv4/ip_local_reserved_ports", ""),
-    ("net/ipv4/ip_nonlocal_bind", "0"),
     ("net/ipv4/tcp_abort_on_overflow", "0"),
     ("net/ipv4/tcp_dsack", "0"),
     ("net/ipv4/tcp_ecn", "0"),
     ("net/ipv4/tcp_fastopen", "0"),
-    ("net/ipv4/tcp_fin_timeout", "60"),
-    ("net/ipv4/tcp_keepalive_intvl", "75"),
-    ("net/ipv4/tcp_keepalive_probes", "9"),
-    ("net/ipv4/tcp_keepalive_time", "7200"),
     ("net/ipv4/tcp_max_syn_backlog", "4096"),
     ("net/ipv4/tcp_max_tw_buckets", "16384"),
-    ("net/ipv4/tcp_mem", "192000\t256000\t384000"),
+    ("net/ipv4/tcp_mem", "1048576\t1048576\t2097152"),
     ("net/ipv4/tcp_moderate_rcvbuf", "0"),
     ("net/ipv4/tcp_retries1", "3"),
-    ("net/ipv4/tcp_retries2", "15"),
     ("net/ipv4/tcp_rfc1337", "0"),
-    ("net/ipv4/tcp_rmem", "2304\t131072\t1048576"),
     ("net/ipv4/tcp_sack", "1"),
     ("net/ipv4/tcp_slow_start_after_idle", "0"),
-    ("net/ipv4/tcp_syn_retries", "6"),
-    ("net/ipv4/tcp_synack_retries", "5"),
     ("net/ipv4/tcp_syncookies", "0"),
     ("net/ipv4/tcp_timestamps", "0"),
     ("net/ipv4/tcp_tw_reuse", "0"),
     ("net/ipv4/tcp_window_scaling", "1"),
-    ("net/ipv4/tcp_wmem", "4608\t16384\t2097152"),
-    ("net/ipv4/udp_mem", "192000\t256000\t384000"),
     ("net/ipv4/udp_rmem_min", "4096"),
     ("net/ipv4/udp_wmem_min", "4096"),
-    ("net/ipv6/bindv6only", "0"),
     ("net/unix/max_dgram_qlen", "10"),
     ("vm/dirty_background_bytes", "0"),
     ("vm/dirty_background_ratio", "10"),

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use crate::errno::{Errno, Result};
 use crate::netstack::stack::SocketCred;
+use crate::netstack::stack::settings::Number;
 use crate::netstack::unix::{Cred, Kind, UnixSocket};
 use crate::netstack::{SockAddr, Socket};
 use crate::sentry::creds::Caps;
@@ -181,6 +182,9 @@ pub fn listen(cur: &mut Current, fd: Fd, backlog: i32) -> SysResult {
     if let Some(socket) = file.downcast::<UnixSocket>() {
         socket.set_cred(cred(cur));
     }
+    // One below 0 is as good as the longest.
+    let most = cur.kernel.net.settings().get(Number::Somaxconn);
+    let backlog = (backlog as u32).min(most) as i32;
     socket_of(&file)?.listen(backlog).map(|()| 0)
 }
 
