@@ -50,11 +50,11 @@ pub fn input(stack: &Stack, packet: &Packet<'_>, arrival: Arrival) {
         };
         deliver(stack, datagram, be16(header, 2))
     };
-    let delivered = match arrival.datagrams {
-        Some(size) => bytes.chunks(size.get().into()).fold(true, |all, one| deliver_one(one) && all),
-        None => deliver_one(bytes),
-    };
-    if !delivered {
+    let size = arrival.datagrams.map_or(bytes.len().max(1), |size| size.get().into());
+    // None at all is one without content.
+    let mut datagrams = if bytes.is_empty() { vec![bytes] } else { bytes.chunks(size).collect() };
+    datagrams.retain(|bytes| !deliver_one(bytes));
+    if !datagrams.is_empty() {
         stack.port_unreachable(packet);
     }
 }

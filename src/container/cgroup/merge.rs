@@ -32,7 +32,7 @@ pub(super) fn without_cpuset(cpu: &LinuxCpu) -> LinuxCpu {
 pub(super) fn merge(old: &LinuxResources, change: &LinuxResources) -> (LinuxResources, LinuxResources) {
     let mut set = LinuxResources::default();
     if let Some(memory) = change.memory() {
-        set.set_memory(Some(merge_memory(old.memory().unwrap_or_default(), &memory)));
+        set.set_memory(Some(merge_memory(old.memory().unwrap_or_default(), memory)));
     }
     if let Some(cpu) = change.cpu() {
         set.set_cpu(Some(merge_cpu(old.cpu().clone().unwrap_or_default(), cpu)));

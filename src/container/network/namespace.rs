@@ -26,7 +26,7 @@ pub fn read() -> Result<Vec<Link>> {
     let mut netlink = Netlink::open().doing(doing("interfaces"))?;
     let dump = |netlink: &mut Netlink, kind: u16, header: usize| netlink.dump(kind, &vec![0; header]);
     let found = dump(&mut netlink, libc::RTM_GETLINK, LINK_HEADER).doing(doing("interfaces"))?;
-    let mut links: Vec<Link> = found.iter().filter_map(link).collect();
+    let mut links: Vec<Link> = found.iter().filter_map(|body| link(body)).collect();
     for message in dump(&mut netlink, libc::RTM_GETADDR, ADDRESS_HEADER).doing(doing("addresses"))? {
         add_address(&mut links, &message);
     }
@@ -59,7 +59,7 @@ pub fn unless_unknown<T>(error: io::Error, otherwise: T) -> io::Result<T> {
     }
 }
 
-fn link(body: &Vec<u8>) -> Option<Link> {
+fn link(body: &[u8]) -> Option<Link> {
     const ADDRESS: u16 = 1;
     const NAME: u16 = 3;
     const MTU: u16 = 4;

@@ -26,8 +26,8 @@ const PROPAGATIONS: [&str; 9] =
 /// Checks what of `process` concerns Linux beyond identity and limits.
 pub fn check_process(process: &Process) -> Check {
     if let Some(profile) = process.apparmor_profile().as_deref().filter(|profile| !profile.is_empty()) {
-        let known = |name: &&str| *name == profile || profile.starts_with(&format!("{name}-"));
-        if !DEFAULT_PROFILES.iter().any(|name| known(&name)) {
+        let known = |name: &str| name == profile || profile.starts_with(&format!("{name}-"));
+        if !DEFAULT_PROFILES.iter().any(|name| known(name)) {
             let text = format!("profile {profile:?} cannot be enforced: a sandbox has no AppArmor");
             return Err(Problem::new("process.apparmorProfile", text));
         }

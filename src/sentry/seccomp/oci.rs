@@ -250,7 +250,8 @@ mod tests {
     #[test]
     fn conditions_compare_64_bits() {
         const VALUES: [u64; 9] = [0, 1, 2, 0xffff_ffff, 1 << 32, (1 << 32) + 1, (1 << 32) + 2, 2 << 32, u64::MAX];
-        let ops: [(&str, fn(u64, u64) -> bool); 6] = [
+        type Holds = fn(u64, u64) -> bool;
+        let ops: [(&str, Holds); 6] = [
             ("SCMP_CMP_NE", |a, b| a != b),
             ("SCMP_CMP_LT", |a, b| a < b),
             ("SCMP_CMP_LE", |a, b| a <= b),
