@@ -8,3 +8,4 @@ mod interrupted;
 mod many;
 mod order;
 mod place;
+mod pods;
