@@ -203,9 +203,12 @@ pub struct Shares {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Target {
-    /// The container's first process.
+    /// The container's first process. What it does not handle does not reach it, but for `SIGKILL` and `SIGSTOP`, as with
+    /// any first process of a PID namespace.
     #[default]
     Init,
+    /// The first process, which is not spared: whoever ends the command that runs a container means the container.
+    Attached,
     /// Every process of the container.
     All,
     /// The foreground process group of the first process's terminal, or the first process's own group when it has no
@@ -345,34 +348,43 @@ impl AsFd for Channel {
 }
 
 /// One side of a connection: whole lines and the descriptors that come with them.
+///
+/// Descriptors travel with a line's end. One `recvmsg(2)` may return several lines, but nothing behind the bytes that bring
+/// descriptors, `unix(7)`: those that it brings are the last line's.
 pub struct Channel {
     stream: UnixStream,
     /// What has been read beyond the last line.
     pending: Vec<u8>,
+    /// The descriptors of the line that ends `pending`.
+    fds: Vec<OwnedFd>,
 }
 
 impl Channel {
     /// Over a connected socket.
     pub fn new(stream: UnixStream) -> Channel {
-        Channel { stream, pending: Vec::new() }
+        Channel { stream, pending: Vec::new(), fds: Vec::new() }
     }
 
     /// Sends a line (without its end) and copies of descriptors, at most [`MAX_FDS`].
     pub fn send(&self, mut line: Vec<u8>, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        line.push(b'\n');
-        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-        let mut rights = vec![ControlMessage::ScmRights(&raw)];
-        if raw.is_empty() {
-            rights.clear();
+        if fds.is_empty() {
+            line.push(b'\n');
+            return self.send_all(&line, &[]);
         }
-        let mut rest = &line[..];
+        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        self.send_all(&line, &[])?;
+        self.send_all(b"\n", &[ControlMessage::ScmRights(&raw)])
+    }
+
+    /// The control message goes with the first byte.
+    fn send_all(&self, mut rest: &[u8], mut rights: &[ControlMessage<'_>]) -> io::Result<()> {
         while !rest.is_empty() {
             let data = [IoSlice::new(rest)];
-            match sendmsg::<()>(self.stream.as_raw_fd(), &data, &rights, MsgFlags::MSG_NOSIGNAL, None) {
+            match sendmsg::<()>(self.stream.as_raw_fd(), &data, rights, MsgFlags::MSG_NOSIGNAL, None) {
                 Err(nix::errno::Errno::EINTR) => {}
                 sent => {
                     rest = &rest[sent?..];
-                    rights.clear();
+                    rights = &[];
                 }
             }
         }
@@ -382,27 +394,27 @@ impl Channel {
     /// The next line and the descriptors that came with it; `None` at the end of the stream. `InvalidData` for a line
     /// above [`MAX_LINE`], for one that the end cuts off and for more than [`MAX_FDS`] descriptors.
     pub fn receive(&mut self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-        let mut fds = Vec::new();
         let mut looked_at = 0;
         loop {
             if let Some(at) = self.pending[looked_at..].iter().position(|&byte| byte == b'\n') {
                 let rest = self.pending.split_off(looked_at + at + 1);
                 let mut line = std::mem::replace(&mut self.pending, rest);
                 line.pop();
+                let fds = if self.pending.is_empty() { std::mem::take(&mut self.fds) } else { Vec::new() };
                 return Ok(Some((line, fds)));
             }
             looked_at = self.pending.len();
-            if looked_at > MAX_LINE || fds.len() > MAX_FDS {
+            if looked_at > MAX_LINE || self.fds.len() > MAX_FDS {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            if self.receive_some(&mut fds)? == 0 {
+            if self.receive_some()? == 0 {
                 return if looked_at == 0 { Ok(None) } else { Err(io::ErrorKind::InvalidData.into()) };
             }
         }
     }
 
     /// One `recvmsg(2)`.
-    fn receive_some(&mut self, fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    fn receive_some(&mut self) -> io::Result<usize> {
         let mut buffer = [0; 16 * 1024];
         let mut space = nix::cmsg_space!([RawFd; MAX_FDS]);
         let mut data = [IoSliceMut::new(&mut buffer)];
@@ -415,7 +427,7 @@ impl Channel {
                     for control in message.cmsgs()? {
                         if let ControlMessageOwned::ScmRights(received) = control {
                             // SAFETY: the kernel has just made these descriptors for this process.
-                            fds.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+                            self.fds.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
                         }
                     }
                     break message.bytes;

@@ -182,7 +182,7 @@ impl Sandbox {
         // The interrupt and quit keys, and a new window size, mean whatever runs in the foreground, the rest means the container.
         let target = match signal {
             Signal::SIGINT | Signal::SIGQUIT | Signal::SIGWINCH => Target::Foreground,
-            _ => Target::Init,
+            _ => Target::Attached,
         };
         let container = self.claim.container()?;
         let mut client = Client::connect(&container.directory.short_path(SOCKET))?;

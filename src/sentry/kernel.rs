@@ -298,8 +298,8 @@ impl Kernel {
         *self.ended.lock()
     }
 
-    /// Sends a signal from the runtime to the first process, or to all. `ESRCH`, `EINVAL`.
-    pub fn signal_container(&self, signal: i32, all: bool) -> Result<()> {
+    /// Sends a signal to the first process, or to all. `ESRCH`, `EINVAL`.
+    pub fn signal_container(&self, signal: i32, all: bool, origin: Origin) -> Result<()> {
         let info = SigInfo::user(Signal::new(signal)?, 0, 0);
         let groups: Vec<_> = {
             let tree = self.tree.lock();
@@ -310,7 +310,7 @@ impl Kernel {
         if groups.is_empty() {
             return Err(Errno::ESRCH);
         }
-        groups.iter().try_for_each(|group| group.try_send(info, None, Origin::Runtime))
+        groups.iter().try_for_each(|group| group.try_send(info, None, origin))
     }
 
     /// The processes that have not ended, each with its parent's id.
@@ -320,11 +320,11 @@ impl Kernel {
         live.map(|(_, node)| (node.group.clone(), node.parent)).collect()
     }
 
-    /// Sends a signal from the runtime to one process. `ESRCH`, `EINVAL`.
+    /// Sends a signal from outside to one process. `ESRCH`, `EINVAL`.
     pub fn signal_process(&self, pid: i32, signal: i32) -> Result<()> {
         let info = SigInfo::user(Signal::new(signal)?, 0, 0);
         let group = self.process(pid).ok().filter(|group| self.owns(group)).ok_or(Errno::ESRCH)?;
-        group.try_send(info, None, Origin::Runtime)
+        group.try_send(info, None, Origin::Outside)
     }
 
     /// Sends a signal from the runtime to the foreground process group of the first process's terminal; without a terminal

@@ -61,9 +61,17 @@ pub fn controlling_terminal(terminals: &Arc<Terminals>) -> ControllingTerminal {
     })
 }
 
-/// Nodes: name, minor number of major 1 or 5, permissions.
-const NODES: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+/// Nodes: name, major and minor number, permissions. The log is the sandbox's own, so that `dmesg(1)` may read it where an
+/// engine's seccomp profile denies `syslog(2)`.
+const NODES: [(&str, u32, u32, u32); 7] = [
+    ("null", 1, 3, 0o666),
+    ("zero", 1, 5, 0o666),
+    ("full", 1, 7, 0o666),
+    ("random", 1, 8, 0o666),
+    ("urandom", 1, 9, 0o666),
+    ("kmsg", 1, 11, 0o644),
+    ("tty", 5, 0, 0o666),
+];
 
 /// Symbolic links.
 const LINKS: [(&str, &str); 6] = [
@@ -81,8 +89,9 @@ pub fn populate(walk: &Walk<'_>, dir: &[u8]) -> Result<()> {
     let dir = walk.lookup(dir, LookupFlags::FOLLOW | LookupFlags::DIRECTORY)?;
     // Permissions are exactly those given.
     let walk = Walk { start: &dir, umask: 0, ..*walk };
-    for (name, major, minor) in NODES {
-        tolerate(walk.mknod(name.as_bytes(), NodeType::CharDevice, 0o666, libc::makedev(major, minor)).map(drop))?;
+    for (name, major, minor, mode) in NODES {
+        let device = libc::makedev(major, minor);
+        tolerate(walk.mknod(name.as_bytes(), NodeType::CharDevice, mode, device).map(drop))?;
     }
     for (name, target) in LINKS {
         tolerate(walk.symlink(target.as_bytes(), name.as_bytes()))?;

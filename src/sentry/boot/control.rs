@@ -15,6 +15,7 @@ use crate::container::state::Status;
 use crate::sentry::kernel::Kernel;
 use crate::sentry::signal::{DefaultAction, Signal};
 use crate::sentry::task::ThreadGroup;
+use crate::sentry::task::signals::Origin;
 use crate::sentry::task::tree::ExitStatus;
 use crate::vfs::lease::Leases;
 
@@ -197,8 +198,9 @@ fn deliver(container: &Container, signal: i32, target: Target) -> Outcome<()> {
         return Ok(());
     }
     let sent = match target {
-        Target::Init => kernel.signal_container(signal, false),
-        Target::All => kernel.signal_container(signal, true),
+        Target::Init => kernel.signal_container(signal, false, Origin::Outside),
+        Target::Attached => kernel.signal_container(signal, false, Origin::Runtime),
+        Target::All => kernel.signal_container(signal, true, Origin::Outside),
         Target::Foreground => kernel.signal_foreground(signal),
         Target::Process(pid) => kernel.signal_process(pid, signal),
     };

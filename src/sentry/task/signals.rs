@@ -53,7 +53,10 @@ pub struct TaskSignals {
 pub enum Origin {
     /// A process of the container, or its kernel: the first process is protected from what it does not handle.
     Inside,
-    /// The container's runtime.
+    /// A process outside the container, by way of the runtime: of what the first process does not handle only `SIGKILL` and
+    /// `SIGSTOP` reach it, as from an ancestor's PID namespace (`pid_namespaces(7)`).
+    Outside,
+    /// The container's runtime itself: nobody is spared.
     Runtime,
 }
 
@@ -69,7 +72,12 @@ impl ThreadGroup {
             return Ok(());
         }
         let action = handlers.get(signal);
-        let spared = self.pid() == 1 && origin == Origin::Inside && action.handler == crate::sentry::signal::SIG_DFL;
+        let reaches = match origin {
+            Origin::Inside => false,
+            Origin::Outside => matches!(signal, Signal::KILL | Signal::STOP),
+            Origin::Runtime => true,
+        };
+        let spared = self.pid() == 1 && !reaches && action.handler == crate::sentry::signal::SIG_DFL;
         if signal == Signal::KILL {
             if !spared {
                 signals.ending = Some(ExitStatus::Killed { signal: libc::SIGKILL, core: false });
@@ -83,7 +91,7 @@ impl ThreadGroup {
             (own.blocked, own.waited)
         };
         let wanted_blocked = blocked.contains(signal) || waited.contains(signal);
-        if !wanted_blocked && (action.ignores(signal) || (spared && action.handler == crate::sentry::signal::SIG_DFL)) {
+        if !wanted_blocked && (action.ignores(signal) || spared) {
             return Ok(());
         }
         let limit = self.limits.lock().soft(libc::RLIMIT_SIGPENDING);
