@@ -10,8 +10,9 @@ use crate::common::leftovers::Watch;
 use crate::place::{Place, alone, is_alive, until};
 
 /// `words` killed after each of some times, and `delete --force` after it.
-fn killed_at_any_point(place: &Place, words: &[&str], before: &[&str]) {
+fn killed_at_any_point(place: impl FnOnce() -> Place, words: &[&str], before: &[&str]) {
     let _alone = alone();
+    let place = place();
     let watch = Watch::new();
     for step in 0..30 {
         if !before.is_empty() {
@@ -37,17 +38,19 @@ fn killed_at_any_point(place: &Place, words: &[&str], before: &[&str]) {
 
 #[test]
 fn create() {
-    killed_at_any_point(&Place::new("sleep 100"), &["create", "c1"], &[]);
+    killed_at_any_point(|| Place::new("sleep 100"), &["create", "c1"], &[]);
 }
 
 #[test]
 fn create_with_a_cgroup() {
     let group = format!("runsc-test-{}-interrupted", std::process::id());
-    let place = Place::with(|config| {
-        config["process"]["args"] = json!(["/bin/sleep", "100"]);
-        config["linux"] = json!({"cgroupsPath": format!("/{group}/c1")});
-    });
-    killed_at_any_point(&place, &["create", "c1"], &[]);
+    let place = || {
+        Place::with(|config| {
+            config["process"]["args"] = json!(["/bin/sleep", "100"]);
+            config["linux"] = json!({"cgroupsPath": format!("/{group}/c1")});
+        })
+    };
+    killed_at_any_point(place, &["create", "c1"], &[]);
     let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc is mounted");
     let points =
         mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).filter(|fields| fields[2].starts_with("cgroup"));
@@ -57,17 +60,17 @@ fn create_with_a_cgroup() {
 
 #[test]
 fn run() {
-    killed_at_any_point(&Place::new("sleep 100"), &["run", "c1"], &[]);
+    killed_at_any_point(|| Place::new("sleep 100"), &["run", "c1"], &[]);
 }
 
 #[test]
 fn start() {
-    killed_at_any_point(&Place::new("sleep 100"), &["start", "c1"], &["create", "c1"]);
+    killed_at_any_point(|| Place::new("sleep 100"), &["start", "c1"], &["create", "c1"]);
 }
 
 #[test]
 fn delete() {
-    killed_at_any_point(&Place::new("sleep 100"), &["delete", "--force", "c1"], &["run", "--detach", "c1"]);
+    killed_at_any_point(|| Place::new("sleep 100"), &["delete", "--force", "c1"], &["run", "--detach", "c1"]);
 }
 
 #[test]
