@@ -202,7 +202,7 @@ impl StateDir {
             let new = beside(root, ".new");
             let doing = || format!("make {}", path.display());
             DirBuilder::new().mode(0o700).create(&new).doing(doing)?;
-            // Another command may have swept it away already.
+            // Another command may sweep it away until it is locked.
             let mut state = match StateDir::at(new.clone()) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 state => state.doing(doing)?,

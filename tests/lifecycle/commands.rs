@@ -176,3 +176,42 @@ fn a_hook_that_fails_fails_create() {
     assert!(problem.contains("createRuntime") && problem.contains("why"), "{problem}");
     place.is_empty();
 }
+
+#[test]
+fn descriptors_are_passed_on() {
+    let place = Place::new("cat <&3; echo to four >&4");
+    fs::write(place.file("three"), "from three\n").unwrap();
+    let script = format!("exec \"$0\" \"$@\" 3<{} 4>{}", place.file("three").display(), place.file("four").display());
+    let run = place.command(&["run", "--preserve-fds=2", "c1"]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &script]).arg(run.get_program()).args(run.get_args()).current_dir(place.bundle());
+    let output = shell.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(crate::place::text(&output.stdout), "from three\n");
+    assert_eq!(fs::read_to_string(place.file("four")).unwrap(), "to four\n");
+    let problem = place.refused(&["run", "--preserve-fds=900", "c1"]);
+    assert!(problem.starts_with("--preserve-fds=900: descriptor") && problem.ends_with("is not open"), "{problem}");
+    place.is_empty();
+}
+
+#[test]
+fn a_missing_working_directory_is_made_in_the_container() {
+    let place = Place::with(|config| {
+        config["process"]["args"] = json!(["/bin/pwd"]);
+        config["process"]["cwd"] = json!("/no/such/directory");
+    });
+    assert_eq!(place.run(&["run", "c1"]), "/no/such/directory\n");
+    assert!(!std::path::Path::new("/no").exists(), "not on the host");
+}
+
+#[test]
+fn exec_begins_from_what_the_container_was_made_from() {
+    let place = Place::with(|config| {
+        config["process"]["args"] = json!(["/bin/sleep", "100"]);
+        config["process"]["env"] = json!(["PATH=/usr/bin:/bin", "WORD=first"]);
+    });
+    place.run(&["run", "--detach", "c1"]);
+    fs::remove_file(place.bundle().join("config.json")).unwrap();
+    assert_eq!(place.run(&["exec", "c1", "/bin/sh", "-c", "echo $WORD"]), "first\n");
+    place.run(&["delete", "--force", "c1"]);
+}

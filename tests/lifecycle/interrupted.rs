@@ -1,13 +1,18 @@
 //! Commands that are killed half way: the next one understands what they have left, and removes it.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
+
+use serde_json::json;
 
 use crate::common::leftovers::Watch;
 use crate::place::{Place, alone, is_alive, until};
 
 /// `words` killed after each of some times, and `delete --force` after it.
-fn killed_at_any_point(place: &Place, words: &[&str], before: &[&str]) {
+fn killed_at_any_point(place: impl FnOnce() -> Place, words: &[&str], before: &[&str]) {
     let _alone = alone();
+    let place = place();
     let watch = Watch::new();
     for step in 0..30 {
         if !before.is_empty() {
@@ -33,22 +38,39 @@ fn killed_at_any_point(place: &Place, words: &[&str], before: &[&str]) {
 
 #[test]
 fn create() {
-    killed_at_any_point(&Place::new("sleep 100"), &["create", "c1"], &[]);
+    killed_at_any_point(|| Place::new("sleep 100"), &["create", "c1"], &[]);
+}
+
+#[test]
+fn create_with_a_cgroup() {
+    let group = format!("runsc-test-{}-interrupted", std::process::id());
+    let place = || {
+        Place::with(|config| {
+            config["process"]["args"] = json!(["/bin/sleep", "100"]);
+            config["linux"] = json!({"cgroupsPath": format!("/{group}/c1")});
+        })
+    };
+    killed_at_any_point(place, &["create", "c1"], &[]);
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc is mounted");
+    let points =
+        mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).filter(|fields| fields[2].starts_with("cgroup"));
+    let left: Vec<_> = points.map(|fields| Path::new(fields[1]).join(&group)).filter(|path| path.exists()).collect();
+    assert!(left.is_empty(), "cgroups are left: {left:?}");
 }
 
 #[test]
 fn run() {
-    killed_at_any_point(&Place::new("sleep 100"), &["run", "c1"], &[]);
+    killed_at_any_point(|| Place::new("sleep 100"), &["run", "c1"], &[]);
 }
 
 #[test]
 fn start() {
-    killed_at_any_point(&Place::new("sleep 100"), &["start", "c1"], &["create", "c1"]);
+    killed_at_any_point(|| Place::new("sleep 100"), &["start", "c1"], &["create", "c1"]);
 }
 
 #[test]
 fn delete() {
-    killed_at_any_point(&Place::new("sleep 100"), &["delete", "--force", "c1"], &["run", "--detach", "c1"]);
+    killed_at_any_point(|| Place::new("sleep 100"), &["delete", "--force", "c1"], &["run", "--detach", "c1"]);
 }
 
 #[test]

@@ -9,3 +9,4 @@ mod late_network;
 mod many;
 mod order;
 mod place;
+mod pods;

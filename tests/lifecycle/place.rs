@@ -1,11 +1,12 @@
 //! A bundle, a state directory and the commands on them.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -17,9 +18,16 @@ pub const FAILURE: i32 = 128;
 /// The longest that anything here may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Held for reading by every test that has a place, for writing by those that count processes.
+static COMPANY: RwLock<()> = RwLock::new(());
+
+thread_local!(static ALONE: Cell<bool> = const { Cell::new(false) });
+
 /// Everything that a test has on disk.
 pub struct Place {
     directory: TempDir,
+    /// None in a test that is alone.
+    _company: Option<RwLockReadGuard<'static, ()>>,
 }
 
 impl Place {
@@ -43,7 +51,9 @@ impl Place {
         });
         change(&mut config);
         fs::write(directory.path().join("bundle/config.json"), config.to_string()).expect("the directory is new");
-        Place { directory }
+        // Recursively: a test may have several.
+        let company = (!ALONE.get()).then(|| COMPANY.read_recursive());
+        Place { directory, _company: company }
     }
 
     pub fn bundle(&self) -> PathBuf {
@@ -128,10 +138,21 @@ impl Place {
     }
 }
 
-/// Tests that count processes do so alone.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+/// Tests that count processes, or wait for those of others, do so alone. Before they make a place.
+pub fn alone() -> Alone {
+    let company = COMPANY.write();
+    ALONE.set(true);
+    Alone { _company: company }
+}
+
+pub struct Alone {
+    _company: RwLockWriteGuard<'static, ()>,
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        ALONE.set(false);
+    }
 }
 
 pub fn text(bytes: &[u8]) -> String {
