@@ -19,7 +19,7 @@ use nix::unistd::pipe2;
 use serde::Serialize;
 
 use super::boot::{BootConfig, ContainerConfig, GoferMount, LogTarget};
-use super::cgroup;
+use super::cgroup::{self, Cgroup};
 use super::control;
 use super::error::{Context, Error, Result};
 use super::gofer::{GoferConfig, Tree};
@@ -95,8 +95,7 @@ impl Sandbox {
         record.takes_interfaces = options.interface && tap.is_none() && known;
         let mut claim = Claim::new(&options.state_root, record, bundle)?;
         let (to_gofer, trees) = connections(bundle, options)?;
-        let cgroup = cgroup::Held::create(&bundle.spec, id, options.systemd_cgroup)?;
-        claim.container()?.record.cgroup = cgroup.cgroup();
+        let cgroup = claim.make_cgroup(bundle, options.systemd_cgroup)?;
         // Both processes set themselves up at the same time, once they are written down.
         let (gofer, gofer_pipes) = start_gofer(id, bundle, options, trees)?;
         let (sentry, sentry_pipes) = start_sentry(id, bundle, options, &claim, to_gofer, tap)?;
@@ -167,6 +166,19 @@ impl Claim {
     pub(super) fn dir(&self) -> Result<&StateDir> {
         let container = self.0.as_ref().map(|container| &container.directory);
         container.ok_or_else(|| Error::Usage("the container has been given up".into()))
+    }
+
+    /// Makes the container's cgroups, once it is written down which they will be.
+    fn make_cgroup(&mut self, bundle: &Bundle, systemd: bool) -> Result<cgroup::Held> {
+        let container = self.container()?;
+        let id = container.record.id.clone();
+        let planned = Cgroup::planned(&bundle.spec, &id)?;
+        if planned != Cgroup::default() {
+            container.directory.save(&Record { cgroup: planned, ..container.record.clone() })?;
+        }
+        let held = cgroup::Held::create(&bundle.spec, &id, systemd)?;
+        container.record.cgroup = held.cgroup();
+        Ok(held)
     }
 
     /// Leaves it to later commands.

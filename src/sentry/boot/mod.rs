@@ -20,7 +20,7 @@ pub use console::{Console, hold_back_new_sizes};
 pub use exec::FurtherProcesses;
 pub use hooks::StartHooks;
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
 use self::containers::{Container, Containers};
@@ -104,11 +104,13 @@ fn start(mut config: BootConfig) -> Outcome<(Arc<Container>, Arc<Containers>)> {
         tracer,
     };
     let kernel = kernel(&shared, Arc::default());
+    let root_gofer = config.container.gofer_fds.first().ok_or("the gofer serves no root")?.fd;
+    let gofer = duplicate(root_gofer).doing(|| "watch the gofer".into())?;
     let mounts = mounts::build(&kernel, &mut config.container, &kernel.ptys)?;
     let containers = Arc::new(Containers::default());
     let root = containers.add(&config.container.id, kernel.clone(), take(config.container.exit_fd))?;
     init::start(&kernel, &config.container, mounts, shared.unix.clone())?;
-    control::serve(&containers, take(config.control_fd))?;
+    control::serve(&containers, take(config.control_fd), gofer)?;
     report::started();
     Ok((root, containers))
 }
@@ -149,10 +151,12 @@ fn boot_log(config: &BootConfig) -> Arc<BootLog> {
 
 /// `--strace` without a debug log goes to standard error, which the container has too.
 fn tracer(config: &BootConfig) -> Outcome<Tracer> {
+    let fd = duplicate(config.strace_fd).doing(|| "duplicate the descriptor for strace".into())?;
+    Ok(Tracer::new(fd))
+}
+
+fn duplicate(fd: RawFd) -> Result<OwnedFd> {
     // SAFETY: duplicates a descriptor; no memory is passed.
-    let fd = unsafe { libc::fcntl(config.strace_fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) };
-    if fd < 0 {
-        return Err(format!("duplicate the descriptor for strace: {}", Errno::last()));
-    }
-    Ok(Tracer::new(take(fd)))
+    let fd = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    if fd < 0 { Err(Errno::last()) } else { Ok(take(fd)) }
 }

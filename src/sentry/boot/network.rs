@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 
 use super::{Doing, Outcome};
 use crate::container::network::Link;
+use crate::errno::{Errno, Result};
 use crate::sentry::kernel::Kernel;
 
 /// Gives the stack its interfaces, whose devices come first, and Docker's name server, which comes last if there is one.
@@ -19,6 +20,13 @@ pub fn attach_late(kernel: &Kernel, links: Vec<Link>, dns: bool, mut fds: Vec<Ow
     if !names.is_empty() {
         kernel.boot_log.push(&format!("Network: interfaces: {}", names.join(", ")));
     }
-    kernel.net.attach(links.into_iter().zip(fds).collect()).doing(|| "attach the network interfaces".into())?;
-    server.map_or(Ok(()), |server| kernel.net.relay_dns(server)).doing(|| "attach the name server".into())
+    let attached = kernel.net.attach(links.into_iter().zip(fds).collect());
+    unless_done(attached).doing(|| "attach the network interfaces".into())?;
+    let relayed = server.map_or(Ok(()), |server| kernel.net.relay_dns(server));
+    unless_done(relayed).doing(|| "attach the name server".into())
+}
+
+/// A `start` that was killed may have handed the same over before.
+fn unless_done(done: Result<()>) -> Result<()> {
+    if done == Err(Errno::EBUSY) { Ok(()) } else { done }
 }
