@@ -20,12 +20,13 @@ fn delete(globals: &Globals, id: &str, force: bool) -> Result<()> {
         }
         container => container?,
     };
-    match container.status() {
-        // With the lock held, one that is being created was left by a command that was killed.
-        Status::Stopped | Status::Created | Status::Creating => {}
-        _ if force => {}
-        status => {
-            return Err(Error::Usage(format!("cannot delete container {id:?} that is not stopped: {status}")));
+    if !force {
+        match container.status() {
+            // With the lock held, one that is being created was left by a command that was killed.
+            Status::Stopped | Status::Created | Status::Creating => {}
+            status => {
+                return Err(Error::Usage(format!("cannot delete container {id:?} that is not stopped: {status}")));
+            }
         }
     }
     container.destroy()

@@ -107,14 +107,15 @@ impl Container {
     /// Sends a signal. The text of the error for a container that has ended is what containerd looks for.
     pub fn kill(&self, signal: i32, target: Target) -> Result<()> {
         let not_running = || Error::Usage("container not running".into());
-        if matches!(self.status(), Status::Stopped | Status::Creating) {
+        // As far as processes tell: a sentry that does not answer any more must be killable at once.
+        if matches!(self.record.status(), Status::Stopped | Status::Creating) {
             // Nothing is left to be signalled.
             return if target == Target::All { Ok(()) } else { Err(not_running()) };
         }
         match self.call::<()>(&Request::Signal { id: self.record.id.clone(), signal, target }) {
             Ok(()) => Ok(()),
-            Err(_) if self.status() == Status::Stopped => Err(not_running()),
-            // A sentry that does not listen any more must still be killable.
+            Err(_) if self.record.status() == Status::Stopped => Err(not_running()),
+            // A sentry that does not listen any more.
             Err(Error::Io { .. }) if signal == libc::SIGKILL && target != Target::Foreground => {
                 self.record.process().map_or(Ok(()), spawn::kill_and_wait)
             }
@@ -147,7 +148,7 @@ impl Container {
 }
 
 /// Ends and removes a container whose record cannot be read. Its sentry is found by a file of the state directory that no
-/// other process has open, and its cgroups by its specification; the gofer and the stand-ins end when the sentry does.
+/// other process writes, and its cgroups by its specification; the gofer and the stand-ins end when the sentry does.
 pub fn destroy_damaged(root: &Path, id: &str) -> Result<()> {
     let directory = StateDir::open(root, id)?;
     for process in directory.users()? {

@@ -333,8 +333,8 @@ impl StateDir {
         make().doing(|| format!("make {}", path.display()))
     }
 
-    /// The processes that have the file of the exit status open: the sentry, and stubs that were made with it. For when the
-    /// record does not tell.
+    /// The processes that have the file of the exit status open for writing: the sentry, and stubs that were made with it.
+    /// For when the record does not tell.
     pub fn users(&self) -> Result<Vec<HostProcess>> {
         let path = self.path.join(EXIT);
         let file = match fs::metadata(&path) {
@@ -342,8 +342,10 @@ impl StateDir {
             found => found.doing(|| format!("look at {}", path.display()))?,
         };
         let is_it = |open: &fs::DirEntry| {
-            // Through the link, which leads to the file itself.
-            fs::metadata(open.path()).is_ok_and(|open| (open.dev(), open.ino()) == (file.dev(), file.ino()))
+            // The link's own mode tells how the file is open, `proc_pid_fd(5)`; through it is the file itself.
+            let for_writing = open.path().symlink_metadata().is_ok_and(|link| link.mode() & 0o200 != 0);
+            let is_file = |open: fs::Metadata| (open.dev(), open.ino()) == (file.dev(), file.ino());
+            for_writing && fs::metadata(open.path()).is_ok_and(is_file)
         };
         let uses = |pid: &i32| {
             let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();

@@ -24,7 +24,7 @@ fn run(config: &mut Value, root: &Path, script: &str) {
     config["process"]["args"] = json!(["/bin/sh", "-c", script]);
     config["root"] = json!({"path": root});
     let programs = json!({"destination": "/usr", "type": "bind", "source": "/usr", "options": ["rbind", "ro"]});
-    config["mounts"].as_array_mut().unwrap().push(programs);
+    config["mounts"] = json!([{"destination": "/proc", "type": "proc"}, programs]);
 }
 
 #[test]
@@ -38,6 +38,7 @@ fn mount_points_do_not_leave_a_writable_root() {
         symlink(&outside, root.join("absolute")).unwrap();
         symlink("../../../../../../../../../..", root.join("up")).unwrap();
         fs::create_dir_all(root.join(outside.strip_prefix("/").unwrap())).unwrap();
+        symlink(outside.join("up/../../up/made-up"), root.join("dangling")).unwrap();
         let source = directory.path().join("source");
         fs::write(&source, "from the host\n").unwrap();
         let climbed = format!("/up{}/by-climbing", outside.display());
@@ -48,12 +49,13 @@ fn mount_points_do_not_leave_a_writable_root() {
             mounts.push(json!({
                 "destination": "/absolute/point/file", "type": "bind", "source": source, "options": ["bind", "ro"],
             }));
+            mounts.push(json!({"destination": "/dangling/deep", "type": "tmpfs"}));
             mounts.push(json!({"destination": climbed, "type": "bind", "source": source, "options": ["bind", "ro"]}));
         });
         assert_eq!(place.run(&["run", "c1"]), "from the host\nfrom the host\n");
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "something was made on the host");
         let inside = root.join(outside.strip_prefix("/").unwrap());
-        for name in ["point", "by-climbing", "made"] {
+        for name in ["point", "by-climbing", "made", "../up/made-up/deep"] {
             assert!(inside.join(name).exists(), "{name}");
         }
         place.is_empty();

@@ -7,6 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use crate::common::Namespace;
 use crate::place::{Place, is_alive, until};
 use crate::watched;
 
@@ -28,12 +29,10 @@ fn the_gofer_at_each_step() {
         for started in [false, true] {
             place.run(if started { &["run", "--detach", "c1"] } else { &["create", "c1"] });
             kill(recorded(&place, "gofer"), Signal::SIGKILL).unwrap();
-            if !started {
-                // What it has not read yet it cannot have; the sentry goes on.
-                let _ = place.try_run(&["start", "c1"]);
-            }
-            assert!(["running", "stopped"].contains(&place.status("c1").as_str()));
-            place.run(&["delete", "--force", "c1"]);
+            until("the sandbox ends with it", || place.status("c1") == "stopped");
+            assert_eq!(place.refused(&["start", "c1"]), "cannot start a container that has stopped");
+            assert!(place.refused(&["wait", "c1"]).contains("nobody knows how"));
+            place.run(&["delete", "c1"]);
             place.is_empty();
             watch.nothing_is_left();
         }
@@ -60,9 +59,39 @@ fn the_sentry_of_a_created_container() {
 }
 
 #[test]
+fn start_at_any_point_can_be_repeated() {
+    watched(|_| {
+        let namespace = Namespace::new().unwrap();
+        for words in
+            ["link add eth0 type veth peer name peer", "address add 192.168.77.2/24 dev eth0", "link set eth0 up"]
+        {
+            namespace.ip(words).unwrap();
+        }
+        let place = Place::with(|config| {
+            config["process"]["args"] = json!(["/bin/sleep", "100"]);
+            config["linux"] = json!({"namespaces": [{"type": "network", "path": namespace.path()}]});
+        });
+        for step in 0..20 {
+            place.run(&["create", "c1"]);
+            let mut start = place.start(&["start", "c1"]);
+            std::thread::sleep(Duration::from_micros(500 * step));
+            start.kill().unwrap();
+            start.wait().unwrap();
+            // The first may have come through, even just now.
+            let _ = place.try_run(&["start", "c1"]);
+            assert_eq!(place.status("c1"), "running", "step {step}");
+            let interfaces = place.run(&["exec", "c1", "cat", "/proc/net/dev"]);
+            assert!(interfaces.contains("eth0:"), "step {step}: {interfaces}");
+            place.run(&["delete", "--force", "c1"]);
+            place.is_empty();
+        }
+    });
+}
+
+#[test]
 fn exec_at_any_point_takes_its_process_along() {
     watched(|_| {
-        let place = Place::new("sleep 100");
+        let place = Place::with(|config| config["process"]["args"] = json!(["/bin/sleep", "100"]));
         place.run(&["run", "--detach", "c1"]);
         for step in 0..20 {
             let mut exec = place.start(&["exec", "c1", "sleep", "100"]);
@@ -79,7 +108,7 @@ fn exec_at_any_point_takes_its_process_along() {
 #[test]
 fn a_stand_in_takes_its_process_along_and_nothing_else() {
     watched(|_| {
-        let place = Place::new("sleep 100");
+        let place = Place::with(|config| config["process"]["args"] = json!(["/bin/sleep", "100"]));
         place.run(&["run", "--detach", "c1"]);
         let file = place.file("pid");
         for _ in 0..3 {
@@ -109,7 +138,7 @@ fn commands_by_their_own_hooks() {
             let ran = directory.path().join("ran");
             let place = Place::with(|config| {
                 config["process"]["args"] = json!(["/bin/sleep", "100"]);
-                config["hooks"] = json!({point: hook(ran.to_str().unwrap(), "kill -9 $PPID; sleep 100")});
+                config["hooks"] = json!({point: hook(ran.to_str().unwrap(), "kill -9 $PPID; exec sleep 100")});
             });
             let steps: [&[&str]; 3] = [&["create", "c1"], &["start", "c1"], &["delete", "--force", "c1"]];
             let at = match point {

@@ -3,6 +3,7 @@
 pub mod options;
 mod special;
 
+use std::collections::VecDeque;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -93,6 +94,15 @@ fn root_file_system(root: GoferConnection, overlay: bool) -> Result<Arc<dyn File
     Ok(OverlayFs::new(lower, upper)?)
 }
 
+/// Most symbolic links on the way to a mount point: `path_resolution(7)`.
+const MAX_LINKS: usize = 40;
+
+/// The names of a path, but for `.`.
+fn split(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
+    let names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".");
+    names.map(<[u8]>::to_vec)
+}
+
 /// `MQUEUE_MAGIC`.
 const MQUEUE_MAGIC: i64 = 0x1980_0202;
 
@@ -155,21 +165,39 @@ impl Builder<'_> {
             Err(Errno::ENOENT) => {}
             found => return found,
         }
+        // Name by name: where a symbolic link of the image leads nowhere, what it names is made, as by runc.
         let mut made = Vec::new();
-        let mut names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()).peekable();
-        while let Some(name) = names.next() {
+        let mut names: VecDeque<Vec<u8>> = split(path).collect();
+        let mut links = 0;
+        while let Some(name) = names.pop_front() {
+            if name == b".." {
+                made.truncate(made.iter().rposition(|&byte| byte == b'/').unwrap_or(0));
+                continue;
+            }
+            let above = made.len();
             made.push(b'/');
-            made.extend_from_slice(name);
-            let result = match names.peek().is_none() && kind != NodeType::Directory {
-                true => walk.mknod(&made, NodeType::Regular, 0o644, 0).map(drop),
-                false => walk.mkdir(&made, 0o755).map(drop),
-            };
-            match result {
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(error) => return Err(error),
+            made.extend_from_slice(&name);
+            match walk.lookup(&made, LookupFlags::empty()) {
+                Err(Errno::ENOENT) if names.is_empty() && kind != NodeType::Directory => {
+                    walk.mknod(&made, NodeType::Regular, 0o644, 0).map(drop)?;
+                }
+                Err(Errno::ENOENT) => walk.mkdir(&made, 0o755).map(drop)?,
+                found => {
+                    let found = found?;
+                    if found.attr()?.kind != NodeType::Symlink {
+                        continue;
+                    }
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(Errno::ELOOP);
+                    }
+                    let target = found.inode()?.read_link()?;
+                    made.truncate(if target.starts_with(b"/") { 0 } else { above });
+                    split(&target).rev().for_each(|name| names.push_front(name));
+                }
             }
         }
-        walk.lookup(path, LookupFlags::FOLLOW)
+        walk.lookup(if made.is_empty() { b"/" } else { &made }, LookupFlags::empty())
     }
 
     /// Gives a mount its propagation type: `private`, or `rprivate` with what is mounted beneath.
