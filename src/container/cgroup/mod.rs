@@ -107,36 +107,23 @@ impl Cgroup {
         }
     }
 
-    /// Those that [`Cgroup::create`] will make, as nobody else has them yet: to be written down first, for a command that is
-    /// killed while it makes them.
-    pub fn planned(spec: &Spec, id: &str) -> Result<Cgroup> {
-        let host = Hierarchies::detect()?;
-        let mut cgroup = Cgroup::named(&host, spec, id)?;
-        let points = host.v1.values().chain(&host.v2).map(|mounted| mounted.point.as_path());
-        let points: Vec<&Path> = points.collect();
-        for leaf in cgroup.directories().cloned().collect::<Vec<_>>() {
-            let above = leaf.ancestors().take_while(|path| !points.contains(path) && !path.exists());
-            let missing: Vec<PathBuf> = above.map(Path::to_owned).collect();
-            cgroup.made.extend(missing.into_iter().rev());
-        }
-        Ok(cgroup)
-    }
-
     /// Those that a container without a readable record has left: what it had to itself.
     pub fn left_by(spec: &Spec, id: &str) -> Result<Cgroup> {
-        let mut cgroup = Cgroup::named(&Hierarchies::detect()?, spec, id)?;
-        cgroup.made = cgroup.directories().cloned().collect();
-        Ok(cgroup)
-    }
-
-    /// The container's own directories, whether they are there or not.
-    fn named(host: &Hierarchies, spec: &Spec, id: &str) -> Result<Cgroup> {
+        let host = Hierarchies::detect()?;
+        let linux = spec.linux().as_ref();
+        let path = linux.and_then(|linux| linux.cgroups_path().clone()).filter(|path| !path.as_os_str().is_empty());
+        let limits = linux.and_then(|linux| linux.resources().as_ref()).is_some_and(merge::limits_anything);
+        if path.is_none() && !limits {
+            return Ok(Cgroup::default());
+        }
+        let path = path.unwrap_or_else(|| id.into());
+        check_path(&path)?;
         let mut cgroup = Cgroup::default();
-        let Some(path) = path_of(spec, id)? else { return Ok(cgroup) };
         for (controller, mounted) in &host.v1 {
             cgroup.v1.insert(controller.clone(), mounted.leaf(&path, false));
         }
         cgroup.v2 = host.v2.as_ref().map(|mounted| mounted.leaf(&path, host.unified()));
+        cgroup.made = cgroup.directories().cloned().collect();
         Ok(cgroup)
     }
 

@@ -4,7 +4,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
 use super::Outcome;
@@ -12,7 +11,6 @@ use super::containers::{Container, Containers};
 use super::create::{self, NewContainer};
 use super::exec::{self, Owner};
 use crate::container::control::{Channel, Exit, Process, Request, Response, Started, State, Target};
-use crate::container::report;
 use crate::container::state::Status;
 use crate::sentry::kernel::Kernel;
 use crate::sentry::signal::{DefaultAction, Signal};
@@ -32,17 +30,8 @@ pub fn serve(containers: &Arc<Containers>, socket: OwnedFd) -> Outcome<()> {
     let listener = UnixListener::from(socket);
     let containers = containers.clone();
     let main = move || {
-        loop {
-            let mut fds =
-                [PollFd::new(listener.as_fd(), PollFlags::POLLIN), PollFd::new(gofer.as_fd(), PollFlags::empty())];
-            if poll(&mut fds, PollTimeout::NONE).is_err() {
-                continue; // interrupted
-            }
-            if fds[1].any() == Some(true) {
-                report::failed("the gofer has ended");
-                std::process::exit(128);
-            }
-            let Ok((stream, _)) = listener.accept() else { continue };
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { continue };
             let containers = containers.clone();
             let serving = move || answer_all(&containers, stream);
             if let Err(error) = std::thread::Builder::new().name("command".into()).stack_size(STACK).spawn(serving) {

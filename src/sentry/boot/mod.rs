@@ -22,7 +22,7 @@ pub use console::{Console, hold_back_new_sizes};
 pub use exec::FurtherProcesses;
 pub use hooks::StartHooks;
 
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -155,12 +155,10 @@ fn boot_log(config: &BootConfig) -> Arc<BootLog> {
 
 /// `--strace` without a debug log goes to standard error, which the container has too.
 fn tracer(config: &BootConfig) -> Outcome<Tracer> {
-    let fd = duplicate(config.strace_fd).doing(|| "duplicate the descriptor for strace".into())?;
-    Ok(Tracer::new(fd))
-}
-
-fn duplicate(fd: RawFd) -> Result<OwnedFd> {
     // SAFETY: duplicates a descriptor; no memory is passed.
-    let fd = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
-    if fd < 0 { Err(Errno::last()) } else { Ok(take(fd)) }
+    let fd = unsafe { libc::fcntl(config.strace_fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) };
+    if fd < 0 {
+        return Err(format!("duplicate the descriptor for strace: {}", Errno::last()));
+    }
+    Ok(Tracer::new(take(fd)))
 }

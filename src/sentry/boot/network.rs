@@ -4,7 +4,6 @@ use std::os::fd::OwnedFd;
 
 use super::{Doing, Outcome};
 use crate::container::network::Link;
-use crate::errno::{Errno, Result};
 use crate::sentry::kernel::Kernel;
 
 /// Gives the stack its interfaces, whose devices come first, and Docker's name server, which comes last if there is one.
