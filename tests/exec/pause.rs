@@ -73,6 +73,22 @@ fn signals_wait_but_for_the_one_that_kills() {
 }
 
 #[test]
+fn who_waits_for_a_child_of_vfork_is_no_hindrance() {
+    let container = Container::idle();
+    let script = "import ctypes\n\
+                  if ctypes.CDLL(None).vfork() == 0:\n\
+                  \x20   open('/tmp/begun', 'w')\n\
+                  \x20   while True: pass";
+    let pid = container.detached(&[], &["python3", "-c", script]);
+    until("the child runs", || container.exec::<&str>(&[], &["test", "-e", "/tmp/begun"]).status.success());
+    container.success("pause", &[]);
+    assert_eq!(status(&container), "paused");
+    container.success("resume", &[]);
+    kill(pid, Signal::SIGKILL).unwrap();
+    assert_eq!(status_of(pid), 137);
+}
+
+#[test]
 fn timers_run_on_and_calls_that_wait_are_not_interrupted() {
     let container = Container::idle();
     let script = "import os, time, select, sys\n\

@@ -13,7 +13,7 @@ use crate::sentry::syscalls::SysResult;
 use crate::sentry::task::pidfd::PidFd;
 use crate::sentry::task::run::{Birth, start};
 use crate::sentry::task::tree::{StopReport, TaskTree};
-use crate::sentry::task::{Attention, Current, Parts, Task, ThreadGroup};
+use crate::sentry::task::{Attention, Current, Parts, Task, TaskState, ThreadGroup};
 use crate::vfs::file::OpenFile;
 use crate::wait::{Events, WaitQueue};
 
@@ -258,10 +258,13 @@ fn add_pidfd(cur: &Current, args: &CloneArgs, task: &Arc<Task>) -> Result<i32> {
 fn wait_vfork(task: &Arc<Task>, done: &VforkDone) {
     task.parker.reset();
     let key = done.queue.add(task.parker.clone(), Events::READ, false);
+    // A container can be paused meanwhile, with the child at rest.
+    task.set_state(TaskState::Sleeping);
     while !done.done.load(Ordering::SeqCst) && !task.attention().contains(Attention::KILL) {
         let blocking = placement::blocking();
         task.parker.park(None);
         drop(blocking);
     }
+    task.set_state(TaskState::Running);
     done.queue.remove(key);
 }
