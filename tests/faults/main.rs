@@ -16,8 +16,9 @@ use common::leftovers::Watch;
 
 /// Runs a test on a thread of its own, whose mounts and processes are watched, and checks that nothing is left.
 fn watched(test: impl FnOnce(&Watch) + Send) {
-    let _alone = place::alone();
     let run = || {
+        // On this thread, which makes the places.
+        let _alone = place::alone();
         let watch = Watch::new();
         test(&watch);
         watch.nothing_is_left();
