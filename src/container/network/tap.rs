@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::{check, within};
 use crate::container::error::{Context, Error, Result};
@@ -97,7 +98,7 @@ fn attach(name: &str) -> Result<Tap> {
         // SAFETY: TUNSETIFF reads and writes the request, which lives on.
         check(unsafe { libc::ioctl(fd, libc::TUNSETIFF, &raw mut request) })
     };
-    set_interface(flags)
+    retry_while_busy(|| set_interface(flags))
         .or_else(|error| match error.raw_os_error() {
             // It was made with several queues, of which this takes one.
             Some(libc::EINVAL) => set_interface(flags | libc::IFF_MULTI_QUEUE),
@@ -112,6 +113,19 @@ fn attach(name: &str) -> Result<Tap> {
         check(libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK)).doing(doing)?;
     }
     Ok(Tap { fd: device.into(), mtu: device_mtu(name)? })
+}
+
+/// A sandbox that has just ended lets go of its device when the last of its processes is gone, which may take moments.
+fn retry_while_busy(mut attach: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(1);
+    loop {
+        match attach() {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 fn device_mtu(name: &str) -> Result<u16> {
