@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A connection is found in a hash table, its smoltcp socket is alone in its set, and what smoltcp calls an interface is
-//! a context that any thread borrows ([`tcp`](super::tcp)): no work grows with the number of sockets, and two connections
+//! a context that any thread borrows ([`tcp`]): no work grows with the number of sockets, and two connections
 //! share no lock on their way. Nothing here is a thread of its own but the [`poller`]'s stand-in.
 //!
 //! Lock order: a socket's state > a connection's state > a listener's state > flow, port, neighbour and socket tables

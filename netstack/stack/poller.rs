@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A poller that returns leaves the device unwatched until the next task waits, usually soon. The stand-in thread steps in
-//! when that takes too long: while there is traffic it looks every [`GRACE`] whether the device was left alone since its
-//! last look; after [`IDLE`] looks without a change it waits on the device itself, or, when a poller just waits on and on,
+//! when that takes too long: while there is traffic it looks every `GRACE` whether the device was left alone since its
+//! last look; after `IDLE` looks without a change it waits on the device itself, or, when a poller just waits on and on,
 //! for that one's end. It costs nothing then.
 //! Every look at the device is non-blocking and holds the poller's lock, so packets are handled in order.
 //!

@@ -2,7 +2,7 @@
 //!
 //! containerd and CRI-O say by annotations which container is the pod's first and which belong to it. A further one has a
 //! state directory, a gofer and a cgroup of its own; its processes are the sandbox's sentry's. On the host a stand-in is its
-//! first process ([`stand_in`](super::stand_in)).
+//! first process ([`stand_in`]).
 //!
 //! ```text
 //! pod     runsc-sandbox (sentry) ─ runsc-gofer     cgroup of pod: sentry, stubs of all containers, gofer

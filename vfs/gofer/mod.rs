@@ -13,7 +13,7 @@
 //! ```
 //!
 //! In a leased tree an answer that was on its way while something changed is not kept: questions and changes draw numbers
-//! from one counter, a question before it is sent, a change after it is made ([`Asked`], `Node::changed`).
+//! from one counter, a question before it is sent, a change after it is made (`Asked`, `Node::changed`).
 //!
 //! Content never passes through the gofer: a regular file is read, written and mapped through a descriptor that the
 //! gofer has opened and donated.

@@ -6,7 +6,7 @@
 //!  127.0.0.11 in resolv.conf         ──> a connected UDP socket: Docker's name server                    ──> the sentry
 //! ```
 //!
-//! The sentry's stack takes the place of the namespace's own, which from then on is silent ([`quiet`]).
+//! The sentry's stack takes the place of the namespace's own, which from then on is silent (`quiet`).
 
 mod config;
 mod dns;

@@ -6,7 +6,7 @@
 //!   sentry thread of a container thread ─ stub thread: container code, or one call that the sentry chose
 //! ```
 //!
-//! A stub process is a clone of an emptied copy of the sentry: it holds one page of code of ours ([`stub`]) and the vDSO.
+//! A stub process is a clone of an emptied copy of the sentry: it holds one page of code of ours (`stub`) and the vDSO.
 //! It shares the sentry's descriptor table (`CLONE_FILES`), so that the sentry can have it map a file without passing the
 //! descriptor; nothing else can be done with one, since every system call of container code stops before the host's
 //! kernel sees it, and a seccomp filter behind that allows only what the sentry itself makes a stub do.

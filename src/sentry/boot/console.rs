@@ -173,7 +173,7 @@ impl Console {
     }
 }
 
-/// Keeps the signal of a new size for [`watch_size`]. Before any other thread exists.
+/// Keeps the signal of a new size for `watch_size`. Before any other thread exists.
 pub fn hold_back_new_sizes() -> crate::container::Result<()> {
     use crate::container::Context;
     let held = SigSet::from(Signal::SIGWINCH);

@@ -2,7 +2,7 @@
 //!
 //! A call takes one of two ways: through a descriptor to an open file ([`io`], [`fd`], [`fcntl`]), or through a
 //! path to a node ([`path`] resolves it, and what is done then is the VFS's: [`ops`](crate::vfs::ops), `Walk`). Waiting is
-//! done here, by [`Current::wait_file`]; files only say `EAGAIN`.
+//! done here, by `Current::wait_file`; files only say `EAGAIN`.
 
 pub mod attr;
 pub mod dir;
