@@ -104,9 +104,13 @@ fn programs_that_draw_on_the_whole_screen() {
 #[test]
 fn a_multiplexer_has_its_own_sessions() {
     let container = Container::idle();
-    let tmux = ["env", "LC_ALL=C.UTF-8", "tmux", "-f", "/dev/null", "new", "sh"];
+    // By default it takes keys that come within a millisecond for pasted text, in which none is a command.
+    let option = ["set", "assume-paste-time", "0"];
+    let tmux = [&["env", "LC_ALL=C.UTF-8", "tmux", "-f", "/dev/null", "new", "sh", ";"], &option[..]].concat();
     let (pid, mut master) = exec_on_terminal(&container, &tmux);
     master.resize(24, 80);
+    // What is typed before it has set the terminal up is thrown away.
+    master.expect("0:sh*");
     master.type_in("echo first $((6*7))\r");
     master.expect("first 42");
     master.type_in("\x02\"");

@@ -59,29 +59,31 @@ impl Master {
     /// Waits until `text` is shown; all that came up to then.
     #[track_caller]
     pub fn expect(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + DEADLINE;
         loop {
             let found = self.shown.windows(text.len()).position(|window| window == text.as_bytes());
             if let Some(at) = found {
                 let seen: Vec<u8> = self.shown.drain(..at + text.len()).collect();
                 return String::from_utf8_lossy(&seen).into_owned();
             }
-            let open = self.more();
+            let open = self.more(deadline);
             assert!(open, "{text:?} is not shown: {:?}", String::from_utf8_lossy(&self.shown));
         }
     }
 
     /// Everything up to the terminal's end.
     pub fn rest(&mut self) -> String {
-        while self.more() {}
+        let deadline = Instant::now() + DEADLINE;
+        while self.more(deadline) {}
         String::from_utf8_lossy(&self.shown).into_owned()
     }
 
-    fn more(&mut self) -> bool {
-        let deadline = Instant::now() + DEADLINE;
+    /// False at the terminal's end. A program that goes on drawing does not put the deadline off.
+    fn more(&mut self, deadline: Instant) -> bool {
         let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
         let left = deadline.saturating_duration_since(Instant::now());
         let ready = poll(&mut fds, PollTimeout::try_from(left).expect("a minute")).expect("poll");
-        assert!(ready == 1, "nothing is shown any more: {:?}", String::from_utf8_lossy(&self.shown));
+        assert!(ready == 1 && Instant::now() < deadline, "not in time: {:?}", String::from_utf8_lossy(&self.shown));
         let mut buffer = [0; 4096];
         match self.file.read(&mut buffer) {
             Ok(len) if len > 0 => {

@@ -66,9 +66,9 @@ fn use_shell(master: &mut Master) {
     master.expect("ready> ");
     // The shell names a job before it gives it the terminal, and continues it after that.
     // (Not a shell that waits in vfork(2) for a child that the key stops: that would not stop, on Linux neither.)
-    let script = "import signal as s, time; s.signal(s.SIGINT, s.SIG_DFL); \
-                  s.signal(s.SIGCONT, lambda *_: print('contin''ued', flush=True)); \
-                  print('wait''ing', flush=True); time.sleep(100)";
+    let script = "import os, signal as s, time; s.signal(s.SIGINT, s.SIG_DFL); \
+                  s.signal(s.SIGCONT, lambda *_: os.write(1, b'contin'b'ued\\n')); \
+                  os.write(1, b'wait'b'ing\\n'); time.sleep(100)";
     master.type_in(&format!("python3 -c \"{script}\"\r"));
     master.expect("waiting\r\n");
     master.type_in("\x1a");
@@ -88,16 +88,17 @@ fn use_shell(master: &mut Master) {
     master.resize(31, 99);
     master.type_in("trap 'echo got winch' WINCH; stty size\r");
     // A new size is on its way for as long as it takes to be told of it, and a trap runs between two commands.
-    let shows = |master: &mut Master, text: &str| {
+    let shows = |master: &mut Master, command: &str, text: &str| {
         until(text, || {
-            master.type_in("stty size; echo $((6*7)) now\r");
+            master.type_in(&format!("{command}; echo $((6*7)) now\r"));
             master.expect("42 now\r\n").contains(text)
         });
     };
-    shows(master, "31 99\r\n");
+    shows(master, "stty size", "31 99\r\n");
     master.resize(32, 98);
-    shows(master, "got winch\r\n");
-    shows(master, "32 98\r\n");
+    // The signal is the foreground's: no other program may be that when it comes.
+    shows(master, ":", "got winch\r\n");
+    shows(master, "stty size", "32 98\r\n");
     master.expect("ready> ");
 }
 
