@@ -25,6 +25,17 @@ fn dmesg_shows_the_kernel_that_runs_it() {
     }
 }
 
+/// Asks a shell until its terminal has a size, which the client sets some time after the start.
+fn has_size(terminal: &mut Terminal, size: &str) {
+    super::engine::until("the size", || {
+        terminal.send("stty size\r");
+        terminal.expect("stty size\r\n");
+        let shown = terminal.expect("\r\n");
+        terminal.expect("# ");
+        shown.contains(size).then_some(())
+    });
+}
+
 #[test]
 fn a_shell_with_job_control() {
     let engine = engine();
@@ -33,9 +44,7 @@ fn a_shell_with_job_control() {
     command.args(["exec", "-it", &container.name, "bash", "--norc"]);
     let mut terminal = Terminal::start(command, 24, 80);
     terminal.expect("# ");
-    terminal.send("stty size\r");
-    terminal.expect("24 80");
-    terminal.expect("# ");
+    has_size(&mut terminal, "24 80");
     terminal.send("sleep 1001\r");
     terminal.expect("sleep 1001");
     // The interrupt must find the program running.
@@ -61,13 +70,7 @@ fn a_shell_with_job_control() {
     terminal.expect("three");
     terminal.expect("# ");
     terminal.resize(50, 132);
-    super::engine::until("the size is the new one", || {
-        terminal.send("stty size\r");
-        terminal.expect("stty size\r\n");
-        let size = terminal.expect("\r\n");
-        terminal.expect("# ");
-        size.contains("50 132").then_some(())
-    });
+    has_size(&mut terminal, "50 132");
     terminal.send("exit 9\r");
     assert_eq!(terminal.end().0, 9);
 }
