@@ -342,10 +342,7 @@ impl MountNamespace {
     /// when `at` is not a mount point. OCI's `rootfsPropagation`: with [`MountNamespace::root`].
     pub fn set_propagation(&self, at: &Path, to: Propagation, recursive: bool) -> Result<()> {
         let _trees = TREES.lock();
-        self.check(at)?;
-        if !Arc::ptr_eq(&at.dentry, at.mount.root()) {
-            return Err(Errno::EINVAL);
-        }
+        self.check_mount_point(at)?;
         let mounts = if recursive { tree_of(&at.mount) } else { vec![at.mount.clone()] };
         mounts.iter().for_each(|mount| mount.set_role(to));
         Ok(())
@@ -355,10 +352,7 @@ impl MountNamespace {
     /// `EINVAL` when `at` is not a mount point.
     pub fn remount(&self, at: &Path, flags: MountFlags, bind: bool) -> Result<()> {
         let _trees = TREES.lock();
-        self.check(at)?;
-        if !Arc::ptr_eq(&at.dentry, at.mount.root()) {
-            return Err(Errno::EINVAL);
-        }
+        self.check_mount_point(at)?;
         at.mount.flags.store(flags.bits(), Ordering::Relaxed);
         if !bind {
             at.mount.superblock.read_only.store(flags.contains(MountFlags::RDONLY), Ordering::Relaxed);
@@ -432,6 +426,12 @@ impl MountNamespace {
     /// Whether a path lies in this namespace. `EINVAL`.
     fn check(&self, path: &Path) -> Result<()> {
         if path.mount.namespace_id() == self.id { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
+    /// Whether a path is a mount point of this namespace. `EINVAL`.
+    fn check_mount_point(&self, path: &Path) -> Result<()> {
+        self.check(path)?;
+        if Arc::ptr_eq(&path.dentry, path.mount.root()) { Ok(()) } else { Err(Errno::EINVAL) }
     }
 
     /// How many mounts may be added.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use super::common::leftovers::descendants;
 use super::common::{Runtime, Sandbox};
 use super::micro;
 use super::table::Figures;
@@ -95,21 +96,6 @@ pub fn share(pid: u32) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap_or_default();
     line.split_whitespace().nth(1).and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0)
-}
-
-/// Processes below `root`.
-fn descendants(root: u32) -> Vec<u32> {
-    let mut found = Vec::new();
-    let mut queue = vec![root];
-    while let Some(pid) = queue.pop() {
-        for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            let children: Vec<u32> = children.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-            found.extend(&children);
-            queue.extend(children);
-        }
-    }
-    found
 }
 
 /// `find` within the sandbox, the second of two walks.

@@ -225,14 +225,20 @@ mod tests {
         assert_eq!(question_of(&[0xff; 64]), None);
     }
 
-    #[test]
-    fn askers_get_their_own_answers() {
+    /// A stack and the server that it relays to.
+    fn relaying() -> (Arc<Stack>, UdpSocket) {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         let to_server = UdpSocket::bind("127.0.0.1:0").unwrap();
         to_server.connect(server.local_addr().unwrap()).unwrap();
         to_server.set_nonblocking(true).unwrap();
         let stack = lonely();
         stack.relay_dns(to_server.into()).unwrap();
+        (stack, server)
+    }
+
+    #[test]
+    fn askers_get_their_own_answers() {
+        let (stack, server) = relaying();
         let one = udp(&stack);
         let two = udp(&stack);
         for (socket, name) in [(&one, b"one"), (&two, b"two")] {
@@ -270,12 +276,7 @@ mod tests {
 
     #[test]
     fn long_answers_come_over_tcp() {
-        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let to_server = UdpSocket::bind("127.0.0.1:0").unwrap();
-        to_server.connect(server.local_addr().unwrap()).unwrap();
-        to_server.set_nonblocking(true).unwrap();
-        let stack = lonely();
-        stack.relay_dns(to_server.into()).unwrap();
+        let (stack, server) = relaying();
         let client = tcp(&stack);
         connect(&client, &at("127.0.0.11:53")).unwrap();
         assert_eq!(client.sock().peer_name().unwrap(), at("127.0.0.11:53"));

@@ -1,5 +1,7 @@
 //! Netlink messages: `struct nlmsghdr` and attributes, `netlink(7)`.
 
+use std::net::IpAddr;
+
 const HEADER: usize = 16;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -79,17 +81,30 @@ impl<'a> Request<'a> {
 
     /// The attribute `wanted` behind a family header of `skip` bytes.
     pub fn attribute(&self, skip: usize, wanted: u16) -> Option<&'a [u8]> {
-        let mut rest = self.body.get(skip..)?;
-        loop {
-            let head: &[u8; 4] = rest.first_chunk()?;
-            let len = usize::from(u16::from_ne_bytes([head[0], head[1]]));
-            let kind = u16::from_ne_bytes([head[2], head[3]]) & 0x3fff;
-            let value = rest.get(4..len)?;
-            if kind == wanted {
-                return Some(value);
-            }
-            rest = rest.get(len.next_multiple_of(4)..)?;
-        }
+        attributes(self.body.get(skip..)?).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+    }
+}
+
+/// The attributes in `bytes`: type and value. What is cut off ends them.
+pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    /// `NLA_TYPE_MASK`.
+    const TYPE: u16 = 0x3fff;
+    std::iter::from_fn(move || {
+        let head: &[u8; 4] = bytes.first_chunk()?;
+        let len = usize::from(u16::from_ne_bytes([head[0], head[1]]));
+        let kind = u16::from_ne_bytes([head[2], head[3]]) & TYPE;
+        let value = bytes.get(4..len)?;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// An address of either family, by its length.
+pub fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => bytes.first_chunk::<4>().map(|octets| (*octets).into()),
+        16 => bytes.first_chunk::<16>().map(|octets| (*octets).into()),
+        _ => None,
     }
 }
 

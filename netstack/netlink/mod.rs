@@ -1,7 +1,7 @@
 //! Netlink sockets (`netlink(7)`): the `NETLINK_ROUTE` family's questions (`rtnetlink(7)`), as `ip`, `getifaddrs(3)` and
 //! `getaddrinfo(3)` ask them. Interfaces and routes do not change here: a request to change them is refused.
 
-mod message;
+pub(crate) mod message;
 mod route;
 
 use std::collections::VecDeque;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
-use super::message::Request;
+use super::message::{Request, address};
 use crate::errno::{Errno, Result};
 use crate::netstack::stack::Stack;
 use crate::netstack::stack::iface::{Interface, RouteEntry, is_link_local, mask_v4};
@@ -274,14 +274,6 @@ fn octets(addr: IpAddr) -> Vec<u8> {
     match addr {
         IpAddr::V4(addr) => addr.octets().to_vec(),
         IpAddr::V6(addr) => addr.octets().to_vec(),
-    }
-}
-
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => bytes.first_chunk::<4>().map(|octets| (*octets).into()),
-        16 => bytes.first_chunk::<16>().map(|octets| (*octets).into()),
-        _ => None,
     }
 }
 

@@ -50,11 +50,11 @@ pub fn input(stack: &Stack, packet: &Packet<'_>, arrival: Arrival) {
         };
         deliver(stack, datagram, be16(header, 2))
     };
-    let size = arrival.datagrams.map_or(bytes.len().max(1), |size| size.get().into());
-    // None at all is one without content.
-    let mut datagrams = if bytes.is_empty() { vec![bytes] } else { bytes.chunks(size).collect() };
-    datagrams.retain(|bytes| !deliver_one(bytes));
-    if !datagrams.is_empty() {
+    let delivered = match arrival.datagrams {
+        Some(size) if !bytes.is_empty() => bytes.chunks(size.get().into()).filter(|one| !deliver_one(one)).count() == 0,
+        _ => deliver_one(bytes),
+    };
+    if !delivered {
         stack.port_unreachable(packet);
     }
 }

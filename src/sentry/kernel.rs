@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use oci_spec::runtime::LinuxResources;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use crate::errno::{Errno, Result};
 use crate::netstack::stack::Stack;
@@ -26,7 +26,7 @@ use crate::sentry::task::{Task, ThreadGroup};
 use crate::timer::TimerQueue;
 use crate::vfs::DeviceTable;
 use crate::vfs::tty::{DevPts, Terminals};
-use crate::wait::{Events, WaitQueue};
+use crate::wait::{Events, Parker, WaitQueue};
 
 /// What the first process of a container that has been created waits at until the container is started.
 #[derive(Default)]
@@ -87,7 +87,6 @@ pub struct Kernel {
     pub gate: Gate,
     /// The container's exit status.
     ended: Mutex<Option<ExitStatus>>,
-    ended_changed: Condvar,
     /// Woken when the container has ended.
     pub ended_queue: WaitQueue,
     /// Whether the container is paused.
@@ -159,7 +158,6 @@ impl Kernel {
             users: Mutex::default(),
             gate: Gate::default(),
             ended: Mutex::new(None),
-            ended_changed: Condvar::new(),
             ended_queue: WaitQueue::new(),
             freezer: Freezer::default(),
             further: FurtherProcesses::default(),
@@ -255,7 +253,6 @@ impl Kernel {
             group.end(ExitStatus::Killed { signal: libc::SIGKILL, core: false });
         }
         *self.ended.lock() = Some(status);
-        self.ended_changed.notify_all();
         self.ended_queue.wake(Events::READ);
     }
 
@@ -277,20 +274,20 @@ impl Kernel {
 
     /// Sleeps until the container has ended.
     pub fn wait_ended(&self) -> ExitStatus {
-        let mut ended = self.ended.lock();
         loop {
-            match *ended {
-                Some(status) => return status,
-                None => self.ended_changed.wait(&mut ended),
+            if let Some(status) = self.wait_ended_until(None) {
+                return status;
             }
         }
     }
 
-    /// As [`Kernel::wait_ended`], but not beyond `deadline`.
-    pub fn wait_ended_until(&self, deadline: Instant) -> Option<ExitStatus> {
-        let mut ended = self.ended.lock();
-        while ended.is_none() && !self.ended_changed.wait_until(&mut ended, deadline).timed_out() {}
-        *ended
+    /// As [`Kernel::wait_ended`], but not beyond `deadline`, if there is one.
+    pub fn wait_ended_until(&self, deadline: Option<Instant>) -> Option<ExitStatus> {
+        let parker = Arc::new(Parker::new());
+        let key = self.ended_queue.add(parker.clone(), Events::READ, false);
+        while self.ended().is_none() && parker.park(deadline) {}
+        self.ended_queue.remove(key);
+        self.ended()
     }
 
     /// The container's exit status, once it has ended.

@@ -33,7 +33,7 @@ impl Watch {
         let nothing = None::<&str>;
         mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SLAVE, nothing).expect("root may");
         let temporary = tempfile::tempdir().expect("a temporary directory");
-        Watch { mounts: mounts(), processes: descendants(), namespaces: namespaces(), temporary }
+        Watch { mounts: mounts(), processes: descendants(std::process::id()), namespaces: namespaces(), temporary }
     }
 
     /// Lets a command keep its temporary files where they are watched.
@@ -46,12 +46,13 @@ impl Watch {
     pub fn nothing_is_left(&self) {
         for _ in 0..200 {
             reap(&self.processes);
-            if descendants().is_subset(&self.processes) {
+            if descendants(std::process::id()).is_subset(&self.processes) {
                 break;
             }
             thread::sleep(Duration::from_millis(10));
         }
-        let processes: Vec<String> = descendants().difference(&self.processes).map(|&pid| describe(pid)).collect();
+        let processes: Vec<String> =
+            descendants(std::process::id()).difference(&self.processes).map(|&pid| describe(pid)).collect();
         assert!(processes.is_empty(), "processes are left: {processes:#?}");
         let mounts = mounts();
         let mounts: Vec<&String> = mounts.difference(&self.mounts).collect();
@@ -104,10 +105,10 @@ pub fn interfaces() -> BTreeSet<String> {
     text.lines().skip(2).filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim().to_owned()).collect()
 }
 
-/// Children of this process, theirs, and so on.
-fn descendants() -> BTreeSet<u32> {
+/// Children of a process, theirs, and so on.
+pub fn descendants(root: u32) -> BTreeSet<u32> {
     let mut found = BTreeSet::new();
-    let mut queue = vec![std::process::id()];
+    let mut queue = vec![root];
     while let Some(pid) = queue.pop() {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         for task in tasks {
@@ -121,7 +122,7 @@ fn descendants() -> BTreeSet<u32> {
 
 /// Waits for adopted processes that have ended.
 fn reap(known: &BTreeSet<u32>) {
-    for pid in descendants().difference(known) {
+    for pid in descendants(std::process::id()).difference(known) {
         let _ = waitpid(nix::unistd::Pid::from_raw(*pid as i32), Some(WaitPidFlag::WNOHANG));
     }
 }

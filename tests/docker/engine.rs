@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::common::Runtime;
+use super::common::leftovers::descendants;
 use super::common::support::debian;
 
 /// The image's name.
@@ -562,19 +563,4 @@ fn is_first(pid: u32) -> bool {
 pub fn command_line(pid: u32) -> String {
     let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&words).replace('\0', " ").trim_end().to_owned()
-}
-
-/// Processes below `root`.
-pub fn descendants(root: u32) -> Vec<u32> {
-    let mut found = Vec::new();
-    let mut queue = vec![root];
-    while let Some(pid) = queue.pop() {
-        for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            let children: Vec<u32> = children.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-            found.extend(&children);
-            queue.extend(children);
-        }
-    }
-    found
 }

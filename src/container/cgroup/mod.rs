@@ -73,19 +73,15 @@ impl Cgroup {
     }
 
     fn plan_in(host: Hierarchies, spec: &Spec, id: &str, systemd: bool) -> Result<Plan> {
-        let linux = spec.linux().as_ref();
-        let path = linux.and_then(|linux| linux.cgroups_path().clone()).filter(|path| !path.as_os_str().is_empty());
-        let resources = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
         if systemd {
             return Err(Error::Usage(
                 "--systemd-cgroup: cgroups are made without systemd: use the cgroupfs driver".into(),
             ));
         }
-        if path.is_none() && !merge::limits_anything(&resources) {
+        let Some(path) = path_of(spec, id)? else {
             return Ok(Plan { host, path: None, cgroup: Cgroup::default() });
-        }
-        let path = path.unwrap_or_else(|| id.into());
-        check_path(&path)?;
+        };
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
         let mut cgroup = Cgroup { resources, ..Cgroup::default() };
         for mounted in host.v1.values() {
             cgroup.plan_one(&mounted.point, &mounted.leaf(&path, false));
@@ -110,14 +106,7 @@ impl Cgroup {
     /// Those that a container without a readable record has left: what it had to itself.
     pub fn left_by(spec: &Spec, id: &str) -> Result<Cgroup> {
         let host = Hierarchies::detect()?;
-        let linux = spec.linux().as_ref();
-        let path = linux.and_then(|linux| linux.cgroups_path().clone()).filter(|path| !path.as_os_str().is_empty());
-        let limits = linux.and_then(|linux| linux.resources().as_ref()).is_some_and(merge::limits_anything);
-        if path.is_none() && !limits {
-            return Ok(Cgroup::default());
-        }
-        let path = path.unwrap_or_else(|| id.into());
-        check_path(&path)?;
+        let Some(path) = path_of(spec, id)? else { return Ok(Cgroup::default()) };
         let mut cgroup = Cgroup::default();
         for (controller, mounted) in &host.v1 {
             cgroup.v1.insert(controller.clone(), mounted.leaf(&path, false));
@@ -390,6 +379,16 @@ impl Cgroup {
         }
         outcome
     }
+}
+
+/// `linux.cgroupsPath`; the container's name when that is not given and there are limits; `None` without either.
+fn path_of(spec: &Spec, id: &str) -> Result<Option<PathBuf>> {
+    let linux = spec.linux().as_ref();
+    let path = linux.and_then(|linux| linux.cgroups_path().clone()).filter(|path| !path.as_os_str().is_empty());
+    let limits = linux.and_then(|linux| linux.resources().as_ref()).is_some_and(merge::limits_anything);
+    let path = path.or_else(|| limits.then(|| id.into()));
+    path.as_deref().map_or(Ok(()), check_path)?;
+    Ok(path)
 }
 
 /// Cgroups that are about to be made.

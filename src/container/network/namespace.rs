@@ -4,9 +4,10 @@
 use std::io;
 use std::net::IpAddr;
 
-use super::rtnetlink::{Netlink, attributes, half, word};
+use super::rtnetlink::{Netlink, half, word};
 use super::{Link, Mac, Prefix, Route, VnetHeader};
 use crate::container::error::{Context, Result};
+use crate::netstack::netlink::message::{address, attributes};
 
 /// Lengths of the family headers: `struct ifinfomsg`, `ifaddrmsg`, `rtmsg`, `ndmsg`.
 const LINK_HEADER: usize = 16;
@@ -188,14 +189,6 @@ fn add_neighbour(links: &mut [Link], body: &[u8]) {
         (find(DESTINATION).and_then(address), find(LINK_ADDRESS).and_then(|value| value.first_chunk()))
     {
         link.neighbours.push((addr, Mac(*mac)));
-    }
-}
-
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => bytes.first_chunk::<4>().map(|octets| (*octets).into()),
-        16 => bytes.first_chunk::<16>().map(|octets| (*octets).into()),
-        _ => None,
     }
 }
 

@@ -88,18 +88,6 @@ impl Netlink {
     }
 }
 
-/// The attributes in `bytes`: type and value.
-pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    /// `NLA_TYPE_MASK`.
-    const TYPE: u16 = 0x3fff;
-    std::iter::from_fn(move || {
-        let len = usize::from(half(bytes.get(..4)?, 0));
-        let (kind, value) = (half(bytes, 2) & TYPE, bytes.get(4..len)?);
-        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
 /// Appends an attribute.
 pub fn put(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
     message.extend((4 + value.len() as u16).to_ne_bytes());
@@ -121,6 +109,7 @@ pub fn half(bytes: &[u8], at: usize) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netstack::netlink::message::attributes;
 
     #[test]
     fn attributes_are_padded_and_bounded() {

@@ -84,7 +84,7 @@ impl Container {
     /// Kills it, if it still runs, and waits for its end as long as can be expected.
     pub fn end(&self) {
         self.kernel.kill();
-        match self.kernel.wait_ended_until(Instant::now() + PATIENCE) {
+        match self.kernel.wait_ended_until(Some(Instant::now() + PATIENCE)) {
             Some(status) => self.note(status.shell_status()),
             None => log::warn!("container {:?} does not end", self.id),
         }

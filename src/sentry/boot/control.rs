@@ -103,7 +103,7 @@ fn answer(
             Ok(Value::Null)
         }
         Request::Wait { pid, .. } if pid.is_none_or(|pid| pid == kernel.first_pid()) => {
-            let status = container.wait(channel.as_fd()).ok_or("nobody waits any more")?;
+            let status = container.wait(channel.as_fd()).ok_or(NOBODY)?;
             serde_json::to_value(Exit { status })
         }
         Request::Wait { pid, .. } => {
