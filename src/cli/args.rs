@@ -36,7 +36,7 @@ pub struct Globals {
     pub root: Option<PathBuf>,
 
     /// How system calls are captured
-    #[arg(long, default_value = "ptrace", value_parser = PossibleValuesParser::new(["ptrace"]))]
+    #[arg(long, default_value = "ptrace", value_parser = PossibleValuesParser::new(["systrap", "ptrace"]))]
     pub platform: String,
 
     /// The container's network: `sandbox` is the stack of its own, with loopback and the TAP device of --tap; `none` is

@@ -140,6 +140,9 @@ fn run(mut cur: Current) {
         if due && !cur.look_up() {
             break killed;
         }
+        if let Some(near) = cur.user.wants_room() {
+            lend_room(&mut cur, &near);
+        }
         cur.clocks.runs();
         let event = cur.user.run();
         cur.clocks.stops();
@@ -160,6 +163,14 @@ fn run(mut cur: Current) {
         }
     };
     exit::end_thread(cur, status);
+}
+
+/// Lends the platform a piece of the container's address space. It can do without.
+fn lend_room(cur: &mut Current, near: &std::ops::Range<u64>) {
+    let Ok(mm) = cur.task.mm() else { return };
+    if let Err(error) = mm.lend(&mut *cur.user, near) {
+        log::debug!("no room near {near:x?}: {error}");
+    }
 }
 
 fn fault(cur: &mut Current, host: &crate::platform::SigInfo) {
