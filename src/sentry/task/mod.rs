@@ -30,7 +30,7 @@ pub mod tree;
 pub mod usage;
 pub mod wait;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -347,6 +347,11 @@ impl Task {
     /// Changes on which CPUs it runs; user code that runs meanwhile is stopped once, to go on there.
     pub fn set_affinity(&self, mask: Vec<u8>) {
         self.affinity.set(mask);
+        self.kick();
+    }
+
+    /// Stops its user code once, if it runs: it goes on at once, by what holds then.
+    pub fn kick(&self) {
         if let Some(interrupter) = &*self.interrupter.lock() {
             interrupter.interrupt();
         }
@@ -356,9 +361,7 @@ impl Task {
     pub fn notify(&self, why: Attention) {
         self.attention.fetch_or(why.bits(), Ordering::SeqCst);
         self.parker.unpark();
-        if let Some(interrupter) = &*self.interrupter.lock() {
-            interrupter.interrupt();
-        }
+        self.kick();
     }
 
     /// What it is to look at.
@@ -520,6 +523,8 @@ pub struct Current {
     pub(super) trap: Trap,
     /// `sigaltstack(2)`.
     pub(super) altstack: AltStack,
+    /// For which state of its filters the platform has answers of its own; `None`: it must be told again.
+    pub(super) answers: Cell<Option<u32>>,
 }
 
 impl Deref for Current {
@@ -568,5 +573,6 @@ impl Current {
         // Another thread may have set it meanwhile.
         creds.no_new_privs |= self.seccomp.no_new_privs.load(Ordering::SeqCst);
         *place = Arc::new(creds);
+        self.answers.set(None);
     }
 }
