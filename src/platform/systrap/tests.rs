@@ -347,3 +347,19 @@ fn platform_thread(platform: &dyn Platform) -> Box<dyn UserThread> {
     user.regs_mut().rip = CODE;
     user
 }
+
+/// An entry of 32-bit programs is none of a free thread's either.
+#[test]
+fn entries_of_32_bit_programs_fault() {
+    let platform = SystrapPlatform::new().unwrap();
+    let mut user = thread(&platform, LOOP);
+    for _ in 0..100 {
+        assert_eq!(expect_syscall(&mut *user), 39);
+    }
+    // mov $20,%eax; int $0x80
+    user.space().write(CODE + 0x100, &[0xb8, 20, 0, 0, 0, 0xcd, 0x80]).unwrap();
+    user.regs_mut().rip = CODE + 0x100;
+    let Event::Fault(info) = run(&mut *user) else { panic!("no fault") };
+    assert_eq!((info.si_signo, info.si_code, user.regs().rip), (libc::SIGSEGV, 0x80, CODE + 0x105));
+    assert_eq!(user.regs().rax as u32, 20);
+}
