@@ -320,7 +320,7 @@ impl TrapThread {
                 state::RUN if looking => continue,
                 _ => {}
             }
-            self.seat.gave_up(&mut self.inner.place);
+            self.seat.gives_up(&mut self.inner.place);
             let asleep = word.compare_exchange(state::RUN, state::RUN_ASLEEP, Ordering::SeqCst, Ordering::SeqCst);
             if matches!(asleep, Ok(_) | Err(state::RUN_ASLEEP)) && !kicked() {
                 futex(word, libc::FUTEX_WAIT, state::RUN_ASLEEP, Some(ALIVE));
