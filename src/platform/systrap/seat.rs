@@ -70,8 +70,12 @@ impl Seat {
             place.join();
             self.quick = 0;
         }
+        if place.is_spread() {
+            // The clock costs as much as the hand-over: `look` reads it when it must.
+            return;
+        }
         self.told = Instant::now();
-        if place.is_spread() || self.quick < EAGER || self.told < self.not_before {
+        if self.quick < EAGER || self.told < self.not_before {
             return;
         }
         if place.spread() {
@@ -84,7 +88,10 @@ impl Seat {
     }
 
     /// The stub has called.
-    pub fn called(&mut self) {
+    pub fn called(&mut self, place: &Place) {
+        if place.is_spread() {
+            return;
+        }
         let quick = self.told.elapsed() < QUICK;
         self.quick = if quick { self.quick.saturating_add(1) } else { 0 };
     }
@@ -99,7 +106,7 @@ impl Seat {
 
     /// Looks whether `word` has changed from [`state::RUN`], for as long as is sensible.
     pub fn look(&mut self, place: &Place, word: &AtomicU32, stop: impl Fn() -> bool) -> Looked {
-        let mut last = self.told;
+        let (mut last, mut began): (Option<Instant>, Option<Instant>) = (None, None);
         loop {
             for _ in 0..LOOKS {
                 if word.load(Ordering::Acquire) != state::RUN {
@@ -108,15 +115,16 @@ impl Seat {
                 std::hint::spin_loop();
             }
             let now = Instant::now();
-            if now - last > INTERRUPTED {
+            let first = *began.get_or_insert(now);
+            if last.is_some_and(|last| now - last > INTERRUPTED) {
                 // A CPU that somebody else needs now and then is good for long stretches.
                 let long = now - self.spread_at > self.pause * 10;
                 self.pause = if long { SHORTEST_BREAK } else { (self.pause * 2).min(LONGEST_BREAK) };
                 self.not_before = now + self.pause;
                 return Looked::Enough;
             }
-            last = now;
-            if now - self.told > PATIENCE || stop() || place.is_in_the_way() {
+            last = Some(now);
+            if now - first > PATIENCE || stop() || place.is_in_the_way() {
                 return Looked::Enough;
             }
         }

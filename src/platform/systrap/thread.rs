@@ -1,5 +1,6 @@
 //! A user thread that is traced or free: see the module above.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,6 +28,9 @@ const MOST_QUIET: u32 = 512;
 
 /// Calls of one site after which it is rewritten.
 const HITS: u32 = 3;
+
+/// How many sites are counted at a time.
+const SITES: usize = 512;
 
 /// How many instructions a thread is followed through the stub's code when it is stopped there.
 const STEPS: usize = 400;
@@ -98,7 +102,7 @@ struct TrapThread {
     stint: u32,
     seat: Seat,
     /// Sites that have not been rewritten, and how often they were met.
-    hits: [(u64, u32); 16],
+    hits: HashMap<u64, u32>,
     wish: Option<Range<u64>>,
     rooms: u32,
     answers: Vec<(usize, u32)>,
@@ -149,7 +153,7 @@ impl TrapThread {
             enough: QUIET,
             stint: 0,
             seat: Seat::new(),
-            hits: [(0, 0); 16],
+            hits: HashMap::new(),
             wish: None,
             rooms: 0,
             answers: Vec::new(),
@@ -334,7 +338,7 @@ impl TrapThread {
             // For the next run.
             self.inner.kicker.state.store(KICKED, Ordering::SeqCst);
         }
-        self.seat.called();
+        self.seat.called(&self.inner.place);
         self.stint = self.stint.saturating_add(1);
         self.capture()
     }
@@ -435,12 +439,12 @@ impl TrapThread {
     /// Counts a call that came by a signal or a ptrace stop, and rewrites its site when it is met often.
     fn note_site(&mut self) {
         let rip = self.inner.regs.rip;
-        let entry = &mut self.hits[(rip >> 1) as usize % 16];
-        if entry.0 != rip {
-            *entry = (rip, 0);
+        if self.hits.len() >= SITES && !self.hits.contains_key(&rip) {
+            self.hits.clear();
         }
-        entry.1 += 1;
-        if entry.1 == HITS {
+        let hits = self.hits.entry(rip).or_default();
+        *hits += 1;
+        if *hits == HITS {
             self.rewrite(rip);
         }
     }
@@ -757,7 +761,7 @@ impl UserThread for TrapThread {
         self.memory = TrapSpace::new(self.inner.space.clone(), Patches::default());
         self.shared = self.memory.clone();
         (self.quiet, self.enough, self.rooms, self.wish) = (0, QUIET, 0, None);
-        self.hits = [(0, 0); 16];
+        self.hits.clear();
         Ok(())
     }
 
@@ -805,7 +809,7 @@ impl UserThread for TrapThread {
         self.inner.map(&MapRequest { addr, len: ROOM, prot, shared: false, flags: libc::MAP_NORESERVE, backing })?;
         self.memory.patches.lock().enter_room(addr);
         // The sites that wanted it are met again.
-        self.hits = [(0, 0); 16];
+        self.hits.clear();
         self.quiet = self.enough;
         Ok(())
     }
