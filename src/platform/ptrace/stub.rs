@@ -77,7 +77,7 @@ fn page_image() -> [u8; PAGE] {
     put(CLONE_AT, &CLONE);
     put(COMPARE_EXCHANGE_AT, &COMPARE_EXCHANGE);
     put(TWO_CALLS_AT, &TWO_CALLS);
-    put(code::AT, code::image());
+    put(code::AT, &code::image());
     // The displacement of `jz` counts from behind it.
     page[CLONE_AT + 6] = (-(CLONE_AT as i8 + 7)) as u8;
     page

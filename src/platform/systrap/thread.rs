@@ -32,8 +32,8 @@ const HITS: u32 = 3;
 /// How many sites are counted at a time.
 const SITES: usize = 512;
 
-/// How many instructions a thread is followed through the stub's code when it is stopped there.
-const STEPS: usize = 400;
+/// How many instructions a thread is followed through the stub's code when it is stopped there: each byte of a copy is one.
+const STEPS: usize = 8000;
 
 /// How many rooms for slots one memory has.
 const ROOMS: u32 = 8;
@@ -270,7 +270,7 @@ impl TrapThread {
         if !self.begin_free() {
             return Some(Event::Interrupted);
         }
-        space::nobody_waits();
+        space::goes_on();
         let Some(context) = &self.context else { return Some(Event::Lost) };
         let slept = context.state().load(Ordering::Acquire) == state::TRAP_ASLEEP;
         self.seat.settle(&mut self.inner.place, slept);
@@ -358,7 +358,7 @@ impl TrapThread {
         };
         self.seen = self.inner.regs;
         if let (Mode::Waiting(_), Some(context)) = (&self.mode, &self.context) {
-            space::waits(context, &self.memory);
+            space::waits(context, &self.memory, stop == Stop::Call);
         }
         event
     }
@@ -775,6 +775,7 @@ impl UserThread for TrapThread {
         if !self.inner.space.range.contains(&addr) {
             return Err(Errno::EFAULT);
         }
+        self.memory.before_exchange(addr);
         if let (Mode::Waiting(_), Some(context)) = (&self.mode, &self.context)
             && context.order_exchange(addr, expected, new)
         {
