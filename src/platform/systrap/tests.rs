@@ -377,12 +377,18 @@ fn luggage_is_what_the_memory_holds() {
     space.write(DATA, b"a path\0 and more").unwrap();
     let regs = user.regs_mut();
     (regs.rdi, regs.rsi, regs.rdx) = (DATA, DATA + 0x100, 64);
+    (regs.r8, regs.r9, regs.r10, regs.r12) = (8, 9, 10, 12);
+    (regs.r13, regs.r14, regs.r15, regs.rbp, regs.rbx) = (13, 14, 15, 16, 17);
     for turn in 0..3000u32 {
         // write: the buffer at the second argument.
         assert_eq!(expect_syscall(&mut *user), 1);
         let mut word = [0; 4];
         assert_eq!(space.read(DATA + 0x100, &mut word), Ok(4));
         assert_eq!(u32::from_ne_bytes(word), turn.wrapping_mul(7), "{turn}");
+        let regs = user.regs();
+        assert_eq!([regs.rdi, regs.rsi, regs.rdx], [DATA, DATA + 0x100, 64]);
+        assert_eq!([regs.r8, regs.r9, regs.r10, regs.r12], [8, 9, 10, 12], "{turn}");
+        assert_eq!([regs.r13, regs.r14, regs.r15, regs.rbp, regs.rbx], [13, 14, 15, 16, 17], "{turn}");
         // A store in between is seen.
         assert_eq!(space.write(DATA + 0x102, &[1, 2]), Ok(2));
         assert_eq!((space.read(DATA + 0x100, &mut word), &word[2..]), (Ok(4), &[1, 2][..]));

@@ -128,6 +128,8 @@ impl Task {
             let seen = self.look();
             self.looks.count(seen);
             if seen {
+                // Takes the token, which is there.
+                self.parker.park(None);
                 self.set_state(TaskState::Running);
                 return if self.interrupted() { Woken::Signal } else { Woken::Event };
             }
