@@ -74,15 +74,14 @@ pub fn halt(tid: i32) -> Result<Option<i32>> {
     }
 }
 
-/// One instruction further. `false` when something else stopped it.
-pub fn step(tid: i32) -> Result<bool> {
+/// One instruction further, having got `signal` if that is not 0. What it was about to get then, if anything.
+pub fn step(tid: i32, signal: i32) -> Result<Option<i32>> {
     // SAFETY: no pointers.
-    unsafe { ptrace(libc::PTRACE_SINGLESTEP, tid, 0, 0)? };
+    unsafe { ptrace(libc::PTRACE_SINGLESTEP, tid, 0, signal as u64)? };
     match wait(tid) {
-        Stop::Signal(libc::SIGTRAP) => Ok(true),
+        Stop::Signal(libc::SIGTRAP) | Stop::Event | Stop::Syscall => Ok(None),
+        Stop::Signal(signal) => Ok(Some(signal)),
         Stop::Gone => Err(Errno::ESRCH),
-        Stop::Event => Ok(true),
-        _ => Ok(false),
     }
 }
 

@@ -244,12 +244,21 @@ impl Context {
     }
 
     /// What the call has brought with it, and where its result may be stored: addresses and lengths, in bounds.
-    pub fn luggage(&self) -> [(u64, usize); 2] {
-        let len = |field, most| (self.word(field).load(Ordering::Relaxed) as usize).min(most);
-        [
-            (self.get(field::BROUGHT_AT), len(field::BROUGHT_COUNT, BROUGHT_LEN)),
-            (self.get(field::WRITABLE_AT), len(field::WRITABLE_COUNT, BUFFER_LEN)),
-        ]
+    pub fn luggage(&self) -> Luggage {
+        let word = |field| self.word(field).load(Ordering::Relaxed);
+        let count = word(field::BROUGHT_COUNT);
+        Luggage {
+            brought: (self.get(field::BROUGHT_AT), (count as u16 as usize).min(BROUGHT_LEN)),
+            is_string: count & STRING != 0,
+            writable: (self.get(field::WRITABLE_AT), (word(field::WRITABLE_COUNT) as usize).min(BUFFER_LEN)),
+        }
+    }
+
+    /// Nothing is under way.
+    pub fn clear(&self) {
+        for field in [field::PROBING, field::PIECES, field::BROUGHT_COUNT, field::WRITABLE_COUNT] {
+            self.word(field).store(0, Ordering::Relaxed);
+        }
     }
 
     /// Copies from what the call has brought, from `offset` on.
@@ -350,6 +359,19 @@ impl Context {
     pub fn into_slab(self) -> (Slab, usize) {
         (self.slab, self.index)
     }
+}
+
+/// In the count of what a call has brought: a string.
+const STRING: u32 = 1 << 31;
+
+/// See [`Context::luggage`].
+pub struct Luggage {
+    /// Address and length.
+    pub brought: (u64, usize),
+    /// Whether what matters of it ends at the first zero.
+    pub is_string: bool,
+    /// Address and length.
+    pub writable: (u64, usize),
 }
 
 /// What the stub stopped for.

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 
 use super::arena::{Arena, Slab};
-use super::context::{self, BUFFER_LEN, Context, PIECES, TAKEN_LEN, state};
+use super::context::{self, BUFFER_LEN, Context, Luggage, PIECES, TAKEN_LEN, state};
 use super::patch::Patches;
 use crate::errno::{Errno, Result};
 use crate::platform::AddressSpace;
@@ -87,6 +87,8 @@ struct Waiting {
     memory: *const TrapSpace,
     /// What the call has brought with it.
     brought: Span,
+    /// Whether that is a string.
+    is_string: bool,
     /// Where its results may be left.
     writable: Span,
     pieces: [Piece; PIECES],
@@ -100,12 +102,14 @@ thread_local! {
 /// The calling thread's stub waits, and copies for it until [`nobody_waits`]. `call`: it has stopped for a call through a
 /// rewritten site, and has brought what that needs.
 pub fn waits(context: &Context, space: &Arc<TrapSpace>, call: bool) {
-    let [brought, writable] = if call { context.luggage() } else { [(0, 0); 2] };
+    let nothing = || Luggage { brought: (0, 0), is_string: false, writable: (0, 0) };
+    let Luggage { brought, is_string, writable } = if call { context.luggage() } else { nothing() };
     let span = |(at, len): (u64, usize)| Span { at, len: if space.allows(at, len) { len } else { 0 } };
     let none = Piece { span: Span { at: 0, len: 0 }, offset: 0 };
     let (brought, writable) = (span(brought), span(writable));
     let pieces = [none; PIECES];
-    WAITING.set(Some(Waiting { context, memory: Arc::as_ptr(space), brought, writable, pieces, count: 0 }));
+    let memory = Arc::as_ptr(space);
+    WAITING.set(Some(Waiting { context, memory, brought, is_string, writable, pieces, count: 0 }));
 }
 
 /// The calling thread's stub goes on, and stores what was left for it.
@@ -217,6 +221,9 @@ impl TrapSpace {
             return Some(buf.len());
         }
         // A string that ends in it is all that is wanted, whatever the reader has room for.
+        if !waiting.is_string {
+            return None;
+        }
         let rest = waiting.brought.len.checked_sub(waiting.brought.find(addr, 1)?)?;
         let (head, _) = buf.split_at_mut_checked(rest)?;
         waiting.context().read_brought(waiting.brought.len - rest, head);

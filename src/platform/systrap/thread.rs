@@ -35,6 +35,9 @@ const SITES: usize = 512;
 /// How many instructions a thread is followed through the stub's code when it is stopped there: each byte of a copy is one.
 const STEPS: usize = 8000;
 
+/// Set in the flags while a thread is followed, and stored by `pushfq`.
+const TRAP_FLAG: u64 = 0x100;
+
 /// How many rooms for slots one memory has.
 const ROOMS: u32 = 8;
 
@@ -236,6 +239,7 @@ impl TrapThread {
         let regs = Regs { gs_base: base, rip, orig_rax: u64::MAX, ..self.inner.regs };
         self.inner.dirty = true;
         self.stint = 0;
+        context.clear();
         context.set_patience(0);
         context.state().store(state::RUN_ASLEEP, Ordering::SeqCst);
         if trace::set_regs(self.inner.tid, &regs).is_err() {
@@ -502,7 +506,7 @@ impl TrapThread {
         let Ok(pending) = trace::halt(self.inner.tid) else { return Event::Lost };
         let event = match pending {
             Some(signal) => self.caught(signal),
-            None => self.find_out(),
+            None => self.follow_out(0),
         };
         self.inner.dirty = true;
         event.unwrap_or(Event::Interrupted)
@@ -510,6 +514,13 @@ impl TrapThread {
 
     /// It was about to get a signal.
     fn caught(&mut self, signal: i32) -> Option<Event> {
+        if trace::get_regs(self.inner.tid, &mut self.inner.regs).is_err() {
+            return Some(Event::Lost);
+        }
+        if code::range().contains(&self.inner.regs.rip) {
+            // A fault of the stub's own copies, which its handler knows what to do about.
+            return self.follow_out(signal);
+        }
         let event = self.inner.stopped_by_signal(signal);
         // The stop that was asked for comes next, before any instruction.
         if trace::resume(libc::PTRACE_CONT, self.inner.tid).is_ok() {
@@ -522,8 +533,9 @@ impl TrapThread {
         }
     }
 
-    /// Where is it? In the stub's code it is followed until it says what it wants or is out of there.
-    fn find_out(&mut self) -> Option<Event> {
+    /// Where is it? In the stub's code it is followed until it says what it wants or is out of there. `signal`: what it is to
+    /// get first.
+    fn follow_out(&mut self, mut signal: i32) -> Option<Event> {
         for _ in 0..STEPS {
             if trace::get_regs(self.inner.tid, &mut self.inner.regs).is_err() {
                 return Some(Event::Lost);
@@ -535,12 +547,20 @@ impl TrapThread {
                 return event;
             }
             let rip = self.inner.regs.rip;
-            if !code::range().contains(&rip) && !self.memory.patches.lock().is_slot(rip) {
+            if rip == code::slow() && signal == 0 {
+                self.called_without_context();
+                self.inner.kicker.state.store(KICKED, Ordering::SeqCst);
+                return Some(Event::Syscall);
+            }
+            let in_code = code::range().contains(&rip);
+            if !in_code && !self.memory.patches.lock().is_slot(rip) {
                 break;
             }
-            match trace::step(self.inner.tid) {
-                Ok(true) => {}
-                Ok(false) => break,
+            match trace::step(self.inner.tid, signal) {
+                Ok(None) => signal = 0,
+                // Its handler has it; in a slot there is nothing that could fault.
+                Ok(Some(raised)) if in_code => signal = raised,
+                Ok(Some(_)) => break,
                 Err(_) => return Some(Event::Lost),
             }
         }
@@ -555,6 +575,7 @@ impl TrapThread {
         match stop {
             Stop::Call => {
                 self.context.as_ref()?.load_call(&mut self.inner.regs);
+                self.inner.regs.eflags &= !TRAP_FLAG;
                 self.outside();
                 Some(Event::Syscall)
             }
@@ -564,6 +585,7 @@ impl TrapThread {
                     frame.load(&mut self.inner.regs);
                     (frame.signal, frame.info())
                 };
+                self.inner.regs.eflags &= !TRAP_FLAG;
                 if self.restore_xstate().is_err() {
                     return Some(Event::Lost);
                 }
@@ -611,11 +633,11 @@ impl TrapThread {
                 // The trap itself: the next run has it.
                 break;
             }
-            let stepped = trace::step(self.inner.tid);
+            let stepped = trace::step(self.inner.tid, 0);
             if trace::get_regs(self.inner.tid, &mut self.inner.regs).is_err() {
                 return Event::Lost;
             }
-            if !matches!(stepped, Ok(true)) {
+            if !matches!(stepped, Ok(None)) {
                 break;
             }
         }
@@ -735,8 +757,10 @@ impl UserThread for TrapThread {
 
     fn fork(&mut self) -> Result<Seed> {
         self.retrace()?;
+        // No site is rewritten between the copy of the memory and that of what is known of it.
+        let patches = self.memory.patches.lock();
         let inner = self.inner.fork_seed()?;
-        let patches = Box::new(self.memory.patches.lock().clone());
+        let patches = Box::new(patches.clone());
         Ok(Box::new(TrapSeed { inner, arena: self.arena.clone(), from: From::Copy(patches) }))
     }
 
