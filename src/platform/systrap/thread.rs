@@ -616,6 +616,11 @@ impl TrapThread {
                 self.quiet = self.quiet.saturating_add(u32::from(matches!(event, Some(Event::Syscall))));
                 event
             }
+            // It has not run at all: the stub's registers are others.
+            Event::Interrupted if self.inner.dirty => {
+                self.outside();
+                Some(Event::Interrupted)
+            }
             Event::Interrupted => Some(self.out_of_the_slot()),
             event => Some(event),
         }
