@@ -28,6 +28,16 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// The faster platform where the host has what it takes; `RUNSC_PLATFORM` where a caller's flags cannot be changed.
+fn default_platform() -> &'static str {
+    let wanted = std::env::var("RUNSC_PLATFORM").unwrap_or_default();
+    match wanted.as_str() {
+        "ptrace" => "ptrace",
+        _ if !crate::platform::systrap::is_possible() => "ptrace",
+        _ => "systrap",
+    }
+}
+
 /// Flags before the command.
 #[derive(Debug, Args)]
 pub struct Globals {
@@ -36,7 +46,7 @@ pub struct Globals {
     pub root: Option<PathBuf>,
 
     /// How system calls are captured
-    #[arg(long, default_value = "ptrace", value_parser = PossibleValuesParser::new(["ptrace"]))]
+    #[arg(long, default_value = default_platform(), value_parser = PossibleValuesParser::new(["systrap", "ptrace"]))]
     pub platform: String,
 
     /// The container's network: `sandbox` is the stack of its own, with loopback and the TAP device of --tap; `none` is

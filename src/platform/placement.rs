@@ -50,6 +50,9 @@ pub fn count() -> usize {
 thread_local! {
     /// The index of the calling thread's CPU, while it has a pair.
     static PLACE: Cell<Option<usize>> = const { Cell::new(None) };
+
+    /// The index of the CPU where the calling thread is without its stub.
+    static APART: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 /// On which of the sandbox's CPUs a thread may run: `sched_setaffinity(2)`. Whoever changes it stops the thread's user code,
@@ -84,6 +87,8 @@ pub struct Place {
     /// Which version of it `mask` is.
     version: u32,
     mask: Vec<u8>,
+    /// Where the sentry thread alone is, when it is not with its stub.
+    apart: Option<usize>,
 }
 
 impl Place {
@@ -99,7 +104,7 @@ impl Place {
         all[index].running.fetch_add(1, Ordering::Relaxed);
         PLACE.set(Some(index));
         let since = Instant::now();
-        let place = Place { index, stub, since, affinity: Arc::default(), version: 0, mask: Vec::new() };
+        let place = Place { index, stub, since, affinity: Arc::default(), version: 0, mask: Vec::new(), apart: None };
         place.pin();
         place
     }
@@ -132,12 +137,45 @@ impl Place {
     }
 
     fn move_to(&mut self, index: usize) {
+        self.join();
         let all = cpus();
         all[index].running.fetch_add(1, Ordering::Relaxed);
         all[self.index].running.fetch_sub(1, Ordering::Relaxed);
         self.index = index;
         PLACE.set(Some(index));
         self.pin();
+    }
+
+    /// Moves the sentry thread alone to a CPU where no pair runs, so that it can look for what its stub does. False when there
+    /// is none.
+    pub fn spread(&mut self) -> bool {
+        let all = cpus();
+        let free = |&index: &usize| index != self.index && all[index].running.load(Ordering::Relaxed) == 0;
+        let Some(index) = (0..all.len()).filter(|&index| allows(&self.mask, index)).find(free) else { return false };
+        all[index].running.fetch_add(1, Ordering::Relaxed);
+        self.apart = Some(index);
+        APART.set(Some(index));
+        pin_thread(0, all[index].id);
+        true
+    }
+
+    /// Brings the sentry thread back to its stub.
+    pub fn join(&mut self) {
+        if let Some(index) = self.apart.take() {
+            APART.set(None);
+            cpus()[index].running.fetch_sub(1, Ordering::Relaxed);
+            pin_thread(0, cpus()[self.index].id);
+        }
+    }
+
+    /// Whether the sentry thread is on another CPU than its stub.
+    pub fn is_spread(&self) -> bool {
+        self.apart.is_some()
+    }
+
+    /// Whether somebody has come to the CPU where the sentry thread is alone.
+    pub fn is_in_the_way(&self) -> bool {
+        self.apart.is_some_and(|index| cpus()[index].running.load(Ordering::Relaxed) > 1)
     }
 
     /// Moves the pair if it may not be where it is, or if it has company and another CPU has nobody. Costs two loads when it
@@ -162,6 +200,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.join();
         cpus()[self.index].running.fetch_sub(1, Ordering::Relaxed);
         PLACE.set(None);
     }
@@ -193,23 +232,30 @@ pub fn here() -> Option<usize> {
     PLACE.get()
 }
 
+/// Whether no other pair runs on the calling thread's CPU, as far as is known: it may keep it for a while.
+pub fn is_alone() -> bool {
+    let cpus = cpus();
+    cpus.len() > 1 && PLACE.get().is_some_and(|index| cpus[index].running.load(Ordering::Relaxed) <= 1)
+}
+
 /// Held by a sentry thread while it sleeps: its CPU counts as free.
 pub struct Blocking {
     index: Option<usize>,
+    apart: Option<usize>,
 }
 
 /// The calling thread is about to sleep.
 pub fn blocking() -> Blocking {
-    let index = PLACE.get();
-    if let Some(index) = index {
+    let (index, apart) = (PLACE.get(), APART.get());
+    for index in [index, apart].into_iter().flatten() {
         cpus()[index].running.fetch_sub(1, Ordering::Relaxed);
     }
-    Blocking { index }
+    Blocking { index, apart }
 }
 
 impl Drop for Blocking {
     fn drop(&mut self) {
-        if let Some(index) = self.index {
+        for index in [self.index, self.apart].into_iter().flatten() {
             cpus()[index].running.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -144,10 +144,20 @@ pub fn install() -> Result<()> {
     // SAFETY: the handler makes only system calls and touches only its own stack and constants.
     unsafe { sigaction(Signal::SIGSYS, &handler) }.map_err(io::Error::from).doing(doing)?;
     for program in [soft_program(), program()] {
-        let program = program.map_err(io::Error::other).doing(doing)?;
+        let mut program = program.map_err(io::Error::other).doing(doing)?;
+        trap_foreign_calls(&mut program);
         seccompiler::apply_filter(&program).map_err(io::Error::other).doing(doing)?;
     }
     Ok(())
+}
+
+/// Calls through entries of 32-bit programs are trapped and not the end of the process: stubs inherit the filter, and
+/// container code may use any instruction.
+fn trap_foreign_calls(program: &mut BpfProgram) {
+    let kill = (libc::BPF_RET | libc::BPF_K) as u16;
+    for line in program.iter_mut().filter(|line| line.code == kill && line.k == libc::SECCOMP_RET_KILL_PROCESS) {
+        line.k = libc::SECCOMP_RET_TRAP;
+    }
 }
 
 fn soft_program() -> std::result::Result<BpfProgram, BackendError> {

@@ -58,6 +58,39 @@ fn until_event(tid: i32) -> Result<()> {
     }
 }
 
+/// Becomes the tracer of a stub thread wherever it is, and stops it there. A signal that was just about to be delivered is
+/// not, and returned.
+pub fn halt(tid: i32) -> Result<Option<i32>> {
+    // SAFETY: no pointers.
+    unsafe {
+        ptrace(libc::PTRACE_SEIZE, tid, 0, OPTIONS as u64)?;
+        ptrace(libc::PTRACE_INTERRUPT, tid, 0, 0)?;
+    }
+    match wait(tid) {
+        Stop::Event => Ok(None),
+        Stop::Gone => Err(Errno::ESRCH),
+        Stop::Signal(signal) => Ok(Some(signal)),
+        Stop::Syscall => Err(Errno::EPROTO),
+    }
+}
+
+/// One instruction further, having got `signal` if that is not 0. What it was about to get then, if anything.
+pub fn step(tid: i32, signal: i32) -> Result<Option<i32>> {
+    // SAFETY: no pointers.
+    unsafe { ptrace(libc::PTRACE_SINGLESTEP, tid, 0, signal as u64)? };
+    match wait(tid) {
+        Stop::Signal(libc::SIGTRAP) | Stop::Event | Stop::Syscall => Ok(None),
+        Stop::Signal(signal) => Ok(Some(signal)),
+        Stop::Gone => Err(Errno::ESRCH),
+    }
+}
+
+/// Stores eight bytes, whatever the protection of the page: `PTRACE_POKEDATA`.
+pub fn poke(tid: i32, addr: u64, bytes: [u8; 8]) -> Result<()> {
+    // SAFETY: the address is another process's, which the kernel checks.
+    unsafe { ptrace(libc::PTRACE_POKEDATA, tid, addr, u64::from_ne_bytes(bytes)) }
+}
+
 /// Waits for the next stop.
 pub fn wait(tid: i32) -> Stop {
     let mut status = 0;
@@ -181,12 +214,18 @@ pub fn syscall(tid: i32, base: &Regs, number: i64, args: [u64; 6], kicked: &mut 
     call(tid, &call_regs(base, super::stub::CALL_ADDR, number, args), kicked).and_then(result)
 }
 
-/// As [`syscall`] for two calls of up to five arguments, in little more than the time of one: the result of the second, or
+/// As [`syscall`] for two calls of up to five arguments and one common sixth, in little more than the time of one: the result of the second, or
 /// the error of the first, after which the second is not made.
-pub fn two_syscalls(tid: i32, base: &Regs, calls: [(i64, [u64; 5]); 2], kicked: &mut bool) -> Result<u64> {
+pub fn two_syscalls(
+    tid: i32,
+    base: &Regs,
+    calls: [(i64, [u64; 5]); 2],
+    sixth: u64,
+    kicked: &mut bool,
+) -> Result<u64> {
     let [(first, [a, b, c, d, e]), (second, [rbp, r12, r13, r14, r15])] = calls;
     let base = Regs { rbx: second as u64, rbp, r12, r13, r14, r15, ..*base };
-    call(tid, &call_regs(&base, super::stub::TWO_CALLS_ADDR, first, [a, b, c, d, e, 0]), kicked).and_then(result)
+    call(tid, &call_regs(&base, super::stub::TWO_CALLS_ADDR, first, [a, b, c, d, e, sixth]), kicked).and_then(result)
 }
 
 /// Registers for a system call at `rip`.

@@ -37,6 +37,7 @@ use crate::netstack::stack::Stack;
 use crate::netstack::unix::UnixNamespace;
 use crate::platform::Platform;
 use crate::platform::ptrace::PtracePlatform;
+use crate::platform::systrap::SystrapPlatform;
 use crate::sentry::bootlog::BootLog;
 use crate::sentry::futex::FutexTable;
 use crate::sentry::ipc::Ipc;
@@ -98,12 +99,12 @@ pub fn run(config: BootConfig) -> i32 {
 
 fn start(config: BootConfig) -> Outcome<(Arc<Container>, Arc<Containers>)> {
     // First of all, while the process is small: the stubs begin as copies of it.
-    let platform = PtracePlatform::new().doing(|| "start the platform".into())?;
+    let platform = platform(&config.platform)?;
     let timers = TimerQueue::new();
     let tracer = config.strace.then(|| tracer(&config).map(Arc::new)).transpose()?;
     let net = Stack::new(&config.network, config.tap_fd.map(take), timers.clone());
     let shared = Shared {
-        platform: Arc::new(platform),
+        platform,
         futexes: FutexTable::new(),
         boot_log: boot_log(&config),
         net,
@@ -116,6 +117,15 @@ fn start(config: BootConfig) -> Outcome<(Arc<Container>, Arc<Containers>)> {
     control::serve(&containers, take(config.control_fd))?;
     report::started();
     Ok((root, containers))
+}
+
+/// The platform that the command line has named.
+fn platform(name: &str) -> Outcome<Arc<dyn Platform>> {
+    let doing = || format!("start the platform {name}");
+    Ok(match name {
+        "ptrace" => Arc::new(PtracePlatform::new().doing(doing)?),
+        _ => Arc::new(SystrapPlatform::new().doing(doing)?),
+    })
 }
 
 /// A kernel for one container, with its own processes and System V IPC or another's.

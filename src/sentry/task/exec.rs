@@ -191,6 +191,8 @@ fn shed(cur: &mut Current, new: NewCredentials) -> Result<()> {
             }
         }
     }
+    // A thread that is not the first takes that one's id.
+    cur.answers.set(None);
     // Descriptors last: who waits for one to close finds the process as it is from now on.
     close_on_exec(cur)?;
     if new.secure || !new.readable {

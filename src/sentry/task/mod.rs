@@ -30,7 +30,7 @@ pub mod tree;
 pub mod usage;
 pub mod wait;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -227,6 +227,8 @@ pub struct Task {
     rests: AtomicBool,
     /// Where its sentry thread sleeps.
     pub parker: Arc<Parker>,
+    /// Whether it looks for a wake-up before it sleeps.
+    pub(super) looks: block::Looks,
     /// What stops its user code. `None` before it has started.
     interrupter: Mutex<Option<Arc<dyn Interrupter>>>,
     /// Its own pending signals and its mask.
@@ -347,6 +349,11 @@ impl Task {
     /// Changes on which CPUs it runs; user code that runs meanwhile is stopped once, to go on there.
     pub fn set_affinity(&self, mask: Vec<u8>) {
         self.affinity.set(mask);
+        self.kick();
+    }
+
+    /// Stops its user code once, if it runs: it goes on at once, by what holds then.
+    pub fn kick(&self) {
         if let Some(interrupter) = &*self.interrupter.lock() {
             interrupter.interrupt();
         }
@@ -356,9 +363,7 @@ impl Task {
     pub fn notify(&self, why: Attention) {
         self.attention.fetch_or(why.bits(), Ordering::SeqCst);
         self.parker.unpark();
-        if let Some(interrupter) = &*self.interrupter.lock() {
-            interrupter.interrupt();
-        }
+        self.kick();
     }
 
     /// What it is to look at.
@@ -462,6 +467,7 @@ impl Task {
             exiting: AtomicBool::new(false),
             rests: AtomicBool::new(false),
             parker: Arc::default(),
+            looks: block::Looks::default(),
             interrupter: Mutex::new(None),
             signals: Mutex::default(),
             clear_child_tid: AtomicU64::new(0),
@@ -520,6 +526,8 @@ pub struct Current {
     pub(super) trap: Trap,
     /// `sigaltstack(2)`.
     pub(super) altstack: AltStack,
+    /// For which state of its filters the platform has answers of its own; `None`: it must be told again.
+    pub(super) answers: Cell<Option<u32>>,
 }
 
 impl Deref for Current {
@@ -568,5 +576,6 @@ impl Current {
         // Another thread may have set it meanwhile.
         creds.no_new_privs |= self.seccomp.no_new_privs.load(Ordering::SeqCst);
         *place = Arc::new(creds);
+        self.answers.set(None);
     }
 }

@@ -1,0 +1,859 @@
+//! A user thread that is traced or free: see the module above.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::arena::Arena;
+use super::code;
+use super::context::{self, Context, Stop, state};
+use super::patch::{Patches, Poke, ROOM};
+use super::seat::{Looked, Seat};
+use super::space::{self, Contexts, TrapSpace};
+use crate::errno::{Errno, Result};
+use crate::platform::placement::Affinity;
+use crate::platform::ptrace::thread::{FREE, IDLE, KICKED, StubSeed, StubThread, from_kernel};
+use crate::platform::ptrace::trace;
+use crate::platform::{
+    AddressSpace, Backing, Event, Interrupter, MapRequest, Regs, Seed, SeedThread, SigInfo, Title, UserThread,
+};
+
+/// Plain calls in a row after which a thread is set free: it costs about what four ptrace stops do.
+const QUIET: u32 = 8;
+
+/// A thread that is called back soon is set free later.
+const MOST_QUIET: u32 = 512;
+
+/// Calls of one site after which it is rewritten.
+const HITS: u32 = 3;
+
+/// How many sites are counted at a time.
+const SITES: usize = 512;
+
+/// How many instructions a thread is followed through the stub's code when it is stopped there: each byte of a copy is one.
+const STEPS: usize = 8000;
+
+/// Set in the flags while a thread is followed, and stored by `pushfq`.
+const TRAP_FLAG: u64 = 0x100;
+
+/// How many rooms for slots one memory has.
+const ROOMS: u32 = 8;
+
+/// How often a sleeping sentry thread asks whether its stub is still there.
+const ALIVE: Duration = Duration::from_millis(300);
+
+/// A stub thread that waits to be attached.
+pub struct TrapSeed {
+    inner: StubSeed,
+    arena: Arc<Arena>,
+    from: From,
+}
+
+/// What a new thread has of its parent's.
+enum From {
+    /// Nothing.
+    Nothing,
+    /// A copy of its memory, with the sites rewritten in it.
+    Copy(Box<Patches>),
+    /// Its memory.
+    Shared(Arc<TrapSpace>),
+}
+
+impl TrapSeed {
+    /// A fresh process's.
+    pub fn first(inner: StubSeed, arena: Arc<Arena>) -> TrapSeed {
+        TrapSeed { inner, arena, from: From::Nothing }
+    }
+}
+
+impl SeedThread for TrapSeed {
+    fn attach(self: Box<Self>) -> Result<Box<dyn UserThread>> {
+        let inner = self.inner.attach_thread()?;
+        let memory = match self.from {
+            From::Nothing => TrapSpace::new(inner.space.clone(), Patches::default()),
+            From::Copy(patches) => TrapSpace::new(inner.space.clone(), *patches),
+            From::Shared(memory) => memory,
+        };
+        Ok(Box::new(TrapThread::new(inner, memory, self.arena)))
+    }
+}
+
+enum Mode {
+    Traced,
+    /// Without a tracer; the stub waits for an answer, having stopped for this.
+    Waiting(Stop),
+}
+
+/// One container thread.
+struct TrapThread {
+    inner: StubThread,
+    arena: Arc<Arena>,
+    memory: Arc<TrapSpace>,
+    /// The same, as the trait hands it out.
+    shared: Arc<dyn AddressSpace>,
+    context: Option<Box<Context>>,
+    mode: Mode,
+    /// The registers as captured: what differs has been changed by the sentry.
+    seen: Regs,
+    /// Plain calls since the last thing that needed the tracer.
+    quiet: u32,
+    /// How many there must be.
+    enough: u32,
+    /// Calls since it was last set free.
+    stint: u32,
+    seat: Seat,
+    /// Sites that have not been rewritten, and how often they were met.
+    hits: HashMap<u64, u32>,
+    wish: Option<Range<u64>>,
+    rooms: u32,
+    answers: Vec<(usize, u32)>,
+}
+
+fn futex(word: &AtomicU32, op: i32, value: u32, timeout: Option<Duration>) {
+    let time = timeout.map(|timeout| libc::timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() });
+    let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: the word is mapped; the time, if any, lives until the call returns.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), op, value, time) };
+}
+
+/// Whether the process has ended, and waits to be reaped.
+fn has_ended(pid: i32) -> bool {
+    // SAFETY: a siginfo_t of zeros is a value; the kernel fills it.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        libc::waitid(libc::P_PID, pid as u32, &mut info, flags) != 0 || info.si_pid() == pid
+    }
+}
+
+impl Poke for StubThread {
+    fn poke(&mut self, addr: u64, bytes: [u8; 8]) -> Result<()> {
+        trace::poke(self.tid, addr, bytes)
+    }
+
+    fn peek(&mut self, addr: u64, bytes: &mut [u8]) -> usize {
+        AddressSpace::read(&*self.space, addr, bytes).unwrap_or(0)
+    }
+
+    fn is_shared(&self) -> bool {
+        self.space.process.threads.load(Ordering::SeqCst) > 1
+    }
+}
+
+impl TrapThread {
+    fn new(inner: StubThread, memory: Arc<TrapSpace>, arena: Arc<Arena>) -> TrapThread {
+        TrapThread {
+            seen: inner.regs,
+            inner,
+            arena,
+            shared: memory.clone(),
+            memory,
+            context: None,
+            mode: Mode::Traced,
+            quiet: 0,
+            enough: QUIET,
+            stint: 0,
+            seat: Seat::new(),
+            hits: HashMap::new(),
+            wish: None,
+            rooms: 0,
+            answers: Vec::new(),
+        }
+    }
+
+    fn contexts(&self) -> Option<&Contexts> {
+        let kept = self.inner.space.process.kept.get_or_init(|| Box::new(Contexts::default()));
+        kept.downcast_ref()
+    }
+
+    /// A context, mapped in the stub and with the stub's signal stack in it. Costs four calls in the stub, once a thread.
+    fn make_context(&mut self) -> Result<()> {
+        if self.context.is_some() {
+            return Ok(());
+        }
+        let (context, mapped) = self.contexts().ok_or(Errno::EINVAL)?.take(&self.arena)?;
+        let (at, offset, fd) = (context.address(), context.offset(), self.arena.fd());
+        self.context = Some(Box::new(context));
+        if !mapped {
+            let access = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+            let flags = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
+            self.inner.call(libc::SYS_mmap, [at, context::SIZE, access, flags, fd as u64, offset])?;
+            // A child must not have its parent's.
+            self.inner.call(libc::SYS_madvise, [at, context::SIZE, libc::MADV_DONTFORK as u64, 0, 0, 0])?;
+            // Nobody else ends a stub that is not traced when the sentry is gone.
+            let death = [libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64, 0, 0, 0, 0];
+            self.inner.call(libc::SYS_prctl, death)?;
+        }
+        let stack: [u64; 3] = [at + context::STACK, 0, context::SIZE - context::STACK];
+        let Some(context) = &self.context else { return Err(Errno::EINVAL) };
+        let bytes: Vec<u8> = stack.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        context.write_buffer(&bytes);
+        let place = context.buffer_address();
+        self.inner.call(libc::SYS_sigaltstack, [place, 0, 0, 0, 0, 0])?;
+        self.set_waker();
+        self.fill_answers();
+        Ok(())
+    }
+
+    fn set_waker(&self) {
+        let Some(context) = &self.context else { return };
+        let (arena, address) = (self.arena.clone(), context.state().as_ptr() as usize);
+        let wake = move || {
+            // The arena keeps the word mapped, whosever it is by now.
+            let _mapped = &arena;
+            // SAFETY: aligned, mapped, only accessed atomically.
+            let word = unsafe { &*(address as *const AtomicU32) };
+            let asleep = word.compare_exchange(state::RUN_ASLEEP, state::RUN, Ordering::SeqCst, Ordering::SeqCst);
+            if asleep.is_ok() {
+                futex(word, libc::FUTEX_WAKE, 1, None);
+            }
+        };
+        let _first = self.inner.kicker.waker.set(Box::new(wake));
+    }
+
+    fn fill_answers(&self) {
+        if let Some(context) = &self.context {
+            for &(number, answer) in &self.answers {
+                context.set_answer(number, Some(answer));
+            }
+        }
+    }
+
+    fn may_go_free(&self) -> bool {
+        self.quiet >= self.enough && self.inner.kicker.state.load(Ordering::Relaxed) != KICKED
+    }
+
+    /// Lets the stub go on without a tracer. `None`: it goes on traced.
+    fn go_free(&mut self) -> Option<Event> {
+        if let Err(error) = self.make_context() {
+            log::debug!("a thread stays traced: {error}");
+            self.quiet = 0;
+            self.enough = MOST_QUIET;
+            return None;
+        }
+        let Some(context) = &self.context else { return None };
+        let base = if self.inner.regs.gs_base == 0 { context.address() } else { self.inner.regs.gs_base };
+        let rip = self.memory.patches.lock().seen_from_inside(self.inner.regs.rip);
+        let regs = Regs { gs_base: base, rip, orig_rax: u64::MAX, ..self.inner.regs };
+        self.inner.dirty = true;
+        self.stint = 0;
+        context.clear();
+        context.set_patience(0);
+        context.state().store(state::RUN_ASLEEP, Ordering::SeqCst);
+        if trace::set_regs(self.inner.tid, &regs).is_err() {
+            return Some(Event::Lost);
+        }
+        if !self.begin_free() {
+            return Some(Event::Interrupted);
+        }
+        self.seat.settle(&mut self.inner.place, false);
+        if trace::detach(self.inner.tid).is_err() {
+            return Some(Event::Lost);
+        }
+        self.await_stub(false)
+    }
+
+    /// Container code is about to run free; false when somebody wants it not to.
+    fn begin_free(&self) -> bool {
+        let state = &self.inner.kicker.state;
+        let begun = state.compare_exchange(IDLE, FREE, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        if !begun {
+            state.store(IDLE, Ordering::SeqCst);
+        }
+        begun
+    }
+
+    /// Gives the stub its answer and waits for the next event. `None`: to be tried again, in another mode perhaps.
+    fn run_free(&mut self, stop: Stop) -> Option<Event> {
+        self.inner.place.consider_moving();
+        if !self.answer(stop) {
+            return self.retrace().err().map(|_| Event::Lost);
+        }
+        if !self.begin_free() {
+            return Some(Event::Interrupted);
+        }
+        space::goes_on();
+        let Some(context) = &self.context else { return Some(Event::Lost) };
+        let slept = context.state().load(Ordering::Acquire) == state::TRAP_ASLEEP;
+        self.seat.settle(&mut self.inner.place, slept);
+        let spread = self.inner.place.is_spread();
+        context.set_patience(Seat::stub_patience(&self.inner.place));
+        let next = if spread { state::RUN } else { state::RUN_ASLEEP };
+        if context.state().swap(next, Ordering::AcqRel) == state::TRAP_ASLEEP {
+            futex(context.state(), libc::FUTEX_WAKE, 1, None);
+        }
+        self.await_stub(spread)
+    }
+
+    /// Stores what the sentry has changed where the stub takes it from. False when that cannot be done without a tracer.
+    fn answer(&mut self, stop: Stop) -> bool {
+        let Some(context) = &self.context else { return false };
+        if !matches!(context.state().load(Ordering::Acquire), state::TRAP | state::TRAP_ASLEEP) {
+            return false;
+        }
+        let (now, seen) = (&self.inner.regs, &self.seen);
+        let same_bases = now.fs_base == seen.fs_base && now.gs_base == seen.gs_base && now.cs == seen.cs;
+        if !same_bases {
+            return false;
+        }
+        match stop {
+            Stop::Call => {
+                let same = Regs { rax: seen.rax, orig_rax: seen.orig_rax, ..*now };
+                context.set_result(now.rax);
+                is_same(&same, seen)
+            }
+            Stop::Signal => {
+                let rip = self.memory.patches.lock().seen_from_inside(now.rip);
+                let Some(frame) = context.load_signal() else { return false };
+                frame.store(&Regs { rip, ..*now });
+                true
+            }
+        }
+    }
+
+    /// Waits until the stub has something to say. `None`: nothing that concerns the sentry.
+    fn await_stub(&mut self, mut looking: bool) -> Option<Event> {
+        loop {
+            let Some(context) = &self.context else { return Some(Event::Lost) };
+            let word = context.state();
+            let kicked = || self.inner.kicker.state.load(Ordering::SeqCst) == KICKED;
+            if looking && self.seat.look(&self.inner.place, word, kicked) == Looked::Enough {
+                looking = false;
+            }
+            match word.load(Ordering::Acquire) {
+                state::TRAP | state::TRAP_ASLEEP => break,
+                _ if kicked() => return Some(self.stop_running()),
+                state::RUN if looking => continue,
+                _ => {}
+            }
+            self.seat.gives_up(&mut self.inner.place);
+            let asleep = word.compare_exchange(state::RUN, state::RUN_ASLEEP, Ordering::SeqCst, Ordering::SeqCst);
+            if matches!(asleep, Ok(_) | Err(state::RUN_ASLEEP)) && !kicked() {
+                futex(word, libc::FUTEX_WAIT, state::RUN_ASLEEP, Some(ALIVE));
+                let still = word.load(Ordering::Acquire) == state::RUN_ASLEEP;
+                if still && has_ended(self.inner.space.process.pid) {
+                    return Some(Event::Lost);
+                }
+            }
+        }
+        if self.inner.kicker.state.swap(IDLE, Ordering::SeqCst) == KICKED {
+            // For the next run.
+            self.inner.kicker.state.store(KICKED, Ordering::SeqCst);
+        }
+        self.seat.called(&self.inner.place);
+        self.stint = self.stint.saturating_add(1);
+        self.capture()
+    }
+
+    /// Takes over what the stub has stopped for. `None`: it only has to go on.
+    fn capture(&mut self) -> Option<Event> {
+        let Some(context) = &self.context else { return Some(Event::Lost) };
+        let stop = context.stop();
+        self.mode = Mode::Waiting(stop);
+        let event = match stop {
+            Stop::Call => {
+                context.load_call(&mut self.inner.regs);
+                self.outside();
+                Some(Event::Syscall)
+            }
+            Stop::Signal => self.capture_signal(),
+        };
+        self.seen = self.inner.regs;
+        if let (Mode::Waiting(_), Some(context)) = (&self.mode, &self.context) {
+            space::waits(context, &self.memory, stop == Stop::Call);
+        }
+        event
+    }
+
+    /// The registers as the container sees them.
+    fn outside(&mut self) {
+        let regs = &mut self.inner.regs;
+        if self.context.as_ref().is_some_and(|context| regs.gs_base == context.address()) {
+            regs.gs_base = 0;
+        }
+        // Slots are in rooms, of which there are none as long as nothing is rewritten.
+        let patches = self.memory.patches.lock();
+        if !patches.is_empty() {
+            let rip = patches.seen_from_outside(regs.rip);
+            if rip != regs.rip {
+                (regs.rip, regs.rcx) = (rip, rip);
+            }
+        }
+    }
+
+    fn capture_signal(&mut self) -> Option<Event> {
+        let loaded = self.context.as_ref().and_then(|context| {
+            let frame = context.load_signal()?;
+            frame.load(&mut self.inner.regs);
+            Some((frame.signal, frame.info()))
+        });
+        let Some((signal, info)) = loaded else {
+            // The container has written over its context. Its registers are whatever they are.
+            return Some(self.stop_running());
+        };
+        self.outside();
+        self.signalled(signal, &info)
+    }
+
+    /// What a signal means that container code has raised, the registers being those at that moment.
+    fn signalled(&mut self, signal: i32, info: &SigInfo) -> Option<Event> {
+        let signal = if signal == info.si_signo { signal } else { info.si_signo };
+        match signal {
+            libc::SIGSYS => {
+                let event = self.inner.trapped_call(info);
+                if matches!(event, Event::Syscall) {
+                    self.note_site();
+                }
+                Some(event)
+            }
+            libc::SIGTRAP if self.inner.regs.rip == code::slow() => {
+                self.called_without_context();
+                Some(Event::Syscall)
+            }
+            libc::SIGTRAP if self.is_ours() => None,
+            _ if from_kernel(info) => Some(Event::Fault(*info)),
+            _ => Some(Event::Interrupted),
+        }
+    }
+
+    /// A rewritten site, of a thread whose `%gs` is not its context: the slot has left in `rcx` where to go on.
+    fn called_without_context(&mut self) {
+        let regs = &mut self.inner.regs;
+        regs.rip = regs.rcx;
+        regs.r11 = regs.eflags;
+        regs.orig_rax = regs.rax & 0xffff_ffff;
+        regs.rax = (-i64::from(libc::ENOSYS)) as u64;
+        self.inner.dirty = true;
+        self.outside();
+        self.inner.regs.rcx = self.inner.regs.rip;
+    }
+
+    /// Whether the trap behind which the thread stopped is one of a rewritten site. It is sent where it belongs.
+    fn is_ours(&mut self) -> bool {
+        let to = self.memory.patches.lock().trapped(self.inner.regs.rip);
+        if let Some(to) = to {
+            self.inner.regs.rip = to;
+            self.inner.dirty = true;
+        }
+        to.is_some()
+    }
+
+    /// Counts a call that came by a signal or a ptrace stop, and rewrites its site when it is met often.
+    fn note_site(&mut self) {
+        let rip = self.inner.regs.rip;
+        if self.hits.len() >= SITES && !self.hits.contains_key(&rip) {
+            self.hits.clear();
+        }
+        let hits = self.hits.entry(rip).or_default();
+        *hits += 1;
+        if *hits == HITS {
+            self.rewrite(rip);
+        }
+    }
+
+    fn rewrite(&mut self, back: u64) {
+        let was_free = matches!(self.mode, Mode::Waiting(_));
+        // Pokes are a tracer's.
+        if self.retrace().is_err() {
+            return;
+        }
+        if was_free {
+            self.quiet = self.enough;
+        }
+        let mut patches = self.memory.patches.lock();
+        let number = self.inner.regs.orig_rax;
+        let outcome = patches.rewrite(&mut self.inner, back, number);
+        self.wish = patches.take_wish().filter(|_| self.rooms < ROOMS);
+        if let Err(error) = outcome {
+            log::debug!("the call before {back:#x} is not rewritten: {error}");
+        }
+    }
+
+    /// From free to traced, while the stub waits for its answer. Costs some 12 us.
+    fn retrace(&mut self) -> Result<()> {
+        let Mode::Waiting(stop) = self.mode else { return Ok(()) };
+        space::nobody_waits();
+        self.mode = Mode::Traced;
+        self.inner.dirty = true;
+        self.inner.place.join();
+        self.quiet = 0;
+        self.enough = if self.stint < self.enough { (self.enough * 2).min(MOST_QUIET) } else { QUIET };
+        trace::halt(self.inner.tid)?;
+        if stop == Stop::Signal {
+            self.restore_xstate()?;
+        }
+        Ok(())
+    }
+
+    /// The extended state is in the signal's frame: the handler runs with a fresh one.
+    fn restore_xstate(&mut self) -> Result<()> {
+        let mut image = trace::get_xstate(self.inner.tid)?;
+        if let Some(frame) = self.context.as_ref().and_then(|context| context.load_signal()) {
+            frame.load_xstate(&mut image);
+        }
+        trace::set_xstate(self.inner.tid, &image)
+    }
+
+    /// Stops a free stub wherever it is, and traces it from then on.
+    fn stop_running(&mut self) -> Event {
+        space::nobody_waits();
+        self.inner.place.join();
+        self.inner.kicker.state.store(IDLE, Ordering::SeqCst);
+        self.mode = Mode::Traced;
+        self.quiet = 0;
+        let Ok(pending) = trace::halt(self.inner.tid) else { return Event::Lost };
+        let event = match pending {
+            Some(signal) => self.caught(signal),
+            None => self.follow_out(0),
+        };
+        self.inner.dirty = true;
+        event.unwrap_or(Event::Interrupted)
+    }
+
+    /// It was about to get a signal.
+    fn caught(&mut self, signal: i32) -> Option<Event> {
+        if trace::get_regs(self.inner.tid, &mut self.inner.regs).is_err() {
+            return Some(Event::Lost);
+        }
+        if code::range().contains(&self.inner.regs.rip) {
+            // A fault of the stub's own copies, which its handler knows what to do about.
+            return self.follow_out(signal);
+        }
+        let event = self.inner.stopped_by_signal(signal);
+        // The stop that was asked for comes next, before any instruction.
+        if trace::resume(libc::PTRACE_CONT, self.inner.tid).is_ok() {
+            trace::wait(self.inner.tid);
+        }
+        self.outside();
+        match event {
+            Event::Fault(info) => self.signalled(info.si_signo, &info),
+            event => Some(event),
+        }
+    }
+
+    /// Where is it? In the stub's code it is followed until it says what it wants or is out of there. `signal`: what it is to
+    /// get first.
+    fn follow_out(&mut self, mut signal: i32) -> Option<Event> {
+        for _ in 0..STEPS {
+            if trace::get_regs(self.inner.tid, &mut self.inner.regs).is_err() {
+                return Some(Event::Lost);
+            }
+            let context = self.context.as_ref()?;
+            if matches!(context.state().load(Ordering::Acquire), state::TRAP | state::TRAP_ASLEEP) {
+                let event = self.capture_traced();
+                self.inner.kicker.state.store(KICKED, Ordering::SeqCst);
+                return event;
+            }
+            let rip = self.inner.regs.rip;
+            if rip == code::slow() && signal == 0 {
+                self.called_without_context();
+                self.inner.kicker.state.store(KICKED, Ordering::SeqCst);
+                return Some(Event::Syscall);
+            }
+            let in_code = code::range().contains(&rip);
+            if !in_code && !self.memory.patches.lock().is_slot(rip) {
+                break;
+            }
+            match trace::step(self.inner.tid, signal) {
+                Ok(None) => signal = 0,
+                // Its handler has it; in a slot there is nothing that could fault.
+                Ok(Some(raised)) if in_code => signal = raised,
+                Ok(Some(_)) => break,
+                Err(_) => return Some(Event::Lost),
+            }
+        }
+        self.inner.regs.orig_rax = u64::MAX;
+        self.outside();
+        Some(Event::Interrupted)
+    }
+
+    /// It had posted something: that is what it stopped for.
+    fn capture_traced(&mut self) -> Option<Event> {
+        let stop = self.context.as_ref()?.stop();
+        match stop {
+            Stop::Call => {
+                self.context.as_ref()?.load_call(&mut self.inner.regs);
+                self.inner.regs.eflags &= !TRAP_FLAG;
+                self.outside();
+                Some(Event::Syscall)
+            }
+            Stop::Signal => {
+                let (signal, info) = {
+                    let frame = self.context.as_ref()?.load_signal()?;
+                    frame.load(&mut self.inner.regs);
+                    (frame.signal, frame.info())
+                };
+                self.inner.regs.eflags &= !TRAP_FLAG;
+                if self.restore_xstate().is_err() {
+                    return Some(Event::Lost);
+                }
+                self.outside();
+                self.signalled(signal, &info)
+            }
+        }
+    }
+
+    /// One stretch with a tracer. `None`: nothing that concerns the sentry.
+    fn run_traced(&mut self) -> Option<Event> {
+        let inside = {
+            let patches = self.memory.patches.lock();
+            patches.seen_from_inside(self.inner.regs.rip)
+        };
+        if inside != self.inner.regs.rip {
+            self.inner.regs.rip = inside;
+            self.inner.dirty = true;
+        }
+        match self.inner.run() {
+            Event::Syscall => {
+                self.quiet = self.quiet.saturating_add(1);
+                self.note_site();
+                Some(Event::Syscall)
+            }
+            Event::Fault(info) if info.si_signo == libc::SIGTRAP => {
+                let event = self.signalled(libc::SIGTRAP, &info);
+                self.quiet = self.quiet.saturating_add(u32::from(matches!(event, Some(Event::Syscall))));
+                event
+            }
+            // It has not run at all: the stub's registers are others.
+            Event::Interrupted if self.inner.dirty => {
+                self.outside();
+                Some(Event::Interrupted)
+            }
+            Event::Interrupted => Some(self.out_of_the_slot()),
+            event => Some(event),
+        }
+    }
+
+    /// Stopped in a slot or in the stub's code, a thread is followed out of there.
+    fn out_of_the_slot(&mut self) -> Event {
+        for _ in 0..STEPS {
+            let rip = self.inner.regs.rip;
+            if !code::range().contains(&rip) && !self.memory.patches.lock().is_slot(rip) {
+                break;
+            }
+            self.inner.dirty = true;
+            if rip == code::slow() - 1 {
+                // The trap itself: the next run has it.
+                break;
+            }
+            let stepped = trace::step(self.inner.tid, 0);
+            if trace::get_regs(self.inner.tid, &mut self.inner.regs).is_err() {
+                return Event::Lost;
+            }
+            if !matches!(stepped, Ok(None)) {
+                break;
+            }
+        }
+        self.inner.regs.orig_rax = u64::MAX;
+        Event::Interrupted
+    }
+
+    /// The container is about to change what is mapped in `range`.
+    fn change(&mut self, range: Range<u64>, gone: bool) -> Result<()> {
+        self.retrace()?;
+        self.quiet = 0;
+        self.memory.patches.lock().leave(&mut self.inner, &range, gone);
+        Ok(())
+    }
+
+    /// The context, before the thread goes to another process or ends.
+    fn give_context_back(&mut self) {
+        if let Some(context) = self.context.take() {
+            for &(number, _) in &self.answers {
+                context.set_answer(number, None);
+            }
+            if let Some(contexts) = self.contexts() {
+                contexts.give_back(*context);
+            }
+        }
+    }
+}
+
+/// Whether two sets of registers are equal.
+fn is_same(a: &Regs, b: &Regs) -> bool {
+    const WORDS: usize = size_of::<Regs>() / 8;
+    // SAFETY: a structure of `WORDS` integers of 64 bits without padding.
+    unsafe { *std::ptr::from_ref(a).cast::<[u64; WORDS]>() == *std::ptr::from_ref(b).cast::<[u64; WORDS]>() }
+}
+
+impl UserThread for TrapThread {
+    fn space(&self) -> &Arc<dyn AddressSpace> {
+        &self.shared
+    }
+
+    fn interrupter(&self) -> Arc<dyn Interrupter> {
+        self.inner.interrupter()
+    }
+
+    fn follow(&mut self, affinity: Arc<Affinity>) {
+        self.inner.follow(affinity);
+    }
+
+    fn run(&mut self) -> Event {
+        loop {
+            let event = match self.mode {
+                Mode::Waiting(stop) => self.run_free(stop),
+                Mode::Traced if self.may_go_free() => self.go_free(),
+                Mode::Traced => self.run_traced(),
+            };
+            if let Some(event) = event {
+                return event;
+            }
+        }
+    }
+
+    fn regs(&self) -> &Regs {
+        &self.inner.regs
+    }
+
+    fn regs_mut(&mut self) -> &mut Regs {
+        self.inner.regs_mut()
+    }
+
+    fn xstate(&mut self) -> Result<Vec<u8>> {
+        self.retrace()?;
+        self.inner.xstate()
+    }
+
+    fn set_xstate(&mut self, image: &[u8]) -> Result<()> {
+        self.retrace()?;
+        self.inner.set_xstate(image)
+    }
+
+    fn map(&mut self, request: &MapRequest) -> Result<()> {
+        let range = request.addr..request.addr.saturating_add(request.len);
+        self.change(range.clone(), true)?;
+        self.inner.map(request)?;
+        let file = matches!(request.backing, Backing::File { .. });
+        let (exec, write) = (request.prot & libc::PROT_EXEC != 0, request.prot & libc::PROT_WRITE != 0);
+        if file && exec && !write && !request.shared {
+            self.memory.patches.lock().enter_text(range);
+        }
+        Ok(())
+    }
+
+    fn unmap(&mut self, addr: u64, len: u64) -> Result<()> {
+        self.change(addr..addr.saturating_add(len), true)?;
+        self.inner.unmap(addr, len)
+    }
+
+    fn protect(&mut self, addr: u64, len: u64, prot: i32) -> Result<()> {
+        self.change(addr..addr.saturating_add(len), false)?;
+        self.inner.protect(addr, len, prot)
+    }
+
+    fn remap(&mut self, old: u64, old_len: u64, new: u64, new_len: u64, flags: i32) -> Result<()> {
+        self.change(old..old.saturating_add(old_len), false)?;
+        self.change(new..new.saturating_add(new_len), true)?;
+        self.inner.remap(old, old_len, new, new_len, flags)
+    }
+
+    fn advise(&mut self, addr: u64, len: u64, advice: i32) -> Result<()> {
+        self.change(addr..addr.saturating_add(len), false)?;
+        self.inner.advise(addr, len, advice)
+    }
+
+    fn sync(&mut self, addr: u64, len: u64, flags: i32) -> Result<()> {
+        self.retrace()?;
+        self.inner.sync(addr, len, flags)
+    }
+
+    fn fork(&mut self) -> Result<Seed> {
+        self.retrace()?;
+        // No site is rewritten between the copy of the memory and that of what is known of it.
+        let patches = self.memory.patches.lock();
+        let inner = self.inner.fork_seed()?;
+        let patches = Box::new(patches.clone());
+        Ok(Box::new(TrapSeed { inner, arena: self.arena.clone(), from: From::Copy(patches) }))
+    }
+
+    fn spawn_thread(&mut self) -> Result<Seed> {
+        self.retrace()?;
+        let inner = self.inner.thread_seed()?;
+        Ok(Box::new(TrapSeed { inner, arena: self.arena.clone(), from: From::Shared(self.memory.clone()) }))
+    }
+
+    fn renew(&mut self) -> Result<()> {
+        self.retrace()?;
+        let before = self.inner.space.process.clone();
+        let alone = before.threads.load(Ordering::SeqCst) == 1;
+        if !alone || before.vdso_changed.load(Ordering::Relaxed) {
+            self.give_context_back();
+        }
+        self.inner.renew()?;
+        if !Arc::ptr_eq(&before, &self.inner.space.process) {
+            // Only when it was given back above, or is of a process that is gone.
+            self.context = None;
+        }
+        self.memory = TrapSpace::new(self.inner.space.clone(), Patches::default());
+        self.shared = self.memory.clone();
+        (self.quiet, self.enough, self.rooms, self.wish) = (0, QUIET, 0, None);
+        self.hits.clear();
+        Ok(())
+    }
+
+    fn entitle(&mut self, title: &Title<'_>) {
+        if self.retrace().is_ok() {
+            self.inner.entitle(title);
+        }
+    }
+
+    fn compare_exchange(&mut self, addr: u64, expected: u32, new: u32) -> Result<u32> {
+        if !self.inner.space.range.contains(&addr) {
+            return Err(Errno::EFAULT);
+        }
+        self.memory.before_exchange(addr);
+        if let (Mode::Waiting(_), Some(context)) = (&self.mode, &self.context)
+            && context.order_exchange(addr, expected, new)
+        {
+            if space::finished(context) {
+                return context.exchanged().ok_or(Errno::EFAULT);
+            }
+            space::nobody_waits();
+        }
+        self.retrace()?;
+        self.inner.compare_exchange(addr, expected, new)
+    }
+
+    fn set_answers(&mut self, answers: &[(usize, u32)]) {
+        if let Some(context) = &self.context {
+            for &(number, _) in &self.answers {
+                context.set_answer(number, None);
+            }
+        }
+        self.answers = answers.to_vec();
+        self.fill_answers();
+    }
+
+    fn wants_room(&mut self) -> Option<Range<u64>> {
+        self.wish.take()
+    }
+
+    fn take_room(&mut self, addr: u64) -> Result<()> {
+        self.retrace()?;
+        self.rooms += 1;
+        let backing = Backing::Anonymous;
+        let prot = libc::PROT_READ | libc::PROT_EXEC;
+        self.inner.map(&MapRequest { addr, len: ROOM, prot, shared: false, flags: libc::MAP_NORESERVE, backing })?;
+        self.memory.patches.lock().enter_room(addr);
+        // The sites that wanted it are met again.
+        self.hits.clear();
+        self.quiet = self.enough;
+        Ok(())
+    }
+}
+
+impl Drop for TrapThread {
+    fn drop(&mut self) {
+        let last = self.inner.space.process.threads.load(Ordering::SeqCst) <= 1;
+        if last {
+            space::nobody_waits();
+        } else {
+            // A thread that others outlive ends by a call of its own.
+            let _gone = self.retrace();
+        }
+        self.give_context_back();
+    }
+}
