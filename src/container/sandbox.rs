@@ -97,7 +97,7 @@ impl Sandbox {
         record.takes_interfaces = options.interface && tap.is_none() && known;
         let mut claim = Claim::new(&options.state_root, record, bundle)?;
         let (to_gofer, trees) = connections(bundle, options)?;
-        let cgroup = claim.make_cgroup(bundle, options)?;
+        let mut cgroup = claim.make_cgroup(bundle, options)?;
         // Both processes set themselves up at the same time, once they are written down.
         let (gofer, gofer_pipes) = start_gofer(id, bundle, options, trees)?;
         let (sentry, sentry_pipes) = start_sentry(id, bundle, options, &claim, to_gofer, tap)?;
@@ -105,12 +105,12 @@ impl Sandbox {
         container.record.sentry = HostProcess::of(sentry.pid());
         container.record.gofer = HostProcess::of(gofer.pid());
         container.directory.save(&container.record)?;
-        cgroup.enter(&[sentry.pid(), gofer.pid()])?;
+        claim.enter_cgroup(&mut cgroup, &[sentry.pid(), gofer.pid()])?;
         // It goes with the claim now.
         cgroup.release();
         gofer_pipes.go()?;
         let before = [Point::Prestart, Point::CreateRuntime, Point::CreateContainer];
-        hooks::run_all(&bundle.spec, &before, &container.record)?;
+        hooks::run_all(&bundle.spec, &before, &claim.container()?.record)?;
         sentry_pipes.go()?;
         let mut sandbox = Sandbox {
             sentry,
@@ -176,9 +176,20 @@ impl Claim {
         let plan = Cgroup::plan(&bundle.spec, &container.record.id, options.systemd_cgroup)?;
         container.record.cgroup = plan.cgroup().clone();
         container.directory.save(&container.record)?;
-        let held = cgroup::Held::make(plan)?;
+        let held = plan.make()?;
         container.record.cgroup = held.cgroup();
         Ok(held)
+    }
+
+    /// Puts processes there. A systemd that makes the cgroup needs some for it, so that it is known only then.
+    pub(super) fn enter_cgroup(&mut self, cgroup: &mut cgroup::Held, processes: &[i32]) -> Result<()> {
+        cgroup.enter(processes)?;
+        let container = self.container()?;
+        if container.record.cgroup != cgroup.cgroup() {
+            container.record.cgroup = cgroup.cgroup();
+            container.directory.save(&container.record)?;
+        }
+        Ok(())
     }
 
     /// Leaves it to later commands.
