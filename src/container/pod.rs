@@ -184,10 +184,10 @@ impl Member {
         container.record.gofer = HostProcess::of(gofer.pid());
         container.directory.save(&container.record)?;
         claim.enter_cgroup(&mut cgroup, &[gofer.pid()])?;
-        pipes.go()?;
+        let reports = pipes.go(&[])?;
         let before = [Point::Prestart, Point::CreateRuntime, Point::CreateContainer];
         hooks::run_all(&bundle.spec, &before, &claim.container()?.record)?;
-        wait_started(Reader::new(pipes.reports))?;
+        wait_started(reports)?;
         let directory = state::sandbox_directory(&options.state_root, &sandbox)?;
         let making = Making { id, bundle, options, sandbox: &directory };
         let life = making.make(&mut claim, to_gofer, shares, cgroup)?;

@@ -16,6 +16,7 @@
 //! [`host_threads`].
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 
 use oci_spec::runtime::LinuxResources;
@@ -101,6 +102,33 @@ impl Cgroup {
     /// The limits as of now.
     pub fn resources(&self) -> &LinuxResources {
         &self.resources
+    }
+
+    /// Files that tell what the container uses, for its own eyes. What cannot be opened is left out.
+    pub fn counters(&self) -> Vec<(&'static str, File)> {
+        let mut open = Vec::new();
+        let mut add = |dir: Dir<'_>, names: &[&'static str]| {
+            let files = names.iter().filter_map(|name| Some((*name, File::open(dir.0.join(name)).ok()?)));
+            open.extend(files);
+        };
+        match self.place("memory") {
+            Some(Place::V1(dir)) => add(
+                dir,
+                &[
+                    "memory.usage_in_bytes",
+                    "memory.max_usage_in_bytes",
+                    "memory.stat",
+                    "memory.oom_control",
+                    "memory.failcnt",
+                ],
+            ),
+            Some(Place::V2(dir)) => add(dir, &["memory.current", "memory.peak", "memory.stat", "memory.events"]),
+            None => {}
+        }
+        if let Some(Place::V1(dir) | Place::V2(dir)) = self.place("cpu") {
+            add(dir, &["cpu.stat"]);
+        }
+        open
     }
 
     fn memory_in_use(&self) -> u64 {
