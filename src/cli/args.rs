@@ -85,7 +85,7 @@ pub struct Globals {
           default_value = "false", hide_default_value = true, hide_possible_values = true)]
     pub ignore_cgroups: bool,
 
-    /// Make cgroups through systemd: refused, as that is not supported yet
+    /// Make cgroups through systemd: linux.cgroupsPath of config.json is SLICE:PREFIX:NAME then
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", hide_default_value = true, hide_possible_values = true)]
     pub systemd_cgroup: bool,
@@ -477,6 +477,11 @@ impl Globals {
             .unwrap_or_else(|| "/var/run/runsc".into())
     }
 
+    /// Whether cgroups are systemd's to make.
+    pub fn systemd_cgroup(&self) -> bool {
+        self.systemd_cgroup && !self.ignore_cgroups
+    }
+
     /// What may go unheeded.
     pub fn leniency(&self) -> Leniency {
         Leniency { ignore_cgroups: self.ignore_cgroups }
@@ -497,7 +502,7 @@ impl Globals {
         }
         Ok(Options {
             state_root: self.state_root(),
-            systemd_cgroup: self.systemd_cgroup,
+            systemd_cgroup: self.systemd_cgroup(),
             platform: self.platform.clone(),
             strace: self.strace,
             debug: self.debug,

@@ -72,7 +72,7 @@ fn prepare(config_fd: RawFd) -> Result<Vec<Export>> {
     if let Some(log) = config.log {
         log.init("gofer");
     }
-    hold(config.hold_fd)?;
+    let _files = hold(config.hold_fd)?; // none are passed
     // The container's input and output are none of the gofer's business, nor is the end of what others read from them.
     isolate::silence(if config.attached { &[0, 1] } else { &[0, 1, 2] })?;
     isolate::raise_limits()?;

@@ -149,13 +149,14 @@ impl Container {
 
 /// Ends and removes a container whose record cannot be read. Its sentry is found by a file of the state directory that no
 /// other process writes, and its cgroups by its specification; the gofer and the stand-ins end when the sentry does.
-pub fn destroy_damaged(root: &Path, id: &str) -> Result<()> {
+/// `systemd`: whether its cgroups are systemd's.
+pub fn destroy_damaged(root: &Path, id: &str, systemd: bool) -> Result<()> {
     let directory = StateDir::open(root, id)?;
     for process in directory.users()? {
         spawn::kill_and_wait(process)?;
     }
     if let Ok(spec) = directory.spec() {
-        Cgroup::left_by(&spec, id)?.destroy()?;
+        Cgroup::left_by(&spec, id, systemd)?.destroy()?;
     }
     directory.remove()
 }

@@ -178,16 +178,16 @@ impl Member {
         record.sentry = sandbox.sentry;
         let mut claim = Claim::new(&options.state_root, record, bundle)?;
         let (to_gofer, trees) = connections(bundle, options)?;
-        let cgroup = claim.make_cgroup(bundle, options)?;
+        let mut cgroup = claim.make_cgroup(bundle, options)?;
         let (gofer, pipes) = start_gofer(id, bundle, options, trees)?;
         let container = claim.container()?;
         container.record.gofer = HostProcess::of(gofer.pid());
         container.directory.save(&container.record)?;
-        cgroup.enter(&[gofer.pid()])?;
-        pipes.go()?;
+        claim.enter_cgroup(&mut cgroup, &[gofer.pid()])?;
+        let reports = pipes.go(&[])?;
         let before = [Point::Prestart, Point::CreateRuntime, Point::CreateContainer];
-        hooks::run_all(&bundle.spec, &before, &container.record)?;
-        wait_started(Reader::new(pipes.reports))?;
+        hooks::run_all(&bundle.spec, &before, &claim.container()?.record)?;
+        wait_started(reports)?;
         let directory = state::sandbox_directory(&options.state_root, &sandbox)?;
         let making = Making { id, bundle, options, sandbox: &directory };
         let life = making.make(&mut claim, to_gofer, shares, cgroup)?;
@@ -271,7 +271,7 @@ struct Making<'a> {
 }
 
 impl Making<'_> {
-    fn make(&self, claim: &mut Claim, to_gofer: Vec<Connection>, shares: Shares, cgroup: Held) -> Result<Life> {
+    fn make(&self, claim: &mut Claim, to_gofer: Vec<Connection>, shares: Shares, mut cgroup: Held) -> Result<Life> {
         let slave = match (self.bundle.spec.process(), &self.options.console_socket) {
             (Some(process), Some(socket)) => Some(terminal::make(process, socket)?),
             _ => None,

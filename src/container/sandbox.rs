@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -18,7 +18,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::pipe2;
 use serde::Serialize;
 
-use super::boot::{BootConfig, ContainerConfig, GoferMount, LogTarget};
+use super::boot::{BootConfig, ContainerConfig, GoferMount, LogTarget, go};
 use super::cgroup::{self, Cgroup};
 use super::control;
 use super::error::{Context, Error, Result};
@@ -97,7 +97,7 @@ impl Sandbox {
         record.takes_interfaces = options.interface && tap.is_none() && known;
         let mut claim = Claim::new(&options.state_root, record, bundle)?;
         let (to_gofer, trees) = connections(bundle, options)?;
-        let cgroup = claim.make_cgroup(bundle, options)?;
+        let mut cgroup = claim.make_cgroup(bundle, options)?;
         // Both processes set themselves up at the same time, once they are written down.
         let (gofer, gofer_pipes) = start_gofer(id, bundle, options, trees)?;
         let (sentry, sentry_pipes) = start_sentry(id, bundle, options, &claim, to_gofer, tap)?;
@@ -105,19 +105,19 @@ impl Sandbox {
         container.record.sentry = HostProcess::of(sentry.pid());
         container.record.gofer = HostProcess::of(gofer.pid());
         container.directory.save(&container.record)?;
-        cgroup.enter(&[sentry.pid(), gofer.pid()])?;
+        claim.enter_cgroup(&mut cgroup, &[sentry.pid(), gofer.pid()])?;
         // It goes with the claim now.
         cgroup.release();
-        gofer_pipes.go()?;
+        let gofer_reports = gofer_pipes.go(&[])?;
         let before = [Point::Prestart, Point::CreateRuntime, Point::CreateContainer];
-        hooks::run_all(&bundle.spec, &before, &container.record)?;
-        sentry_pipes.go()?;
+        hooks::run_all(&bundle.spec, &before, &claim.container()?.record)?;
+        let sentry_reports = sentry_pipes.go(&claim.container()?.record.cgroup.counters())?;
         let mut sandbox = Sandbox {
             sentry,
             gofer,
             claim,
-            sentry_reports: Some(Reader::new(sentry_pipes.reports)),
-            gofer_reports: Some(Reader::new(gofer_pipes.reports)),
+            sentry_reports: Some(sentry_reports),
+            gofer_reports: Some(gofer_reports),
             signals,
             progress: Progress::default(),
         };
@@ -176,9 +176,20 @@ impl Claim {
         let plan = Cgroup::plan(&bundle.spec, &container.record.id, options.systemd_cgroup)?;
         container.record.cgroup = plan.cgroup().clone();
         container.directory.save(&container.record)?;
-        let held = cgroup::Held::make(plan)?;
+        let held = plan.make()?;
         container.record.cgroup = held.cgroup();
         Ok(held)
+    }
+
+    /// Puts processes there. A systemd that makes the cgroup needs some for it, so that it is known only then.
+    pub(super) fn enter_cgroup(&mut self, cgroup: &mut cgroup::Held, processes: &[i32]) -> Result<()> {
+        cgroup.enter(processes)?;
+        let container = self.container()?;
+        if container.record.cgroup != cgroup.cgroup() {
+            container.record.cgroup = cgroup.cgroup();
+            container.directory.save(&container.record)?;
+        }
+        Ok(())
     }
 
     /// Leaves it to later commands.
@@ -200,18 +211,15 @@ impl Drop for Claim {
 /// The command line's ends of a process's pipes.
 pub(super) struct Pipes {
     /// What it reports.
-    pub(super) reports: OwnedFd,
-    hold: OwnedFd,
+    reports: OwnedFd,
+    hold: UnixStream,
 }
 
 impl Pipes {
-    /// Lets the process begin; see [`super::boot::hold`].
-    pub(super) fn go(&self) -> Result<()> {
-        match nix::unistd::write(&self.hold, b"1") {
-            // It has failed already, which its report or its end tells.
-            Ok(_) | Err(nix::errno::Errno::EPIPE) => Ok(()),
-            Err(error) => Err(io::Error::from(error)).doing(|| "start the sandbox's processes"),
-        }
+    /// Lets the process begin, with some files; see [`super::boot::hold`].
+    pub(super) fn go(self, files: &[(&'static str, File)]) -> Result<Reader> {
+        go(self.hold, files)?;
+        Ok(Reader::new(self.reports))
     }
 }
 
@@ -294,7 +302,7 @@ pub(super) fn connections(bundle: &Bundle, options: &Options) -> Result<(Vec<Con
 
 pub(super) fn start_gofer(id: &str, bundle: &Bundle, options: &Options, served: Vec<Served>) -> Result<(Child, Pipes)> {
     let (reports, report) = pipe()?;
-    let (held, hold) = pipe()?;
+    let (held, hold) = UnixStream::pair().doing(|| "make a pair of sockets")?;
     let log = open_log(options, "gofer", id)?;
     let (sockets, trees): (Vec<OwnedFd>, Vec<Tree>) = served.into_iter().map(|one| (one.socket, one.tree)).unzip();
     let own_mounts = bundle.spec.mounts().iter().flatten().filter(|mount| !is_bind(mount));
@@ -328,7 +336,7 @@ fn start_sentry(
     };
     let control = UnixListener::bind(&control).doing(|| "make the control socket")?;
     let (reports, report) = pipe()?;
-    let (held, hold) = pipe()?;
+    let (held, hold) = UnixStream::pair().doing(|| "make a pair of sockets")?;
     let exit = claim.dir()?.make_exit()?;
     let log = open_log(options, "boot", id)?;
     let mut network = options.network.clone();

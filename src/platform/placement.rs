@@ -17,17 +17,22 @@ use parking_lot::Mutex;
 const PATIENCE: Duration = Duration::from_micros(300);
 
 struct Cpu {
-    id: usize,
+    /// The host's number of it.
+    id: AtomicUsize,
     /// Pairs placed here that are not asleep.
     running: AtomicUsize,
 }
 
 fn cpus() -> &'static [Cpu] {
     static CPUS: OnceLock<Vec<Cpu>> = OnceLock::new();
-    CPUS.get_or_init(|| allowed().into_iter().map(|id| Cpu { id, running: AtomicUsize::new(0) }).collect())
+    let cpu = |id| Cpu { id: AtomicUsize::new(id), running: AtomicUsize::new(0) };
+    CPUS.get_or_init(|| allowed().into_iter().map(cpu).collect())
 }
 
-/// The CPUs that the process was allowed when first asked: at start, before anything was pinned.
+/// How many of the CPUs, the first ones, the host leaves to the sandbox now.
+static AVAILABLE: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// The CPUs that the calling thread is allowed, which must not be pinned: that is so when first asked, at start.
 fn allowed() -> Vec<usize> {
     // SAFETY: a cpu_set_t is plain data; the call fills it.
     let set = unsafe {
@@ -42,9 +47,25 @@ fn allowed() -> Vec<usize> {
     if ids.is_empty() { vec![0] } else { ids }
 }
 
-/// How many CPUs the sandbox may use.
+/// How many CPUs the sandbox has: those that it might use when it began.
 pub fn count() -> usize {
     cpus().len()
+}
+
+/// How many of these it may use now, the first ones.
+pub fn available() -> usize {
+    AVAILABLE.load(Ordering::Relaxed).clamp(1, count())
+}
+
+/// The host may have changed which CPUs the sandbox may use (`cpuset`). They are numbered from 0 whichever they are, and
+/// there are never more than at first. Must be called by a thread that is not pinned; whoever calls it changes the
+/// [`Affinity`] of all others, so that they go where they may be.
+pub fn refresh() {
+    let ids = allowed();
+    for (cpu, &id) in cpus().iter().zip(&ids) {
+        cpu.id.store(id, Ordering::Relaxed);
+    }
+    AVAILABLE.store(ids.len(), Ordering::Relaxed);
 }
 
 thread_local! {
@@ -71,7 +92,7 @@ impl Affinity {
         self.mask.lock().clone()
     }
 
-    /// Changes the mask, which must name a CPU of the sandbox.
+    /// Changes the mask.
     pub fn set(&self, mask: Vec<u8>) {
         *self.mask.lock() = mask;
         self.version.fetch_add(1, Ordering::Release);
@@ -95,7 +116,7 @@ impl Place {
     /// Places the calling thread and the stub thread `stub`, by preference on the CPU `near`.
     pub fn new(stub: i32, near: Option<usize>) -> Place {
         let all = cpus();
-        let near = near.filter(|&index| index < all.len());
+        let near = near.filter(|&index| index < available());
         let index = match near {
             // The parent itself is one; with nobody else there, the child may take its CPU.
             Some(index) if all[index].running.load(Ordering::Relaxed) <= 1 => index,
@@ -112,11 +133,11 @@ impl Place {
     /// Another stub thread takes the place of the old one.
     pub fn replace_stub(&mut self, stub: i32) {
         self.stub = stub;
-        pin_thread(stub, cpus()[self.index].id);
+        pin_thread(stub, cpus()[self.index].id.load(Ordering::Relaxed));
     }
 
     fn pin(&self) {
-        let cpu = cpus()[self.index].id;
+        let cpu = cpus()[self.index].id.load(Ordering::Relaxed);
         pin_thread(0, cpu);
         pin_thread(self.stub, cpu);
     }
@@ -131,7 +152,10 @@ impl Place {
     /// Goes to a CPU that it may be on.
     fn obey(&mut self) {
         self.mask = self.affinity.get();
-        if !allows(&self.mask, self.index) {
+        if allows(&self.mask, self.index) {
+            // It may be another one of the host's.
+            self.pin();
+        } else {
             self.move_to(idlest(&self.mask).0);
         }
     }
@@ -206,9 +230,12 @@ impl Drop for Place {
     }
 }
 
-/// Whether a mask allows a CPU.
-fn allows(mask: &[u8], index: usize) -> bool {
-    mask.is_empty() || mask.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 != 0)
+/// Whether a thread with this mask may be on a CPU that the sandbox has now. One that has none of its own left may be on
+/// any, as on Linux.
+pub fn allows(mask: &[u8], index: usize) -> bool {
+    let named = |index: usize| mask.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 != 0);
+    let available = available();
+    index < available && (mask.is_empty() || named(index) || !(0..available).any(named))
 }
 
 /// The index of the CPU with the fewest running pairs, of those that `mask` allows, and how many those are.
@@ -257,6 +284,23 @@ impl Drop for Blocking {
     fn drop(&mut self) {
         for index in [self.index, self.apart].into_iter().flatten() {
             cpus()[index].running.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_without_cpus_may_be_on_any() {
+        assert!(allows(&[], 0) && allows(&[1], 0));
+        assert!(!allows(&[], count()), "there is no such CPU");
+        // None of the sandbox's.
+        let beyond: Vec<u8> = std::iter::repeat_n(0, count().div_ceil(8)).chain([0xff]).collect();
+        assert!(allows(&beyond, 0));
+        if count() > 1 {
+            assert!(!allows(&[1], 1) && !allows(&[2], 0));
         }
     }
 }

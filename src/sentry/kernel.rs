@@ -13,6 +13,7 @@ use crate::netstack::stack::Stack;
 use crate::platform::Platform;
 use crate::sentry::boot::{Console, FurtherProcesses, StartHooks};
 use crate::sentry::bootlog::BootLog;
+use crate::sentry::counters::HostCounters;
 use crate::sentry::creds::Caps;
 use crate::sentry::futex::FutexTable;
 use crate::sentry::ipc::Ipc;
@@ -106,6 +107,8 @@ pub struct Kernel {
     pub seccomp_profile: OnceLock<Arc<Filter>>,
     /// The limits that `/sys/fs/cgroup` shows: `linux.resources`, as last changed. Leaf lock.
     pub resources: Mutex<LinuxResources>,
+    /// What the host counts for the container, if it has a cgroup to itself.
+    pub counters: OnceLock<HostCounters>,
     /// `CLOCK_BOOTTIME` of the sandbox's start, in nanoseconds.
     pub boot_ns: u64,
 }
@@ -167,6 +170,7 @@ impl Kernel {
             start_hooks: OnceLock::new(),
             seccomp_profile: OnceLock::new(),
             resources: Mutex::default(),
+            counters: OnceLock::new(),
             boot_ns: crate::sentry::task::boottime_ns(),
         })
     }
@@ -189,6 +193,28 @@ impl Kernel {
         let limit = resources.pids().and_then(|pids| usize::try_from(pids.limit()).ok()).filter(|&limit| limit > 0);
         self.task_limit.store(limit.unwrap_or(usize::MAX), Ordering::Relaxed);
         *self.resources.lock() = resources;
+    }
+
+    /// The limit of memory in bytes, if there is one.
+    pub fn memory_limit(&self) -> Option<u64> {
+        let limit = self.resources.lock().memory().and_then(|memory| memory.limit());
+        limit.and_then(|limit| u64::try_from(limit).ok()).filter(|&limit| limit > 0)
+    }
+
+    /// The limit of swap alone in bytes, if there is one: the specification counts it with the memory, as cgroup v1 did.
+    pub fn swap_limit(&self) -> Option<u64> {
+        let both = self.resources.lock().memory().and_then(|memory| memory.swap());
+        let both = both.and_then(|both| u64::try_from(both).ok()).filter(|&both| both > 0)?;
+        Some(both.saturating_sub(self.memory_limit().unwrap_or(0)))
+    }
+
+    /// Memory in use, in bytes: as the host counts it, or else what the processes have mapped.
+    pub fn memory_in_use(&self) -> u64 {
+        self.counters.get().and_then(HostCounters::memory).unwrap_or_else(|| {
+            let groups = self.processes();
+            let memories = groups.iter().filter_map(|(group, _)| group.leader()?.mm().ok());
+            memories.map(|mm| mm.sizes().resident).sum()
+        })
     }
 
     /// An id for a task that `parent` makes. `EAGAIN`: its user has too many (`RLIMIT_NPROC`), the container has (the

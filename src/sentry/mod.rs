@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod bootlog;
+pub mod counters;
 pub mod creds;
 pub mod fdtable;
 pub mod fs;

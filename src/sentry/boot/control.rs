@@ -124,6 +124,9 @@ fn answer(
         }
         Request::Limit { resources, .. } => {
             kernel.set_resources(*resources);
+            if container.is_root() {
+                containers.cpus_changed();
+            }
             Ok(Value::Null)
         }
         Request::Network { links, dns, .. } => {

@@ -10,10 +10,11 @@ use super::containers::{Container, Containers};
 use super::init::{self, Names};
 use super::peer::wait_for;
 use super::{Doing, Outcome, kernel, mounts};
-use crate::container::boot::{ContainerConfig, take};
+use crate::container::boot::{ContainerConfig, NamedFile, take};
 use crate::container::control::{Served, Shares};
 use crate::container::report;
 use crate::errno::Errno;
+use crate::sentry::counters::HostCounters;
 use crate::sentry::namespaces::UtsNamespace;
 
 /// Host memory for the stack of a thread.
@@ -37,6 +38,8 @@ pub struct NewContainer {
     pub console: bool,
     /// Whether the sentry is told of new sizes of the operator's terminal.
     pub controls_terminal: bool,
+    /// Files of its cgroup, if its processes are there.
+    pub counters: Vec<NamedFile>,
 }
 
 /// One tree of files that the gofer serves.
@@ -51,7 +54,7 @@ pub struct GoferConnection {
 
 impl NewContainer {
     /// The sandbox's first one.
-    pub fn first(config: ContainerConfig) -> NewContainer {
+    pub fn first(config: ContainerConfig, counters: Vec<NamedFile>) -> NewContainer {
         let connection = |mount: crate::container::boot::GoferMount| GoferConnection {
             socket: take(mount.fd),
             destination: mount.destination,
@@ -66,6 +69,7 @@ impl NewContainer {
             overlay: config.overlay,
             console: config.console,
             controls_terminal: config.controls_terminal,
+            counters,
         }
     }
 
@@ -93,7 +97,17 @@ impl NewContainer {
         }
         files.extend(fds);
         let console = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
-        Ok(NewContainer { id, spec, files, exit, gofers, overlay, console, controls_terminal: false })
+        Ok(NewContainer {
+            id,
+            spec,
+            files,
+            exit,
+            gofers,
+            overlay,
+            console,
+            controls_terminal: false,
+            counters: Vec::new(),
+        })
     }
 }
 
@@ -117,6 +131,7 @@ pub fn create(containers: &Arc<Containers>, mut new: NewContainer, shares: &Shar
         ),
     };
     let kernel = kernel(shared, tree, ipc);
+    let _ = kernel.counters.set(HostCounters::new(std::mem::take(&mut new.counters))); // the first time
     let exit = new.exit.try_clone().map_err(Errno::from).doing(|| "the file for the exit status".into())?;
     let root = new.gofers.first().ok_or("the gofer serves no root")?;
     let gofer = root.socket.try_clone().map_err(Errno::from).doing(|| "the connection to the gofer".into())?;

@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 
 use self::containers::{Container, Containers};
 use self::create::NewContainer;
-use crate::container::boot::{BootConfig, take};
+use crate::container::boot::{BootConfig, NamedFile, take};
 use crate::container::control::Shares;
 use crate::container::report;
 use crate::errno::{Errno, Result};
@@ -78,8 +78,9 @@ struct Shared {
 
 /// Runs the sandbox until the first process of its root container ends; its exit status, or 128 plus the signal that
 /// killed it.
-pub fn run(config: BootConfig) -> i32 {
-    match start(config) {
+/// `counters`: files of the container's cgroup.
+pub fn run(config: BootConfig, counters: Vec<NamedFile>) -> i32 {
+    match start(config, counters) {
         Ok((root, containers)) => {
             let status = root.wait_ended();
             containers.end_others();
@@ -97,7 +98,7 @@ pub fn run(config: BootConfig) -> i32 {
     }
 }
 
-fn start(config: BootConfig) -> Outcome<(Arc<Container>, Arc<Containers>)> {
+fn start(config: BootConfig, counters: Vec<NamedFile>) -> Outcome<(Arc<Container>, Arc<Containers>)> {
     // First of all, while the process is small: the stubs begin as copies of it.
     let platform = platform(&config.platform)?;
     let timers = TimerQueue::new();
@@ -113,7 +114,7 @@ fn start(config: BootConfig) -> Outcome<(Arc<Container>, Arc<Containers>)> {
         tracer,
     };
     let containers = Arc::new(Containers::new(shared));
-    let root = create::create(&containers, NewContainer::first(config.container), &Shares::default())?;
+    let root = create::create(&containers, NewContainer::first(config.container, counters), &Shares::default())?;
     control::serve(&containers, take(config.control_fd))?;
     report::started();
     Ok((root, containers))

@@ -30,9 +30,10 @@ fn set_len() -> usize {
     placement::count().div_ceil(64) * 8
 }
 
-fn all_cpus() -> Vec<u8> {
+/// The CPUs of a mask that the sandbox may use now.
+fn allowed(mask: &[u8]) -> Vec<u8> {
     let mut set = vec![0u8; set_len()];
-    for cpu in 0..placement::count() {
+    for cpu in (0..placement::available()).filter(|&cpu| placement::allows(mask, cpu)) {
         set[cpu / 8] |= 1 << (cpu % 8);
     }
     set
@@ -45,8 +46,7 @@ pub fn sched_getaffinity(cur: &mut Current, tid: i32, len: u32, set: UserPtr<u8>
         return Err(Errno::EINVAL);
     }
     let task = target(cur, tid)?;
-    let own = task.affinity.get();
-    let bytes = if own.is_empty() { all_cpus() } else { own };
+    let bytes = allowed(&task.affinity.get());
     set.write_truncated(cur.space(), &bytes).map(|n| n as u64)
 }
 
@@ -58,7 +58,7 @@ pub fn sched_setaffinity(cur: &mut Current, tid: i32, len: u32, set: UserPtr<u8>
     bytes.resize(set_len(), 0);
     let task = target(cur, tid)?;
     may_schedule(cur, &task)?;
-    for (byte, all) in bytes.iter_mut().zip(all_cpus()) {
+    for (byte, all) in bytes.iter_mut().zip(allowed(&[])) {
         *byte &= all;
     }
     if bytes.iter().all(|&byte| byte == 0) {
