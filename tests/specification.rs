@@ -160,6 +160,15 @@ fn user_umask_groups_and_scores() {
 }
 
 #[test]
+fn the_scheduler_is_as_asked_for() {
+    let scheduler = json!({"policy": "SCHED_BATCH", "nice": 7, "flags": ["SCHED_RESET_ON_FORK"]});
+    // Nice value and policy of the shell, then of its child.
+    let script = "cut -d' ' -f19,41 /proc/$$/stat; cat /proc/self/stat | cut -d' ' -f19,41";
+    let output = shell(script).with("/process/scheduler", scheduler).run();
+    assert_eq!(output.stdout, "7 3\n7 3\n", "{}", output.report());
+}
+
+#[test]
 fn a_read_only_root_has_its_mount_points_made_and_nothing_written() {
     let root = tempfile::tempdir().unwrap();
     for name in ["proc", "sys", "dev", "tmp", "usr"] {
@@ -195,6 +204,8 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         ("/process/apparmorProfile", json!("my-own"), "process.apparmorProfile"),
         ("/process/selinuxLabel", json!("system_u:x"), "process.selinuxLabel"),
         ("/process/ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0}), "process.ioPriority"),
+        ("/process/scheduler", json!({"policy": "SCHED_FIFO", "priority": 5}), "process.scheduler.policy"),
+        ("/process/scheduler", json!({"policy": "SCHED_OTHER", "nice": 20}), "process.scheduler.nice"),
         ("/process/oomScoreAdj", json!(2000), "process.oomScoreAdj"),
         ("/linux/sysctl", json!({"vm.swappiness": "1"}), "linux.sysctl.vm.swappiness"),
         ("/linux/timeOffsets", json!({"boottime": {"secs": 5}}), "linux.timeOffsets"),

@@ -301,6 +301,7 @@ impl Watcher {
     }
 
     fn run(&self) {
+        crate::platform::placement::serve_all();
         let mut events = [EpollEvent::empty(); 16];
         loop {
             let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {

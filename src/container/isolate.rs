@@ -137,6 +137,8 @@ pub fn raise_limits() -> Result<()> {
         Resource::RLIMIT_DATA,
         Resource::RLIMIT_FSIZE,
         Resource::RLIMIT_MEMLOCK,
+        // Or a thread that was made nice once could not be made less so.
+        Resource::RLIMIT_NICE,
         Resource::RLIMIT_NPROC,
         Resource::RLIMIT_SIGPENDING,
     ];

@@ -150,8 +150,8 @@ pub trait UserThread {
     /// What stops it from elsewhere.
     fn interrupter(&self) -> Arc<dyn Interrupter>;
 
-    /// Runs on the CPUs that `affinity` names, now and whenever it changes.
-    fn follow(&mut self, affinity: Arc<placement::Affinity>);
+    /// Runs on the CPUs and with the share of them that `scheduling` tells, now and whenever it changes.
+    fn follow(&mut self, scheduling: Arc<placement::Scheduling>);
 
     /// Runs container code from the current registers until something happens.
     fn run(&mut self) -> Event;
