@@ -122,7 +122,8 @@ impl Socket for TcpSocket {
         };
         let Some(lease) = lease else { return Err(Errno::EADDRINUSE) };
         let options = self.options.lock().for_connection();
-        let listener = Listener::new(binding, lease.port, self.queue.clone(), options, backlog);
+        let queue = self.queue.clone();
+        let listener = Listener::new(&self.stack, binding, lease.port, queue, options, backlog);
         self.stack.tcp.listen(&listener);
         *phase = Phase::Listening(listener);
         Ok(())
@@ -291,17 +292,19 @@ impl Socket for TcpSocket {
         Ok(())
     }
 
-    /// A connection within this host has delivered everything that it took.
     fn linger(&self) -> Option<Duration> {
         let time = self.options.lock().common.lingers().filter(|time| !time.is_zero())?;
-        let conn = match &*self.phase.lock() {
-            Phase::Wire { conn, .. } => conn.clone(),
-            _ => return None,
+        let phase = self.phase.lock();
+        let begun = match &*phase {
+            Phase::Wire { conn, .. } => {
+                let conn = conn.clone();
+                drop(phase);
+                conn.begin_end()
+            }
+            Phase::Local { end, .. } => end.begin_end(),
+            _ => false,
         };
-        if !conn.begin_end() {
-            return None;
-        }
-        (!self.has_lingered()).then_some(time)
+        (begun && !self.has_lingered()).then_some(time)
     }
 
     fn has_lingered(&self) -> bool {
@@ -309,6 +312,7 @@ impl Socket for TcpSocket {
             Phase::Wire { conn, .. } => {
                 !matches!(conn.lock().tcp_phase(), Machine::FinWait1 | Machine::Closing | Machine::LastAck)
             }
+            Phase::Local { end, .. } => end.has_arrived(),
             _ => true,
         }
     }

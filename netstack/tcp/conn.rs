@@ -77,6 +77,8 @@ pub struct State {
     pub timer: Option<TimerId>,
     /// Segments are held back until then.
     pub corked_until: Option<i64>,
+    /// It is offered to its listener then, though nothing has come: `TCP_DEFER_ACCEPT`.
+    deferred_until: Option<i64>,
     pub peer_mss: u16,
     send_limit: usize,
     /// As last sent: what a TIME_WAIT goes on with.
@@ -219,6 +221,7 @@ impl Conn {
             deadline: None,
             timer: None,
             corked_until: None,
+            deferred_until: None,
             peer_mss: DEFAULT_MSS,
             send_limit,
             sent: (0, 0),
@@ -497,8 +500,12 @@ impl Conn {
             return;
         }
         if state.options.defer_accept && state.readable == 0 && !state.finished_reading() {
-            return;
+            let patience = Duration::from_secs(u64::try_from(state.options.defer_seconds).unwrap_or(0));
+            if now().total_micros() < *state.deferred_until.get_or_insert_with(|| later(patience)) {
+                return; // the timer looks again
+            }
         }
+        state.deferred_until = None;
         let listener = state.listener.take().and_then(|listener| listener.upgrade());
         let waits = match (listener, self.me.upgrade()) {
             (Some(listener), Some(me)) => listener.established(me),
@@ -531,7 +538,7 @@ impl Conn {
             Phase::TimeWait | Phase::Closed | Phase::Listen => None,
             _ => engine.poll_at(&state.sockets).map(|at| at.total_micros()),
         };
-        let wanted = [wanted, state.deadline, state.corked_until].into_iter().flatten().min();
+        let wanted = [wanted, state.deadline, state.corked_until, state.deferred_until].into_iter().flatten().min();
         let Some(wanted) = wanted.map(|micros| u64::try_from(micros).unwrap_or(0) * 1000) else { return };
         if state.timer.is_some_and(|timer| timer.deadline() <= wanted) {
             return;

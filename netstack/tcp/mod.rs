@@ -242,7 +242,7 @@ impl TcpSocket {
         let limit =
             self.options.lock().for_connection().send_ring.unwrap_or_else(|| self.stack.settings().ring(Buffer::Send));
         let mut mine = None;
-        let entered = listener.connect_local(&self.me, || {
+        let entered = listener.connect_local(&self.stack, &self.me, || {
             let (one, two) = LocalEnd::pair(&self.stack, tuple, self.queue.clone(), limit);
             mine = Some(one);
             two

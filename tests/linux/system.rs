@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::fs;
-use std::mem::{size_of, zeroed};
+use std::mem::zeroed;
 use std::ptr;
 
 use libc::c_int;

@@ -126,7 +126,7 @@ fn descriptors(table: &mut Table) {
         257 openat Full "" fs::open::openat;
         275 splice Full "" fs::splice::splice;
         276 tee Full "" fs::splice::tee;
-        277 sync_file_range Partial "waits for all of the file" fs::sync::sync_file_range;
+        277 sync_file_range Full "" fs::sync::sync_file_range;
         278 vmsplice Full "copies" fs::splice::vmsplice;
         285 fallocate Partial "what the file system at hand knows" fs::size::fallocate;
         292 dup3 Full "" fs::fd::dup3;
