@@ -280,13 +280,20 @@ impl Socket for TcpSocket {
             (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) if self.bound.lock().is_some() => return Err(Errno::EINVAL),
             _ => {}
         }
-        {
+        let (before, device) = {
             let mut options = self.options.lock();
+            let before = options.common.ip.device;
             options.common.set_on(&self.stack, &self.cred, libc::SOCK_STREAM, option, value)?;
             options.common.clear_congestion_bits();
             // As on Linux: half of the longest receive buffer at most.
             let most = self.stack.settings().ring(Buffer::Receive) / 2;
             options.common.low_water = options.common.low_water.min(most as i32);
+            (before, options.common.ip.device)
+        };
+        if device != before
+            && let Some(bound) = &*self.bound.lock()
+        {
+            self.stack.rebind(&bound.lease, device);
         }
         self.push_options();
         Ok(())

@@ -4,20 +4,22 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::TcpSocket;
-use super::conn::{Conn, Tuple};
+use super::conn::{Conn, DEFAULT_MSS, Tuple};
+use super::cookie;
 use super::local::LocalEnd;
 use super::options::TcpOptions;
-use super::segment::Segment;
+use super::segment::{Segment, mss_option};
 use crate::errno::{Errno, Result};
 use crate::netstack::stack::Stack;
 use crate::netstack::stack::counters::Ext;
 use crate::netstack::stack::packet::Packet;
 use crate::netstack::stack::ports::Binding;
+use crate::netstack::stack::settings::Number;
 use crate::timer::clock::monotonic;
 use crate::timer::{TimerId, TimerTarget};
 use crate::wait::{Events, WaitQueue};
@@ -26,6 +28,9 @@ use crate::wait::{Events, WaitQueue};
 const MAX_HANDSHAKES: usize = 4096;
 /// The fewest handshakes at a time, whatever the backlog.
 const MIN_HANDSHAKES: usize = 8;
+
+/// `tcp_syncookies`: cookies also where there is room.
+const ALWAYS: u32 = 2;
 
 /// A connection to be accepted.
 pub enum Ready {
@@ -44,6 +49,8 @@ struct State {
     waiting: VecDeque<Weak<TcpSocket>>,
     /// Connections of this host that are kept back, in the order they came.
     deferred: Vec<Deferred>,
+    /// When a SYN was last answered by a cookie.
+    cookie: Option<Instant>,
     closed: bool,
 }
 
@@ -115,15 +122,25 @@ impl Listener {
         (state.ready.len(), state.backlog)
     }
 
-    /// A SYN from the network. It is dropped when there is no room.
+    /// A SYN from the network. It is dropped when there is no room; where only handshakes are too many, it may be answered
+    /// by a cookie.
     pub fn syn(self: &Arc<Listener>, stack: &Stack, tuple: Tuple, packet: &Packet<'_>, segment: &Segment) {
+        let cookies = stack.settings().get(Number::Syncookies);
         {
             let mut state = self.state.lock();
             if state.is_full() {
                 stack.counters().count(Ext::ListenOverflows);
             }
-            if state.closed || state.is_full() || state.handshakes >= state.most_handshakes() {
+            if state.closed || state.is_full() {
                 return stack.counters().count(Ext::ListenDrops);
+            }
+            if state.handshakes >= state.most_handshakes() || cookies == ALWAYS {
+                if cookies == 0 {
+                    return stack.counters().count(Ext::ListenDrops);
+                }
+                state.cookie = Some(Instant::now());
+                drop(state);
+                return answer_by_cookie(stack, &tuple, packet, segment);
             }
             state.handshakes += 1;
         }
@@ -133,6 +150,38 @@ impl Listener {
             Ok(conn) if stack.tcp.remember(&conn) => conn.accept_syn(stack, self, packet, segment),
             _ => self.failed(),
         }
+    }
+
+    /// An acknowledgement that belongs to no connection. Whether it was taken: it brings a cookie back.
+    pub fn cookie(self: &Arc<Listener>, stack: &Stack, tuple: Tuple, packet: &Packet<'_>, segment: &Segment) -> bool {
+        if stack.settings().get(Number::Syncookies) == 0
+            || self.state.lock().cookie.is_none_or(|last| last.elapsed() > cookie::VALID)
+        {
+            return false;
+        }
+        let cookie = segment.ack.wrapping_sub(1);
+        let Some(mss) = stack.tcp.cookies.check(&tuple, segment.seq.wrapping_sub(1), cookie) else {
+            stack.counters().count(Ext::SyncookiesFailed);
+            return false;
+        };
+        stack.counters().count(Ext::SyncookiesRecv);
+        {
+            let mut state = self.state.lock();
+            if state.closed || state.is_full() {
+                stack.counters().count(Ext::ListenOverflows);
+                stack.counters().count(Ext::ListenDrops);
+                return true; // its peer sends it again
+            }
+            state.handshakes += 1;
+        }
+        let options = self.options.lock().clone();
+        match Conn::new(stack, tuple, Arc::default(), &options) {
+            Ok(conn) if stack.tcp.remember(&conn) => {
+                conn.accept_cookie(stack, self, packet, segment, (cookie, mss));
+            }
+            _ => self.failed(),
+        }
+        true
     }
 
     /// A handshake is complete. Whether the connection waits to be accepted: not when the listener was closed meanwhile.
@@ -292,6 +341,15 @@ impl Listener {
         };
         if addressed == 0 { 0 } else { addressed + if ip.device.is_some() { 4 } else { 0 } }
     }
+}
+
+/// Answers a SYN, and remembers nothing of it.
+fn answer_by_cookie(stack: &Stack, tuple: &Tuple, packet: &Packet<'_>, segment: &Segment) {
+    let mut header = packet.payload.get(..segment.header_len).unwrap_or_default().to_vec();
+    let theirs = mss_option(&mut header).map_or(DEFAULT_MSS, |option| u16::from_be_bytes(*option));
+    let cookie = stack.tcp.cookies.make(tuple, segment.seq, theirs);
+    super::tables::answer_syn(stack, packet, segment, cookie);
+    stack.counters().count(Ext::SyncookiesSent);
 }
 
 /// Offers what was kept back for as long as `TCP_DEFER_ACCEPT` says.

@@ -63,11 +63,17 @@ pub fn ordinary_nice() -> i32 {
     *NICE.get_or_init(|| unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) })
 }
 
-/// The best nice value that the host lets the sandbox's threads have again once they are worse: `RLIMIT_NICE`,
-/// `getrlimit(2)`. 20 where it lets them have none.
+/// The best nice value that the host lets the sandbox's threads have again once they are worse. 20 where it lets them have
+/// none. To be asked first on a thread that is as nice as the sandbox.
 pub fn best_nice() -> i32 {
     static BEST: OnceLock<i32> = OnceLock::new();
     *BEST.get_or_init(|| {
+        const LEAST: i32 = -20;
+        // Neither the limit nor the capability says for certain what the host answers.
+        if set_nice(0, LEAST) {
+            set_nice(0, ordinary_nice());
+            return LEAST;
+        }
         let (soft, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NICE).unwrap_or_default();
         20 - i32::try_from(soft).unwrap_or(40).min(40)
     })
@@ -284,10 +290,10 @@ fn pin_thread(tid: i32, to: &[usize]) {
     }
 }
 
-/// Failing leaves the thread as it was: what the host does not let it have is refused before ([`best_nice`]).
-fn set_nice(tid: i32, nice: i32) {
+/// Whether the host did it. What it does not let a thread have is refused before ([`best_nice`]).
+fn set_nice(tid: i32, nice: i32) -> bool {
     // SAFETY: no memory is passed.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, tid as libc::id_t, nice) };
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, tid as libc::id_t, nice) == 0 }
 }
 
 /// As [`set_nice`], for one of the ordinary policies.

@@ -106,8 +106,8 @@ fn start(config: BootConfig) -> Outcome<(Arc<Container>, Arc<Containers>)> {
         platform: Arc::new(platform),
         futexes: FutexTable::new(),
         boot_log: boot_log(&config),
+        unix: UnixNamespace::new(net.settings()),
         net,
-        unix: UnixNamespace::new(),
         timers,
         tracer,
     };
