@@ -121,7 +121,8 @@ impl Assembler {
                 false => self.code[at].jf = distance,
             }
         }
-        let convert = |line: sock_filter| seccompiler::sock_filter { code: line.code, jt: line.jt, jf: line.jf, k: line.k };
+        let convert =
+            |line: sock_filter| seccompiler::sock_filter { code: line.code, jt: line.jt, jf: line.jf, k: line.k };
         Ok(self.code.into_iter().map(convert).collect())
     }
 }

@@ -1,9 +1,9 @@
 //! A stub process: the memory of one or more user threads.
 
-use std::ops::Range;
 use std::any::Any;
-use std::sync::{Arc, OnceLock};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::errno::{Errno, Result};
 use crate::platform::AddressSpace;

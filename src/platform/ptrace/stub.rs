@@ -246,9 +246,10 @@ unsafe fn set_signals(handler: Option<u64>) -> bool {
     unsafe {
         for signal in (1..=64).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
             let action = match (handler, signal) {
-                (Some(at), libc::SIGSYS | libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGTRAP) => {
-                    [at, FLAGS, at, 0]
-                }
+                (
+                    Some(at),
+                    libc::SIGSYS | libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGTRAP,
+                ) => [at, FLAGS, at, 0],
                 (Some(_), _) => [libc::SIG_IGN as u64, 0, 0, 0],
                 (None, _) => [libc::SIG_DFL as u64, 0, 0, 0],
             };

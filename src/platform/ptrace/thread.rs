@@ -1,8 +1,8 @@
 //! A user thread: one stub thread, traced by the sentry thread that attached it.
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::errno::{Errno, Result};
 use crate::platform::placement::{self, Place};
@@ -301,8 +301,8 @@ impl UserThread for StubThread {
         self.kicker.clone()
     }
 
-    fn follow(&mut self, affinity: Arc<placement::Affinity>) {
-        self.place.follow(affinity);
+    fn follow(&mut self, scheduling: Arc<placement::Scheduling>) {
+        self.place.follow(scheduling);
     }
 
     fn run(&mut self) -> Event {

@@ -216,13 +216,7 @@ pub fn syscall(tid: i32, base: &Regs, number: i64, args: [u64; 6], kicked: &mut 
 
 /// As [`syscall`] for two calls of up to five arguments and one common sixth, in little more than the time of one: the result of the second, or
 /// the error of the first, after which the second is not made.
-pub fn two_syscalls(
-    tid: i32,
-    base: &Regs,
-    calls: [(i64, [u64; 5]); 2],
-    sixth: u64,
-    kicked: &mut bool,
-) -> Result<u64> {
+pub fn two_syscalls(tid: i32, base: &Regs, calls: [(i64, [u64; 5]); 2], sixth: u64, kicked: &mut bool) -> Result<u64> {
     let [(first, [a, b, c, d, e]), (second, [rbp, r12, r13, r14, r15])] = calls;
     let base = Regs { rbx: second as u64, rbp, r12, r13, r14, r15, ..*base };
     call(tid, &call_regs(&base, super::stub::TWO_CALLS_ADDR, first, [a, b, c, d, e, sixth]), kicked).and_then(result)

@@ -269,7 +269,9 @@ impl Patches {
                 rest.push(text);
                 continue;
             }
-            rest.extend([text.start..range.start, range.end..text.end].into_iter().filter(|part| part.start < part.end));
+            rest.extend(
+                [text.start..range.start, range.end..text.end].into_iter().filter(|part| part.start < part.end),
+            );
         }
         self.texts = rest;
         self.refused.retain(|back| !range.contains(back));

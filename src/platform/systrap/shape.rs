@@ -48,7 +48,8 @@ fn loads_number(before: &[u8], number: u64) -> Option<usize> {
         return None;
     }
     // The byte taken for `mov` may be the displacement of an instruction with this immediate.
-    let long = |back: usize| front.len().checked_sub(back).is_some_and(|at| matches!(front[at], 0xc7 | 0x81 | 0x69 | 0xf7));
+    let long =
+        |back: usize| front.len().checked_sub(back).is_some_and(|at| matches!(front[at], 0xc7 | 0x81 | 0x69 | 0xf7));
     (!(long(2) || long(3) || long(5) || long(6))).then_some(5)
 }
 
@@ -112,11 +113,15 @@ mod tests {
     #[test]
     fn shapes_of_the_libraries() {
         // GNU: syscall(3).
-        let found = shape(&[0x4d, 0x89, 0xc8, 0x4c, 0x8b, 0x4c, 0x24, 8, 0x0f, 5, 0x48, 0x3d, 1, 0xf0, 0xff, 0xff], 1).unwrap();
+        let found =
+            shape(&[0x4d, 0x89, 0xc8, 0x4c, 0x8b, 0x4c, 0x24, 8, 0x0f, 5, 0x48, 0x3d, 1, 0xf0, 0xff, 0xff], 1).unwrap();
         assert_eq!((found.start, found.len, found.behind), (0xff9, 5, false));
         // GNU: read(3). Its number is the result of xor.
         let found = shape(&[0x74, 0x13, 0x31, 0xc0, 0x0f, 5, 0x48, 0x3d, 0, 0xf0, 0xff, 0xff, 0x77, 0x4f], 0).unwrap();
-        assert_eq!(found, Shape { start: 0xffe, len: 5, displaced: vec![0x48, 0x3d, 0, 0xf0, 0xff, 0xff], behind: true });
+        assert_eq!(
+            found,
+            Shape { start: 0xffe, len: 5, displaced: vec![0x48, 0x3d, 0, 0xf0, 0xff, 0xff], behind: true }
+        );
         // musl: mov %rax,%rdi; call.
         let found = shape(&[0x49, 0x89, 0xca, 0x0f, 5, 0x48, 0x89, 0xc7, 0xe8, 0, 0, 0, 0], 0).unwrap();
         assert_eq!(found.displaced, [0x48, 0x89, 0xc7]);

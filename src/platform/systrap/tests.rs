@@ -62,8 +62,7 @@ fn expect_syscall(user: &mut dyn UserThread) -> u64 {
 const LOOP: &[u8] = &[0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x48, 0x01, 0xc3, 0xeb, 0xf4];
 
 /// `1: xor %eax,%eax; syscall; cmp $-4095,%rax; lea 1(%rbx),%rbx; jmp 1b`.
-const LOOP_BEHIND: &[u8] =
-    &[0x31, 0xc0, 0x0f, 0x05, 0x48, 0x3d, 1, 0xf0, 0xff, 0xff, 0x48, 0x8d, 0x5b, 1, 0xeb, 0xf0];
+const LOOP_BEHIND: &[u8] = &[0x31, 0xc0, 0x0f, 0x05, 0x48, 0x3d, 1, 0xf0, 0xff, 0xff, 0x48, 0x8d, 0x5b, 1, 0xeb, 0xf0];
 
 #[test]
 fn calls_are_answered_in_every_mode() {
@@ -117,8 +116,8 @@ fn answers_are_given_without_asking() {
     let platform = SystrapPlatform::new().unwrap();
     // 1: mov $39,%eax; syscall; inc %ebx; cmp $1000,%ebx; jne 1b; mov $60,%eax; syscall
     let code = [
-        0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xff, 0xc3, 0x81, 0xfb, 0xe8, 3, 0, 0, 0x75, 0xef, 0x89, 0xc7, 0xb8, 60, 0, 0, 0, 0x0f,
-        0x05,
+        0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xff, 0xc3, 0x81, 0xfb, 0xe8, 3, 0, 0, 0x75, 0xef, 0x89, 0xc7, 0xb8, 60, 0, 0,
+        0, 0x0f, 0x05,
     ];
     let mut user = text_thread(&platform, &code);
     user.set_answers(&[(39, 4711)]);
@@ -135,9 +134,7 @@ fn answers_are_given_without_asking() {
 fn flags_survive_a_call() {
     let platform = SystrapPlatform::new().unwrap();
     // 1: push %rbx; popfq; mov $39,%eax; syscall; pushfq; pop %rdi; mov $60,%eax; syscall; jmp 1b
-    let code = [
-        0x53, 0x9d, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x9c, 0x5f, 0xb8, 60, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xec,
-    ];
+    let code = [0x53, 0x9d, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x9c, 0x5f, 0xb8, 60, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xec];
     let mut user = text_thread(&platform, &code);
     // Arithmetic flags, and the direction of string operations.
     for turn in 0..400u64 {
@@ -167,7 +164,10 @@ fn faults_and_interruptions_of_a_free_thread() {
     user.regs_mut().rsi = 0x1234;
     let Event::Fault(info) = run(&mut *user) else { panic!("no fault") };
     // SAFETY: a SIGSEGV's siginfo has an address.
-    assert_eq!((info.si_signo, unsafe { info.si_addr() } as u64, user.regs().rip), (libc::SIGSEGV, 0x1234, CODE + 0x100));
+    assert_eq!(
+        (info.si_signo, unsafe { info.si_addr() } as u64, user.regs().rip),
+        (libc::SIGSEGV, 0x1234, CODE + 0x100)
+    );
     user.regs_mut().rsi = DATA;
     user.space().write(DATA, &4711u64.to_ne_bytes()).unwrap();
     let interrupter = user.interrupter();
@@ -221,9 +221,7 @@ fn interruptions_lose_no_call() {
 fn extended_state_is_kept() {
     let platform = SystrapPlatform::new().unwrap();
     // movups (%rsi),%xmm5; 1: mov $39,%eax; syscall; movups %xmm5,(%rdx); jmp 1b
-    let code = [
-        0x0f, 0x10, 0x2e, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x0f, 0x11, 0x2a, 0xeb, 0xf4,
-    ];
+    let code = [0x0f, 0x10, 0x2e, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x0f, 0x11, 0x2a, 0xeb, 0xf4];
     let mut user = thread(&platform, &code);
     user.space().write(DATA, b"sixteen bytes...").unwrap();
     (user.regs_mut().rsi, user.regs_mut().rdx) = (DATA, DATA + 64);
@@ -369,9 +367,7 @@ fn entries_of_32_bit_programs_fault() {
 fn luggage_is_what_the_memory_holds() {
     let platform = SystrapPlatform::new().unwrap();
     // 1: mov $1,%eax; syscall; mov $4,%eax; syscall; mov $39,%eax; syscall; jmp 1b
-    let code = [
-        0xb8, 1, 0, 0, 0, 0x0f, 0x05, 0xb8, 4, 0, 0, 0, 0x0f, 0x05, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xe9,
-    ];
+    let code = [0xb8, 1, 0, 0, 0, 0x0f, 0x05, 0xb8, 4, 0, 0, 0, 0x0f, 0x05, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xe9];
     let mut user = text_thread(&platform, &code);
     let space = user.space().clone();
     space.write(DATA, b"a path\0 and more").unwrap();

@@ -13,7 +13,7 @@ use super::patch::{Patches, Poke, ROOM};
 use super::seat::{Looked, Seat};
 use super::space::{self, Contexts, TrapSpace};
 use crate::errno::{Errno, Result};
-use crate::platform::placement::Affinity;
+use crate::platform::placement::Scheduling;
 use crate::platform::ptrace::thread::{FREE, IDLE, KICKED, StubSeed, StubThread, from_kernel};
 use crate::platform::ptrace::trace;
 use crate::platform::{
@@ -112,7 +112,8 @@ struct TrapThread {
 }
 
 fn futex(word: &AtomicU32, op: i32, value: u32, timeout: Option<Duration>) {
-    let time = timeout.map(|timeout| libc::timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() });
+    let time = timeout
+        .map(|timeout| libc::timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() });
     let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: the word is mapped; the time, if any, lives until the call returns.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), op, value, time) };
@@ -687,8 +688,8 @@ impl UserThread for TrapThread {
         self.inner.interrupter()
     }
 
-    fn follow(&mut self, affinity: Arc<Affinity>) {
-        self.inner.follow(affinity);
+    fn follow(&mut self, scheduling: Arc<Scheduling>) {
+        self.inner.follow(scheduling);
     }
 
     fn run(&mut self) -> Event {

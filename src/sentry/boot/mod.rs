@@ -108,8 +108,8 @@ fn start(config: BootConfig, counters: Vec<NamedFile>) -> Outcome<(Arc<Container
         platform,
         futexes: FutexTable::new(),
         boot_log: boot_log(&config),
+        unix: UnixNamespace::new(net.settings()),
         net,
-        unix: UnixNamespace::new(),
         timers,
         tracer,
     };

@@ -184,8 +184,11 @@ fn give_answers(cur: &mut Current) {
     ];
     let traced = cur.kernel.tracer.is_some();
     let allowed = |number: i64| !traced && cur.seccomp.allows_always(number as u32);
-    let answers: Vec<(usize, u32)> =
-        answers.into_iter().filter(|(number, _)| allowed(*number)).map(|(number, answer)| (number as usize, answer)).collect();
+    let answers: Vec<(usize, u32)> = answers
+        .into_iter()
+        .filter(|(number, _)| allowed(*number))
+        .map(|(number, answer)| (number as usize, answer))
+        .collect();
     cur.user.set_answers(&answers);
     cur.answers.set(Some(changes));
 }
@@ -214,7 +217,7 @@ fn fault(cur: &mut Current, host: &crate::platform::SigInfo) {
 impl Current {
     /// The calling thread's task, which runs on `user`.
     pub(super) fn new(task: Arc<Task>, mut user: Box<dyn crate::platform::UserThread>, altstack: AltStack) -> Current {
-        user.follow(task.affinity.clone());
+        user.follow(task.scheduling.clone());
         *task.interrupter.lock() = Some(user.interrupter());
         task.clocks.started();
         task.group.clocks.enter(&task.clocks);
