@@ -7,6 +7,7 @@ use super::side::{DEFAULT_BUF, Phase};
 use super::{Cred, UnixSocket};
 use crate::errno::{Errno, Result};
 use crate::netstack::SocketOption;
+use crate::sentry::namespaces::Pid;
 
 /// The largest value for `SO_SNDBUF` and `SO_RCVBUF`, before doubling: `/proc/sys/net/core/wmem_max`.
 const MAX_BUF: usize = 212_992;
@@ -67,7 +68,6 @@ impl UnixSocket {
             libc::SO_RCVLOWAT => options.low_water,
             libc::SO_SNDLOWAT => 1,
             libc::SO_PRIORITY => options.priority,
-            libc::SO_PEERCRED => return Ok(self.peer_cred()),
             libc::SO_LINGER => return Ok(options.linger.to_vec()),
             libc::SO_RCVTIMEO => return Ok(timeval(options.receive_timeout)),
             libc::SO_SNDTIMEO => return Ok(timeval(options.send_timeout)),
@@ -109,11 +109,10 @@ impl UnixSocket {
         Ok(())
     }
 
-    /// `struct ucred` of who connected, or whom it connected to.
-    fn peer_cred(&self) -> Vec<u8> {
-        let nobody = Cred { pid: 0, uid: u32::MAX, gid: u32::MAX };
-        let cred = self.side().state.lock().peer_cred.unwrap_or(nobody);
-        [cred.pid.to_ne_bytes(), cred.uid.to_ne_bytes(), cred.gid.to_ne_bytes()].concat()
+    /// `SO_PEERCRED`: who connected, or whom it connected to.
+    pub fn peer_cred(&self) -> Cred {
+        let nobody = Cred { pid: Pid::default(), uid: u32::MAX, gid: u32::MAX };
+        self.side().state.lock().peer_cred.unwrap_or(nobody)
     }
 }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Context, Result};
 use super::network::NetConfig;
+use super::spec::volumes::Volume;
 use super::{isolate, report, terminal};
 use crate::logging::{self, Format, Sink};
 use crate::seccomp;
@@ -22,6 +23,8 @@ use crate::seccomp;
 pub struct BootConfig {
     /// The first container.
     pub container: ContainerConfig,
+    /// Volumes of its containers that its annotations describe.
+    pub volumes: Vec<Volume>,
     /// The platform's name: `ptrace`.
     pub platform: String,
     /// Whether system calls are traced.

@@ -28,6 +28,7 @@ use super::life::Container;
 use super::network::{NetConfig, Tap, find_tap, open_tap};
 use super::report::Reader;
 use super::spawn::{Child, spawn_in};
+use super::spec::volumes::volumes;
 use super::spec::{Bundle, is_bind};
 use super::state::{HostProcess, Record, StateDir, Status};
 use super::terminal;
@@ -350,6 +351,7 @@ fn start_sentry(
             console: options.console || terminal.is_some(),
             controls_terminal: terminal.is_some(),
         },
+        volumes: volumes(&bundle.spec).map_err(|problem| problem.at(&bundle.path.join("config.json")))?,
         platform: options.platform.clone(),
         strace: options.strace,
         debug: options.debug,

@@ -59,6 +59,8 @@ pub struct Kernel {
     /// Processes; see [`task`](crate::sentry::task) for the lock order. Containers that share process numbers have one
     /// tree, in which each finds its own processes by [`Kernel::owns`].
     pub tree: Arc<Mutex<TaskTree>>,
+    /// Whose numbers the tree has: [`Pid::namespace`](crate::sentry::namespaces::Pid).
+    pub pid_namespace: u64,
     /// How many threads of the container are in the tree. Changed with the tree locked.
     pub(super) threads: AtomicUsize,
     /// The number of the container's first process, once there is one.
@@ -140,9 +142,11 @@ impl Kernel {
     /// A kernel without tasks.
     pub fn new(parts: KernelParts) -> Arc<Kernel> {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
+        let pid_namespace = parts.tree.lock().namespace();
         Arc::new(Kernel {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             platform: parts.platform,
+            pid_namespace,
             tree: parts.tree,
             threads: AtomicUsize::new(0),
             first: OnceLock::new(),

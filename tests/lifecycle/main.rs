@@ -9,4 +9,6 @@ mod late_network;
 mod many;
 mod order;
 mod place;
+mod pod;
 mod pods;
+mod volumes;

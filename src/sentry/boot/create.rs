@@ -122,7 +122,7 @@ pub fn create(containers: &Arc<Containers>, mut new: NewContainer, shares: &Shar
     let gofer = root.socket.try_clone().map_err(Errno::from).doing(|| "the connection to the gofer".into())?;
     let container = containers.add(&new.id, kernel.clone(), uts.clone(), exit)?;
     let names = Names { uts, unix: shared.unix.clone() };
-    let made = mounts::build(&kernel, &mut new, &kernel.ptys)
+    let made = mounts::build(&kernel, &mut new, &shared.volumes)
         .and_then(|mounts| init::start(&kernel, new, mounts, names))
         .and_then(|()| watch_gofer(&container, gofer));
     match made {

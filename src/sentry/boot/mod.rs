@@ -29,6 +29,7 @@ use parking_lot::Mutex;
 
 use self::containers::{Container, Containers};
 use self::create::NewContainer;
+use self::mounts::volumes::Volumes;
 use crate::container::boot::{BootConfig, take};
 use crate::container::control::Shares;
 use crate::container::report;
@@ -72,6 +73,7 @@ struct Shared {
     boot_log: Arc<BootLog>,
     net: Arc<Stack>,
     unix: Arc<UnixNamespace>,
+    volumes: Arc<Volumes>,
     tracer: Option<Arc<Tracer>>,
 }
 
@@ -108,6 +110,7 @@ fn start(config: BootConfig) -> Outcome<(Arc<Container>, Arc<Containers>)> {
         boot_log: boot_log(&config),
         net,
         unix: UnixNamespace::new(),
+        volumes: Arc::new(Volumes::new(config.volumes)?),
         timers,
         tracer,
     };
