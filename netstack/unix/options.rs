@@ -7,6 +7,7 @@ use super::side::{DEFAULT_BUF, Phase};
 use super::{Cred, UnixSocket};
 use crate::errno::{Errno, Result};
 use crate::netstack::SocketOption;
+use crate::netstack::options::{timeout, timeval};
 use crate::sentry::namespaces::Pid;
 
 /// The largest value for `SO_SNDBUF` and `SO_RCVBUF`, before doubling: `/proc/sys/net/core/wmem_max`.
@@ -119,24 +120,4 @@ impl UnixSocket {
 /// Linux doubles what is asked for, to make room for its own overhead.
 fn doubled(asked: i32) -> usize {
     usize::try_from(asked).unwrap_or(MAX_BUF).min(MAX_BUF) * 2
-}
-
-fn timeval(timeout: Option<Duration>) -> Vec<u8> {
-    let timeout = timeout.unwrap_or(Duration::ZERO);
-    let sec = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
-    [sec.to_ne_bytes(), i64::from(timeout.subsec_micros()).to_ne_bytes()].concat()
-}
-
-/// `socket(7)`: zero waits for ever; Linux takes a negative time as none at all. `EDOM` for bad microseconds.
-fn timeout(value: &[u8]) -> Result<Option<Duration>> {
-    let word = |at: usize| value.get(at..at + 8).and_then(|bytes| bytes.first_chunk()).map(|b| i64::from_ne_bytes(*b));
-    let (Some(sec), Some(usec)) = (word(0), word(8)) else { return Err(Errno::EINVAL) };
-    if !(0..1_000_000).contains(&usec) {
-        return Err(Errno::EDOM);
-    }
-    match (u64::try_from(sec), usec) {
-        (Err(_), _) => Ok(Some(Duration::ZERO)),
-        (Ok(0), 0) => Ok(None),
-        (Ok(sec), usec) => Ok(Some(Duration::new(sec, usec as u32 * 1000))),
-    }
 }

@@ -501,6 +501,8 @@ impl Globals {
             console: false,
             console_socket: None,
             preserved: Vec::new(),
+            listening: 0,
+            infra: false,
         })
     }
 

@@ -15,6 +15,7 @@ use crate::sentry::boot::{Console, FurtherProcesses, StartHooks};
 use crate::sentry::bootlog::BootLog;
 use crate::sentry::creds::Caps;
 use crate::sentry::futex::FutexTable;
+use crate::sentry::home::Home;
 use crate::sentry::ipc::Ipc;
 use crate::sentry::seccomp::Filter;
 use crate::sentry::signal::{PendingCount, SigInfo, Signal};
@@ -108,6 +109,8 @@ pub struct Kernel {
     pub seccomp_profile: OnceLock<Arc<Filter>>,
     /// The limits that `/sys/fs/cgroup` shows: `linux.resources`, as last changed. Leaf lock.
     pub resources: Mutex<LinuxResources>,
+    /// The cgroup of the container's stubs, unless that is the sandbox's.
+    pub home: OnceLock<Home>,
     /// `CLOCK_BOOTTIME` of the sandbox's start, in nanoseconds.
     pub boot_ns: u64,
 }
@@ -171,6 +174,7 @@ impl Kernel {
             start_hooks: OnceLock::new(),
             seccomp_profile: OnceLock::new(),
             resources: Mutex::default(),
+            home: OnceLock::new(),
             boot_ns: crate::sentry::task::boottime_ns(),
         })
     }
@@ -185,6 +189,13 @@ impl Kernel {
         let count = PendingCount::new();
         users.insert(uid, Arc::downgrade(&count));
         count
+    }
+
+    /// Puts a fresh stub into the container's cgroup, by [`host_pid`](crate::platform::AddressSpace::host_pid).
+    pub fn take_in(&self, pid: i32) {
+        if let Some(home) = self.home.get() {
+            home.take_in(pid);
+        }
     }
 
     /// Sets the limits of the container; `pids` is the one that the sentry itself keeps. A limit of 0 is none, as in the

@@ -225,7 +225,8 @@ fn a_volume_in_memory_is_shared_and_stays_as_long_as_the_pod() {
     assert!(said.starts_with("777\n"), "{said}");
     assert!(said.contains(" /mnt tmpfs rw,relatime,size=64k,mode=777,"), "{said}");
     // Its own options of tmpfs are the volume's; what its mount may do is its own.
-    let said = run("b", "cat /mnt/file; echo x > /mnt/file; head -c 100000 /dev/zero > /mnt/big", &["ro", "size=1m"]);
+    let said =
+        run("b", "cat /mnt/file; echo x > /mnt/file; head -c 100000 /dev/zero > /mnt/big; true", &["ro", "size=1m"]);
     assert_eq!(said.lines().next(), Some("kept"), "{said}");
     assert!(!said.contains("No space"), "{said}");
     let bundle = on_memory(&pod, "c", "cat /mnt/fifo > /mnt/got", source, &[]);

@@ -349,6 +349,15 @@ impl Cgroup {
         Ok(())
     }
 
+    /// The files by which a process is put there, for who cannot open them: one for each directory.
+    pub fn entrances(&self) -> Result<Vec<fs::File>> {
+        let open = |directory: &PathBuf| {
+            let file = directory.join("cgroup.procs");
+            fs::OpenOptions::new().write(true).open(&file).doing(|| format!("open {}", file.display()))
+        };
+        self.directories().map(open).collect()
+    }
+
     /// Each directory once.
     fn directories(&self) -> impl Iterator<Item = &PathBuf> {
         let v1: std::collections::BTreeSet<&PathBuf> = self.v1.values().collect();

@@ -23,7 +23,8 @@ use super::Problem;
 use crate::sentry::boot::mounts::options;
 use crate::vfs::tmpfs::TmpfsOptions;
 
-const PREFIX: &str = "dev.gvisor.spec.mount.";
+/// What all keys begin with.
+pub const PREFIX: &str = "dev.gvisor.spec.mount.";
 
 /// How a volume is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
