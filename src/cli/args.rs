@@ -516,6 +516,8 @@ impl Globals {
             console: false,
             console_socket: None,
             preserved: Vec::new(),
+            listening: 0,
+            infra: false,
         })
     }
 

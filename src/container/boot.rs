@@ -16,6 +16,7 @@ use super::control::Channel;
 use super::error::{Context, Error, Result};
 use super::isolate::Capability;
 use super::network::NetConfig;
+use super::spec::volumes::Volume;
 use super::{isolate, report, terminal};
 use crate::logging::{self, Format, Sink};
 use crate::seccomp;
@@ -25,6 +26,8 @@ use crate::seccomp;
 pub struct BootConfig {
     /// The first container.
     pub container: ContainerConfig,
+    /// Volumes of its containers that its annotations describe.
+    pub volumes: Vec<Volume>,
     /// The platform's name: `ptrace`.
     pub platform: String,
     /// Whether system calls are traced.

@@ -13,6 +13,7 @@ use super::cgroup::Cgroup;
 use super::control::{Client, Exit, Request, State, Target};
 use super::error::{Error, Result};
 use super::hooks::{self, Point};
+use super::pod::infra;
 use super::spec::Bundle;
 use super::state::{self, Record, StateDir, Status};
 use super::{network, spawn};
@@ -143,7 +144,9 @@ impl Container {
             hooks::run_all(&spec, &[Point::Poststop], &self.record)?;
         }
         self.record.cgroup.destroy()?;
-        self.directory.remove()
+        let root = self.root().to_owned();
+        self.directory.remove()?;
+        if own_sandbox { Ok(()) } else { infra::retire(&root) }
     }
 }
 
@@ -158,7 +161,8 @@ pub fn destroy_damaged(root: &Path, id: &str, systemd: bool) -> Result<()> {
     if let Ok(spec) = directory.spec() {
         Cgroup::left_by(&spec, id, systemd)?.destroy()?;
     }
-    directory.remove()
+    directory.remove()?;
+    infra::retire(root)
 }
 
 impl Container {

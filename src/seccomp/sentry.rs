@@ -43,9 +43,9 @@ const ALLOWED: &[Call] = calls! {
     SYS_memfd_create SYS_eventfd2 SYS_pipe2 SYS_timerfd_create SYS_timerfd_settime SYS_timerfd_gettime SYS_signalfd4
     SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_wait SYS_epoll_pwait SYS_epoll_pwait2 SYS_poll SYS_ppoll SYS_select
     SYS_pselect6
-    // The gofer, the control socket, what is accepted there.
-    SYS_sendmsg SYS_recvmsg SYS_sendmmsg SYS_recvmmsg SYS_sendto SYS_recvfrom SYS_accept4 SYS_shutdown SYS_getsockopt
-    SYS_setsockopt SYS_getsockname SYS_getpeername
+    // The gofer, the control socket, sockets that the container was given, what is accepted there.
+    SYS_sendmsg SYS_recvmsg SYS_sendmmsg SYS_recvmmsg SYS_sendto SYS_recvfrom SYS_accept4 SYS_listen SYS_shutdown
+    SYS_getsockopt SYS_setsockopt SYS_getsockname SYS_getpeername
     // Memory, its own and the stubs'.
     SYS_mmap SYS_munmap SYS_mprotect SYS_mremap SYS_madvise SYS_brk SYS_msync SYS_mincore SYS_mlock SYS_mlock2
     SYS_munlock SYS_membarrier SYS_process_vm_readv SYS_process_vm_writev SYS_pkey_mprotect
@@ -73,7 +73,7 @@ const SOFT: &[Call] = calls! {
 
 /// Some that are refused, for their names.
 const REFUSED: &[Call] = calls! {
-    SYS_socket SYS_connect SYS_bind SYS_listen SYS_accept SYS_execve SYS_execveat SYS_fork SYS_vfork SYS_openat2
+    SYS_socket SYS_connect SYS_bind SYS_accept SYS_execve SYS_execveat SYS_fork SYS_vfork SYS_openat2
     SYS_open_by_handle_at SYS_name_to_handle_at SYS_getdents SYS_getdents64 SYS_chdir SYS_fchdir SYS_mkdir
     SYS_mkdirat SYS_unlink SYS_unlinkat SYS_rename SYS_renameat SYS_renameat2 SYS_link SYS_linkat SYS_symlink
     SYS_symlinkat SYS_mknod SYS_mknodat SYS_chmod SYS_fchmod SYS_fchmodat SYS_chown SYS_fchown SYS_fchownat SYS_umask

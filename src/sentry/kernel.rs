@@ -16,6 +16,7 @@ use crate::sentry::bootlog::BootLog;
 use crate::sentry::counters::HostCounters;
 use crate::sentry::creds::Caps;
 use crate::sentry::futex::FutexTable;
+use crate::sentry::home::Home;
 use crate::sentry::ipc::Ipc;
 use crate::sentry::seccomp::Filter;
 use crate::sentry::signal::{PendingCount, SigInfo, Signal};
@@ -60,6 +61,8 @@ pub struct Kernel {
     /// Processes; see [`task`](crate::sentry::task) for the lock order. Containers that share process numbers have one
     /// tree, in which each finds its own processes by [`Kernel::owns`].
     pub tree: Arc<Mutex<TaskTree>>,
+    /// Whose numbers the tree has: [`Pid::namespace`](crate::sentry::namespaces::Pid).
+    pub pid_namespace: u64,
     /// How many threads of the container are in the tree. Changed with the tree locked.
     pub(super) threads: AtomicUsize,
     /// The number of the container's first process, once there is one.
@@ -109,6 +112,8 @@ pub struct Kernel {
     pub resources: Mutex<LinuxResources>,
     /// What the host counts for the container, if it has a cgroup to itself.
     pub counters: OnceLock<HostCounters>,
+    /// The cgroup of the container's stubs, unless that is the sandbox's.
+    pub home: OnceLock<Home>,
     /// `CLOCK_BOOTTIME` of the sandbox's start, in nanoseconds.
     pub boot_ns: u64,
 }
@@ -143,9 +148,11 @@ impl Kernel {
     /// A kernel without tasks.
     pub fn new(parts: KernelParts) -> Arc<Kernel> {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
+        let pid_namespace = parts.tree.lock().namespace();
         Arc::new(Kernel {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             platform: parts.platform,
+            pid_namespace,
             tree: parts.tree,
             threads: AtomicUsize::new(0),
             first: OnceLock::new(),
@@ -171,6 +178,7 @@ impl Kernel {
             seccomp_profile: OnceLock::new(),
             resources: Mutex::default(),
             counters: OnceLock::new(),
+            home: OnceLock::new(),
             boot_ns: crate::sentry::task::boottime_ns(),
         })
     }
@@ -185,6 +193,13 @@ impl Kernel {
         let count = PendingCount::new();
         users.insert(uid, Arc::downgrade(&count));
         count
+    }
+
+    /// Puts a fresh stub into the container's cgroup, by [`host_pid`](crate::platform::AddressSpace::host_pid).
+    pub fn take_in(&self, pid: i32) {
+        if let Some(home) = self.home.get() {
+            home.take_in(pid);
+        }
     }
 
     /// Sets the limits of the container; `pids` is the one that the sentry itself keeps. A limit of 0 is none, as in the

@@ -7,6 +7,7 @@ pub mod creds;
 pub mod fdtable;
 pub mod fs;
 pub mod futex;
+pub mod home;
 pub mod ipc;
 pub mod kernel;
 pub mod limits;

@@ -16,6 +16,7 @@
 //! [`host_threads`].
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::fs::File;
 use std::path::PathBuf;
 
@@ -265,6 +266,15 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// The files by which a process is put there, for who cannot open them: one for each directory.
+    pub fn entrances(&self) -> Result<Vec<fs::File>> {
+        let open = |directory: &PathBuf| {
+            let file = directory.join("cgroup.procs");
+            fs::OpenOptions::new().write(true).open(&file).doing(|| format!("open {}", file.display()))
+        };
+        self.directories().map(open).collect()
     }
 
     /// Each directory once.

@@ -29,6 +29,7 @@ use parking_lot::Mutex;
 
 use self::containers::{Container, Containers};
 use self::create::NewContainer;
+use self::mounts::volumes::Volumes;
 use crate::container::boot::{BootConfig, NamedFile, take};
 use crate::container::control::Shares;
 use crate::container::report;
@@ -73,6 +74,7 @@ struct Shared {
     boot_log: Arc<BootLog>,
     net: Arc<Stack>,
     unix: Arc<UnixNamespace>,
+    volumes: Arc<Volumes>,
     tracer: Option<Arc<Tracer>>,
 }
 
@@ -110,6 +112,7 @@ fn start(config: BootConfig, counters: Vec<NamedFile>) -> Outcome<(Arc<Container
         boot_log: boot_log(&config),
         unix: UnixNamespace::new(net.settings()),
         net,
+        volumes: Arc::new(Volumes::new(config.volumes)?),
         timers,
         tracer,
     };

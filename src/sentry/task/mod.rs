@@ -49,7 +49,7 @@ use crate::sentry::fs::FsContext;
 use crate::sentry::kernel::Kernel;
 use crate::sentry::limits::Limits;
 use crate::sentry::mm::{MemLimits, MemoryManager};
-use crate::sentry::namespaces::Namespaces;
+use crate::sentry::namespaces::{Namespaces, Pid};
 use crate::sentry::seccomp::Seccomp;
 use crate::sentry::signal::frame::Trap;
 use crate::sentry::signal::{AltStack, SigSet, SignalHandlers};
@@ -266,6 +266,11 @@ impl Task {
     /// The process id.
     pub fn pid(&self) -> i32 {
         self.group.pid
+    }
+
+    /// The process id, and in which namespace it counts: for who may be a process of another container.
+    pub fn scoped_pid(&self) -> Pid {
+        Pid { number: self.pid(), namespace: self.kernel.pid_namespace }
     }
 
     /// Its memory. `ESRCH` once it has ended.

@@ -76,6 +76,7 @@ pub fn start_program(task: Arc<Task>, seed: Seed, exec: Exec) -> Result<()> {
 
 fn load(task: &Arc<Task>, seed: Seed, exec: Exec) -> Result<Current> {
     let user = seed.attach()?;
+    task.kernel.take_in(user.space().host_pid());
     // `execve` goes out from a memory, which is empty here.
     *task.mm.write() = Some(MemoryManager::new(user.space().clone()));
     let mut cur = Current::new(task.clone(), user, AltStack::default());
