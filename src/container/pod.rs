@@ -1,8 +1,9 @@
 //! Containers of a Kubernetes pod: all live in the sandbox of the pod's first one.
 //!
-//! containerd and CRI-O say by annotations which container is the pod's first and which belong to it. A further one has a
-//! state directory, a gofer and a cgroup of its own; its processes are the sandbox's sentry's. On the host a stand-in is its
-//! first process ([`stand_in`]).
+//! containerd and CRI-O say by annotations which container is the pod's first and which belong to it. Docker and Podman say
+//! no more than whose network a container joins (`--network container:NAME`), by the path of that one's namespace: since the
+//! network is its sentry's, the container is made there too. A further one has a state directory, a gofer and a cgroup of
+//! its own; its processes are the sandbox's sentry's. On the host a stand-in is its first process ([`stand_in`]).
 //!
 //! ```text
 //! pod     runsc-sandbox (sentry) ─ runsc-gofer     cgroup of pod: sentry, stubs of all containers, gofer
@@ -23,7 +24,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signalfd::SignalFd;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
 use super::cgroup::{Held, oom};
 use super::control::{Client, Request, Served, Shares};
@@ -61,7 +62,7 @@ pub fn membership(root: &Path, spec: &mut Spec) -> Found<Option<Membership>> {
     let annotations = spec.annotations().clone().unwrap_or_default();
     let field = |name: &str| format!("annotations[{name:?}]");
     let named = ANNOTATIONS.iter().find_map(|(kind, id)| Some((*kind, annotations.get(*kind)?, *id)));
-    let Some((kind, value, id)) = named else { return Ok(None) };
+    let Some((kind, value, id)) = named else { return joined(root, spec) };
     match value.as_str() {
         "sandbox" => return Ok(None),
         "container" => {}
@@ -73,14 +74,57 @@ pub fn membership(root: &Path, spec: &mut Spec) -> Found<Option<Membership>> {
     if sandbox.sandbox.is_some() {
         return Err(wrong(format!("container {name:?} is not the first of a pod")));
     }
+    let others = state::list(root).map_err(|error| wrong(error.to_string()))?;
+    member_of(root, sandbox, &others, &field(id), spec).map(Some)
+}
+
+/// As [`membership`], without annotations: a container that joins the network of another by the path of one of its processes.
+fn joined(root: &Path, spec: &mut Spec) -> Found<Option<Membership>> {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().clone()).unwrap_or_default();
+    let of_process = |namespace: &LinuxNamespace| process_of(namespace.path().as_deref()?);
+    let named: Vec<_> = namespaces.iter().map(of_process).collect();
+    if named.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let records = state::list(root).map_err(|error| Problem::new("linux.namespaces", error.to_string()))?;
+    let owner = |pid: i32| records.iter().find(|record| record.process().is_some_and(|it| it.pid == pid && it.is_alive()));
+    let owners: Vec<_> = named.into_iter().map(|pid| owner(pid?)).collect();
+    let network = namespaces.iter().position(|namespace| namespace.typ() == LinuxNamespaceType::Network);
+    let Some((index, target)) = network.and_then(|index| Some((index, owners[index]?))) else {
+        // Another kind alone: the sentry that has it has its own network too, and one that the container did not ask for.
+        return match owners.iter().position(Option::is_some) {
+            Some(index) => Err(Problem::new(
+                format!("linux.namespaces[{index}].path"),
+                format!(
+                    "the {} namespace of container {:?} can be joined only along with its network",
+                    namespaces[index].typ(),
+                    owners[index].map(|record| record.id.as_str()).unwrap_or_default()
+                ),
+            )),
+            None => Ok(None),
+        };
+    };
+    let field = format!("linux.namespaces[{index}].path");
+    let first = target.sandbox.as_deref().unwrap_or(&target.id);
+    let sandbox = records.iter().find(|record| record.id == first).cloned();
+    let gone = || Problem::new(&field, format!("container {first:?} does not exist"));
+    member_of(root, sandbox.ok_or_else(gone)?, &records, &field, spec).map(Some)
+}
+
+/// The process in `/proc/PID/ns/KIND`.
+fn process_of(path: &Path) -> Option<i32> {
+    let (pid, rest) = path.to_str()?.strip_prefix("/proc/")?.split_once('/')?;
+    if rest.starts_with("ns/") { pid.parse().ok() } else { None }
+}
+
+/// `field`: what names the sandbox.
+fn member_of(root: &Path, sandbox: Record, others: &[Record], field: &str, spec: &mut Spec) -> Found<Membership> {
     let status = life::status(root, &sandbox);
     if matches!(status, Status::Creating | Status::Stopped) {
-        return Err(wrong(format!("container {name:?} is {status}")));
+        return Err(Problem::new(field, format!("container {:?} is {status}", sandbox.id)));
     }
-    let others = state::list(root).map_err(|error| wrong(error.to_string()))?;
-    let pod = Pod { sandbox: &sandbox, others: &others };
-    let shares = pod.take_namespaces(spec)?;
-    Ok(Some(Membership { sandbox, shares }))
+    let shares = Pod { sandbox: &sandbox, others }.take_namespaces(spec)?;
+    Ok(Membership { sandbox, shares })
 }
 
 /// The containers whose namespaces can be joined.

@@ -25,10 +25,10 @@ use super::error::{Context, Error, Result};
 use super::gofer::{GoferConfig, Tree};
 use super::hooks::{self, Point};
 use super::life::Container;
-use super::network::{NetConfig, Tap, find_tap, open_tap};
+use super::network::{self, NetConfig, Tap, find_tap, open_tap};
 use super::report::Reader;
 use super::spawn::{Child, spawn_in};
-use super::spec::{Bundle, is_bind};
+use super::spec::{Bundle, Problem, is_bind};
 use super::state::{HostProcess, Record, StateDir, Status};
 use super::terminal;
 use super::watch::{self, Progress};
@@ -91,6 +91,9 @@ impl Sandbox {
         // From here on a signal is read when it can be dealt with; it cannot leave half a sandbox behind.
         let signals = watch::take_signals()?;
         let tap = open_interface(bundle, options)?;
+        if options.interface && tap.is_none() {
+            refuse_hosts_network(bundle)?;
+        }
         let mut record = new_record(id, bundle);
         // Nobody can put an interface into a new namespace of a sandbox that only this command knows of, but hooks.
         let known = bundle.network_namespace().is_some() || bundle.spec.hooks().is_some() || !options.attached;
@@ -239,6 +242,17 @@ fn owner() -> String {
     let uid = nix::unistd::getuid();
     let user = nix::unistd::User::from_uid(uid).ok().flatten();
     user.map_or_else(|| uid.to_string(), |user| user.name)
+}
+
+/// A network namespace that is the host's own has interfaces that no sandbox may take, as the host would lose them: who names
+/// it (`docker run --network=host`) is told so, rather than given loopback alone.
+fn refuse_hosts_network(bundle: &Bundle) -> Result<()> {
+    let Some(namespace) = bundle.network_namespace() else { return Ok(()) };
+    if !network::is_hosts_own(namespace)? {
+        return Ok(());
+    }
+    let text = format!("{} is the host's own network, which a sandbox cannot have", namespace.display());
+    Err(Problem::new("linux.namespaces", text).at(&bundle.path.join("config.json")))
 }
 
 /// The TAP device that was named, or the one of the specification's network namespace.
