@@ -81,34 +81,49 @@ pub fn membership(root: &Path, spec: &mut Spec) -> Found<Option<Membership>> {
 /// As [`membership`], without annotations: a container that joins the network of another by the path of one of its processes.
 fn joined(root: &Path, spec: &mut Spec) -> Found<Option<Membership>> {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().clone()).unwrap_or_default();
-    let of_process = |namespace: &LinuxNamespace| process_of(namespace.path().as_deref()?);
-    let named: Vec<_> = namespaces.iter().map(of_process).collect();
-    if named.iter().all(Option::is_none) {
+    let processes: Vec<_> = namespaces.iter().map(|namespace| process_of(namespace.path().as_deref()?)).collect();
+    if processes.iter().all(Option::is_none) {
         return Ok(None);
     }
     let records = state::list(root).map_err(|error| Problem::new("linux.namespaces", error.to_string()))?;
-    let owner = |pid: i32| records.iter().find(|record| record.process().is_some_and(|it| it.pid == pid && it.is_alive()));
-    let owners: Vec<_> = named.into_iter().map(|pid| owner(pid?)).collect();
+    let is = |record: &&Record, pid| record.process().is_some_and(|process| process.pid == pid && process.is_alive());
+    let owner = |pid: i32| records.iter().find(|record| is(record, pid));
+    let owners: Vec<_> = processes.into_iter().map(|pid| owner(pid?)).collect();
     let network = namespaces.iter().position(|namespace| namespace.typ() == LinuxNamespaceType::Network);
     let Some((index, target)) = network.and_then(|index| Some((index, owners[index]?))) else {
-        // Another kind alone: the sentry that has it has its own network too, and one that the container did not ask for.
-        return match owners.iter().position(Option::is_some) {
-            Some(index) => Err(Problem::new(
-                format!("linux.namespaces[{index}].path"),
-                format!(
-                    "the {} namespace of container {:?} can be joined only along with its network",
-                    namespaces[index].typ(),
-                    owners[index].map(|record| record.id.as_str()).unwrap_or_default()
-                ),
-            )),
-            None => Ok(None),
-        };
+        return alone(&namespaces, &owners).map_or(Ok(None), Err);
     };
     let field = format!("linux.namespaces[{index}].path");
     let first = target.sandbox.as_deref().unwrap_or(&target.id);
     let sandbox = records.iter().find(|record| record.id == first).cloned();
     let gone = || Problem::new(&field, format!("container {first:?} does not exist"));
-    member_of(root, sandbox.ok_or_else(gone)?, &records, &field, spec).map(Some)
+    let membership = member_of(root, sandbox.ok_or_else(gone)?, &records, &field, spec)?;
+    without_limits(spec)?;
+    Ok(Some(membership))
+}
+
+/// A namespace of another kind than the network alone: the sentry that has it has its own network too, and one that the
+/// container did not ask for.
+fn alone(namespaces: &[LinuxNamespace], owners: &[Option<&Record>]) -> Option<Problem> {
+    let (index, owner) = owners.iter().enumerate().find_map(|(index, owner)| Some((index, (*owner)?)))?;
+    let kind = namespaces[index].typ();
+    let text = format!("the {kind} namespace of container {:?} can be joined only along with its network", owner.id);
+    Some(Problem::new(format!("linux.namespaces[{index}].path"), text))
+}
+
+/// Refuses limits that nothing would keep: the container's programs are in the cgroup of the sandbox. Of a pod they are left
+/// to the engine, which sets them on a cgroup above all of it, too.
+fn without_limits(spec: &Spec) -> Found<()> {
+    let Some(resources) = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) else { return Ok(()) };
+    let memory = resources.memory().as_ref().and_then(|memory| memory.limit());
+    let quota = resources.cpu().as_ref().and_then(|cpu| cpu.quota());
+    for (field, limit) in [("memory.limit", memory), ("cpu.quota", quota)] {
+        if limit.is_some_and(|limit| limit > 0) {
+            let text = "a container in the sandbox of another has no limit of its own: set it for that one";
+            return Err(Problem::new(format!("linux.resources.{field}"), text));
+        }
+    }
+    Ok(())
 }
 
 /// The process in `/proc/PID/ns/KIND`.

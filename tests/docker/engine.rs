@@ -24,10 +24,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::common::runtime::HIDE_NET;
-use super::common::{Cable, Runtime};
 use super::common::leftovers::descendants;
+use super::common::runtime::HIDE_NET;
 use super::common::support::debian;
+use super::common::{Cable, Runtime};
 
 /// The image's name.
 pub const IMAGE: &str = "debian-test";
@@ -65,8 +65,6 @@ const PACKAGES: &[&str] = &[
 const OUTER: &str = r#"
 set -eu
 mount --make-rslave /
-# As on a host: what the daemon mounts is seen in the namespaces that are made from its own.
-mount --make-rshared /
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/engine/data /run/lock /etc/docker
 mount -t tmpfs tmpfs /etc/docker
@@ -96,6 +94,8 @@ done
 /// script, they have no `/proc/sys/net`, and dockerd has.
 const INNER: &str = r#"
 read -r _ || exit
+# As on a host: what the daemon mounts is seen in the namespaces that are made from its own.
+mount --make-rshared /
 hide=()
 [ -z "$HIDE_NET" ] || hide=(unshare --mount --propagation=slave sh -c "$HIDE_NET")
 "${hide[@]}" containerd --config /dev/null --root /run/engine/content --state /run/engine/containerd \

@@ -18,7 +18,8 @@ fn the_network_of_another_container() {
     server.wait_for_output("listening");
     let flag = format!("--network=container:{}", server.name);
     // Loopback, addresses and the host's name are the other's; files and processes are not.
-    let script = "cat </dev/tcp/127.0.0.1/7000; hostname; hostname -I; ps -e -o comm= | grep -c python3; touch /srv/file";
+    let script =
+        "cat </dev/tcp/127.0.0.1/7000; hostname; hostname -I; ps -e -o comm= | grep -c python3; touch /srv/file";
     let ran = engine.run(&[&flag], &["bash", "-c", script]);
     let lines: Vec<&str> = ran.success().lines().map(str::trim).collect();
     assert_eq!((lines[0], lines[1], lines[3]), ("over loopback", "box", "0"), "{ran}");
@@ -65,9 +66,18 @@ fn what_cannot_be_shared_alone_is_refused_by_name() {
     let first = engine.start_container(&["--ipc=shareable"], &["sleep", "1000"]);
     for kind in ["pid", "ipc"] {
         let ran = engine.run(&[&format!("--{kind}=container:{}", first.name)], &["true"]);
-        let text = format!("the {kind} namespace of container \"{}\" can be joined only along with its network", first.id());
+        let text =
+            format!("the {kind} namespace of container \"{}\" can be joined only along with its network", first.id());
         assert!(ran.code == 125 && ran.stderr.contains(&text), "{ran}");
     }
+    let network = format!("--network=container:{}", first.name);
+    for (flag, field) in [("--memory=64m", "linux.resources.memory.limit"), ("--cpus=0.5", "linux.resources.cpu.quota")]
+    {
+        let ran = engine.run(&[&network, flag], &["true"]);
+        assert!(ran.code == 125 && ran.stderr.contains(&format!("{field}: ")), "{ran}");
+    }
+    // The limit of processes is the sentry's, which tells them apart.
+    engine.run(&[&network, "--pids-limit=50"], &["true"]).success();
 }
 
 #[test]
@@ -76,7 +86,8 @@ fn the_volumes_of_another_container() {
     let directory = tempfile::tempdir().expect("a directory");
     let bind = format!("{}:/bound:ro", directory.path().to_str().expect("UTF-8"));
     std::fs::write(directory.path().join("file"), "from the host\n").expect("a file");
-    let first = engine.start_container(&["-v=/data", "-v", &bind], &["sh", "-c", "echo kept >/data/file; exec sleep 1000"]);
+    let first =
+        engine.start_container(&["-v=/data", "-v", &bind], &["sh", "-c", "echo kept >/data/file; exec sleep 1000"]);
     until("it has written", || (first.exec(&["cat", "/data/file"]).stdout == "kept\n").then_some(()));
     let flag = format!("--volumes-from={}", first.name);
     let script = "cat /data/file /bound/file; echo more >>/data/file; touch /bound/x 2>/dev/null || echo read-only";
