@@ -16,6 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::pipe2;
+use oci_spec::runtime::LinuxNamespaceType;
 use serde::Serialize;
 
 use super::boot::{BootConfig, ContainerConfig, GoferMount, LogTarget};
@@ -244,15 +245,21 @@ fn owner() -> String {
     user.map_or_else(|| uid.to_string(), |user| user.name)
 }
 
-/// A network namespace that is the host's own has interfaces that no sandbox may take, as the host would lose them: who names
-/// it (`docker run --network=host`) is told so, rather than given loopback alone.
+/// The host's own network has interfaces that no sandbox may take, as the host would lose them. Who asks for it, by its path or
+/// by naming namespaces but none for the network (`docker run --network=host`), is told so, rather than given loopback alone.
 fn refuse_hosts_network(bundle: &Bundle) -> Result<()> {
-    let Some(namespace) = bundle.network_namespace() else { return Ok(()) };
-    if !network::is_hosts_own(namespace)? {
-        return Ok(());
-    }
-    let text = format!("{} is the host's own network, which a sandbox cannot have", namespace.display());
-    Err(Problem::new("linux.namespaces", text).at(&bundle.path.join("config.json")))
+    let listed = bundle.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let network = listed.iter().position(|namespace| namespace.typ() == LinuxNamespaceType::Network);
+    let (field, what) = match (network, bundle.network_namespace()) {
+        (None, _) if listed.is_empty() => return Ok(()),
+        (None, _) => ("linux.namespaces".to_owned(), "none for the network means".to_owned()),
+        (Some(index), Some(path)) if network::is_hosts_own(path)? => {
+            (format!("linux.namespaces[{index}].path"), format!("{} is", path.display()))
+        }
+        _ => return Ok(()),
+    };
+    let text = format!("{what} the host's own network, which a sandbox cannot have (see --network=none)");
+    Err(Problem::new(field, text).at(&bundle.path.join("config.json")))
 }
 
 /// The TAP device that was named, or the one of the specification's network namespace.
