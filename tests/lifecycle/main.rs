@@ -7,6 +7,7 @@ mod commands;
 mod interrupted;
 mod late_network;
 mod many;
+mod mount;
 mod order;
 mod place;
 mod pods;
