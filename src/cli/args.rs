@@ -1,7 +1,6 @@
 //! The grammar of the command line.
 
 use std::net::IpAddr;
-use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -165,6 +164,8 @@ pub enum Command {
     Resume(IdArgs),
     /// List the processes of a container
     Ps(PsArgs),
+    /// Show a container's files in a directory of the host, for reading, until that is unmounted
+    Mount(MountArgs),
     /// Change the limits of a container
     Update(UpdateArgs),
     /// Print what a container uses, and processes killed for want of memory
@@ -177,15 +178,6 @@ pub enum Command {
     Uninstall(UninstallArgs),
     /// Describe the flags that go before the command
     Flags,
-    /// The sentry's process
-    #[command(hide = true)]
-    Boot(InternalArgs),
-    /// The gofer's process
-    #[command(hide = true)]
-    Gofer(InternalArgs),
-    /// The process that stands for one of a container
-    #[command(hide = true)]
-    StandIn(InternalArgs),
 }
 
 /// Flags of `create`, and of `run`.
@@ -363,6 +355,17 @@ pub struct PsArgs {
     pub id: String,
 }
 
+/// Arguments of `mount`.
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// The container's name
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Where to show its files
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+}
+
 /// Flags of `spec`.
 #[derive(Debug, Args)]
 pub struct SpecArgs {
@@ -412,17 +415,6 @@ pub struct IdArgs {
     pub id: String,
 }
 
-/// What the command line passes to the sandbox's processes.
-#[derive(Debug, Args)]
-pub struct InternalArgs {
-    /// A memory file with the configuration
-    #[arg(long)]
-    pub config_fd: RawFd,
-    /// The container's name, for the reader of a process list
-    #[arg(long)]
-    pub id: String,
-}
-
 impl Command {
     /// The command's name and the container's, which for `do` is made here.
     pub fn name_and_id(&self) -> (&'static str, String) {
@@ -441,15 +433,13 @@ impl Command {
             Command::Pause(args) => ("pause", args.id.as_str()),
             Command::Resume(args) => ("resume", args.id.as_str()),
             Command::Ps(args) => ("ps", args.id.as_str()),
-            Command::StandIn(args) => ("stand-in", args.id.as_str()),
+            Command::Mount(args) => ("mount", args.id.as_str()),
             Command::Update(args) => ("update", args.id.as_str()),
             Command::Events(args) => ("events", args.id.as_str()),
             Command::Features => ("features", ""),
             Command::Install(_) => ("install", ""),
             Command::Uninstall(_) => ("uninstall", ""),
             Command::Flags => ("flags", ""),
-            Command::Boot(args) => ("boot", args.id.as_str()),
-            Command::Gofer(args) => ("gofer", args.id.as_str()),
         };
         (name, id.to_owned())
     }

@@ -159,6 +159,7 @@ fn prepare(config_fd: RawFd) -> Result<(BootConfig, Vec<NamedFile>)> {
         isolate::die_with_parent()?;
     }
     seccomp::sentry::install()?;
+    isolate::give_back_memory();
     log::debug!("sandbox of {} is set up", config.container.id);
     Ok((config, counters))
 }

@@ -120,6 +120,12 @@ pub enum Request {
         /// The container.
         id: String,
     },
+    /// Shows its files to whoever asks on a connection, as in [`files`](super::files), as long as it runs. Descriptor: the
+    /// connection. The answer has no content.
+    Files {
+        /// The container.
+        id: String,
+    },
     /// Tells the container its limits, which have been set on the host. The answer has no content.
     Limit {
         /// The container.
@@ -171,6 +177,7 @@ impl Request {
             | Request::Signal { id, .. }
             | Request::Ps { id }
             | Request::Events { id }
+            | Request::Files { id }
             | Request::Limit { id, .. }
             | Request::Pause { id }
             | Request::Resume { id }

@@ -55,6 +55,7 @@ pub struct Tree {
 
 /// The process behind `runsc gofer`; returns its exit status.
 pub fn main(config_fd: RawFd) -> i32 {
+    isolate::save_memory();
     match prepare(config_fd) {
         Ok(exports) => {
             report::started();
@@ -98,6 +99,7 @@ fn prepare(config_fd: RawFd) -> Result<Vec<Export>> {
         isolate::die_with_parent()?;
     }
     seccomp::gofer::install()?;
+    isolate::give_back_memory();
     Ok(exports)
 }
 

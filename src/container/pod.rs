@@ -1,8 +1,9 @@
 //! Containers of a Kubernetes pod: all live in the sandbox of the pod's first one.
 //!
-//! containerd and CRI-O say by annotations which container is the pod's first and which belong to it. A further one has a
-//! state directory, a gofer and a cgroup of its own; its processes are the sandbox's sentry's. On the host a stand-in is its
-//! first process ([`stand_in`]).
+//! containerd and CRI-O say by annotations which container is the pod's first and which belong to it. Docker and Podman say
+//! no more than whose network a container joins (`--network container:NAME`), by the path of that one's namespace: since the
+//! network is its sentry's, the container is made there too. A further one has a state directory, a gofer and a cgroup of
+//! its own; its processes are the sandbox's sentry's. On the host a stand-in is its first process ([`stand_in`]).
 //!
 //! ```text
 //! pod     runsc-sandbox (sentry) ─ runsc-gofer     cgroup of pod: sentry, stubs, gofer
@@ -26,7 +27,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signalfd::SignalFd;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
 use super::cgroup::{Held, oom};
 use super::control::{Client, Request, Served, Shares};
@@ -86,7 +87,10 @@ pub fn role(root: &Path, spec: &mut Spec) -> Found<Role> {
     let annotations = spec.annotations().clone().unwrap_or_default();
     let field = |name: &str| format!("annotations[{name:?}]");
     let named = ANNOTATIONS.iter().find_map(|(kind, id)| Some((*kind, annotations.get(*kind)?, *id)));
-    let Some((kind, value, id)) = named else { return Ok(Role::First(Pinned::default())) };
+    let Some((kind, value, id)) = named else {
+        let joined = joined(root, spec)?;
+        return Ok(joined.map_or_else(|| Role::First(Pinned::default()), Role::Member));
+    };
     match value.as_str() {
         "sandbox" => return Pinned::take(spec).map(Role::First),
         "container" => {}
@@ -106,14 +110,55 @@ pub fn role(root: &Path, spec: &mut Spec) -> Found<Role> {
     if sandbox.sandbox.is_some() {
         return Err(wrong(format!("container {name:?} is not the first of a pod")));
     }
+    let others = state::list(root).map_err(|error| wrong(error.to_string()))?;
+    member_of(root, sandbox, &others, &field(id), spec).map(Role::Member)
+}
+
+/// As [`role`], without annotations: a container that joins the network of another by the path of one of its processes.
+fn joined(root: &Path, spec: &mut Spec) -> Found<Option<Membership>> {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().clone()).unwrap_or_default();
+    let processes: Vec<_> = namespaces.iter().map(|namespace| process_of(namespace.path().as_deref()?)).collect();
+    if processes.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let records = state::list(root).map_err(|error| Problem::new("linux.namespaces", error.to_string()))?;
+    let is = |record: &&Record, pid| record.process().is_some_and(|process| process.pid == pid && process.is_alive());
+    let owner = |pid: i32| records.iter().find(|record| is(record, pid));
+    let owners: Vec<_> = processes.into_iter().map(|pid| owner(pid?)).collect();
+    let network = namespaces.iter().position(|namespace| namespace.typ() == LinuxNamespaceType::Network);
+    let Some((index, target)) = network.and_then(|index| Some((index, owners[index]?))) else {
+        return alone(&namespaces, &owners).map_or(Ok(None), Err);
+    };
+    let field = format!("linux.namespaces[{index}].path");
+    let first = target.sandbox.as_deref().unwrap_or(&target.id);
+    let sandbox = records.iter().find(|record| record.id == first).cloned();
+    let gone = || Problem::new(&field, format!("container {first:?} does not exist"));
+    member_of(root, sandbox.ok_or_else(gone)?, &records, &field, spec).map(Some)
+}
+
+/// A namespace of another kind than the network alone: the sentry that has it has its own network too, and one that the
+/// container did not ask for.
+fn alone(namespaces: &[LinuxNamespace], owners: &[Option<&Record>]) -> Option<Problem> {
+    let (index, owner) = owners.iter().enumerate().find_map(|(index, owner)| Some((index, (*owner)?)))?;
+    let kind = namespaces[index].typ();
+    let text = format!("the {kind} namespace of container {:?} can be joined only along with its network", owner.id);
+    Some(Problem::new(format!("linux.namespaces[{index}].path"), text))
+}
+
+/// The process in `/proc/PID/ns/KIND`.
+fn process_of(path: &Path) -> Option<i32> {
+    let (pid, rest) = path.to_str()?.strip_prefix("/proc/")?.split_once('/')?;
+    if rest.starts_with("ns/") { pid.parse().ok() } else { None }
+}
+
+/// `field`: what names the sandbox.
+fn member_of(root: &Path, sandbox: Record, others: &[Record], field: &str, spec: &mut Spec) -> Found<Membership> {
     let status = life::status(root, &sandbox);
     if matches!(status, Status::Creating | Status::Stopped) {
-        return Err(wrong(format!("container {name:?} is {status}")));
+        return Err(Problem::new(field, format!("container {:?} is {status}", sandbox.id)));
     }
-    let others = state::list(root).map_err(|error| wrong(error.to_string()))?;
-    let pod = Pod { sandbox: &sandbox, others: &others };
-    let shares = pod.take_namespaces(spec, Network::Now)?;
-    Ok(Role::Member(Membership { sandbox: Joined::First(Box::new(sandbox)), shares }))
+    let shares = Pod { sandbox: &sandbox, others }.take_namespaces(spec, Network::Now)?;
+    Ok(Membership { sandbox: Joined::First(Box::new(sandbox)), shares })
 }
 
 /// The part of a container in a pod that has no first one. Its sandbox may be there already.

@@ -16,7 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::pipe2;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde::Serialize;
 
 use super::boot::{BootConfig, ContainerConfig, GoferMount, LogTarget, go};
@@ -26,13 +26,13 @@ use super::error::{Context, Error, Result};
 use super::gofer::{GoferConfig, Tree};
 use super::hooks::{self, Point};
 use super::life::Container;
-use super::network::{NetConfig, Tap, find_tap, open_tap};
+use super::network::{self, NetConfig, Tap, find_tap, open_tap};
 use super::pod::infra;
 use super::pod::pinned::Pinned;
 use super::report::Reader;
 use super::spawn::{Child, spawn_in};
 use super::spec::volumes::volumes;
-use super::spec::{Bundle, is_bind};
+use super::spec::{Bundle, Problem, is_bind};
 use super::state::{HostProcess, Record, StateDir, Status};
 use super::terminal;
 use super::watch::{self, Progress};
@@ -99,6 +99,9 @@ impl Sandbox {
         // From here on a signal is read when it can be dealt with; it cannot leave half a sandbox behind.
         let signals = watch::take_signals()?;
         let tap = open_interface(bundle, options)?;
+        if options.interface && tap.is_none() {
+            refuse_hosts_network(bundle)?;
+        }
         let mut record = new_record(id, bundle);
         // Nobody can put an interface into a new namespace of a sandbox that only this command knows of, but hooks.
         let known = bundle.network_namespace().is_some() || bundle.spec.hooks().is_some() || !options.attached;
@@ -260,6 +263,23 @@ fn owner() -> String {
     let uid = nix::unistd::getuid();
     let user = nix::unistd::User::from_uid(uid).ok().flatten();
     user.map_or_else(|| uid.to_string(), |user| user.name)
+}
+
+/// The host's own network has interfaces that no sandbox may take, as the host would lose them. Who asks for it, by its path or
+/// by naming namespaces but none for the network (`docker run --network=host`), is told so, rather than given loopback alone.
+fn refuse_hosts_network(bundle: &Bundle) -> Result<()> {
+    let listed = bundle.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let network = listed.iter().position(|namespace| namespace.typ() == LinuxNamespaceType::Network);
+    let (field, what) = match (network, bundle.network_namespace()) {
+        (None, _) if listed.is_empty() => return Ok(()),
+        (None, _) => ("linux.namespaces".to_owned(), "none for the network means".to_owned()),
+        (Some(index), Some(path)) if network::is_hosts_own(path)? => {
+            (format!("linux.namespaces[{index}].path"), format!("{} is", path.display()))
+        }
+        _ => return Ok(()),
+    };
+    let text = format!("{what} the host's own network, which a sandbox cannot have (see --network=none)");
+    Err(Problem::new(field, text).at(&bundle.path.join("config.json")))
 }
 
 /// The TAP device that was named, or the one of the specification's network namespace.

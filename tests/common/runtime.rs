@@ -6,6 +6,10 @@ use std::process::Command;
 
 use super::Cable;
 
+/// A shell script that runs its arguments in a mount namespace made for them, with `/proc/sys/net` hidden. gVisor takes any
+/// network namespace with this directory for the host's own, and refuses to use it; recent kernels have it in all.
+pub const HIDE_NET: &str = "mount -t tmpfs none /proc/sys/net && exec \"$0\" \"$@\"";
+
 /// One of them, with the flags that it needs.
 #[derive(Clone, Debug)]
 pub struct Runtime {
@@ -98,11 +102,8 @@ impl Runtime {
         let mut command = match self.cable {
             Cable::Tap => self.plain(),
             Cable::Veth => {
-                // gVisor takes any network namespace with this directory for the host's own, and refuses to use it. Recent
-                // kernels have it in all, so it is hidden.
-                let hidden = "mount -t tmpfs none /proc/sys/net && exec \"$0\" \"$@\"";
                 let mut command = Command::new("unshare");
-                command.args(["--mount", "sh", "-c", hidden]).arg(&self.program);
+                command.args(["--mount", "sh", "-c", HIDE_NET]).arg(&self.program);
                 command
             }
         };

@@ -9,6 +9,7 @@ mod interrupted;
 mod late_network;
 mod listen;
 mod many;
+mod mount;
 mod order;
 mod place;
 mod pod;

@@ -238,3 +238,40 @@ fn what_cannot_be_shared_is_refused_by_its_field() {
     assert_eq!(pod.place.status("pod"), "running");
     pod.delete_all(&["pod"]);
 }
+
+#[test]
+fn a_container_joins_the_network_of_another_by_a_path_alone() {
+    let pod = Pod::new();
+    let unnamed = |config: &mut Value| drop(config.as_object_mut().expect("an object").remove("annotations"));
+    let server = "import socket
+server = socket.create_server(('127.0.0.1', 7000))
+open('/tmp/ready', 'w')
+server.accept()[0].sendall(b'over loopback')";
+    let first = pod.bundle_with("web", "", |config| {
+        unnamed(config);
+        config["process"]["args"] = json!(["/usr/bin/python3", "-c", server]);
+    });
+    pod.make(&["run", "--detach"], &first, "web");
+    until("it listens", || pod.place.try_run(&["exec", "web", "test", "-e", "/tmp/ready"]).status.success());
+    // Joined to one that has itself joined.
+    let stand_in = pod.process("web", "stand_in");
+    let second = pod.bundle_with("client", "cat </dev/tcp/127.0.0.1/7000; hostname", |config| {
+        unnamed(config);
+        let of = |kind: &str, file: &str| json!({"type": kind, "path": format!("/proc/{stand_in}/ns/{file}")});
+        config["linux"]["namespaces"] = json!([of("network", "net"), of("uts", "uts"), {"type": "mount"}]);
+    });
+    assert_eq!(pod.make(&["run"], &second, "client"), "over loopbackpodhost\n");
+
+    let refused = |change: &dyn Fn(&mut Value)| {
+        let bundle = pod.bundle_with("other", "true", |config| {
+            unnamed(config);
+            change(config);
+        });
+        pod.place.refused(&["create", "--bundle", bundle.to_str().expect("text"), "other"])
+    };
+    let problem = refused(&|config| config["linux"]["namespaces"][0] = json!({"type": "network"}));
+    assert!(problem.contains("linux.namespaces[1].path: the ipc namespace of container \"pod\" can be"), "{problem}");
+    let problem = refused(&|config| config["linux"]["resources"] = json!({"memory": {"limit": 1 << 26}}));
+    assert!(problem.contains("linux.resources.memory.limit: a container in the sandbox of another"), "{problem}");
+    pod.delete_all(&["client", "web", "pod"]);
+}

@@ -122,6 +122,11 @@ fn answer(
             let cpu: u64 = processes.iter().map(|process| process.cpu_time).sum();
             Ok(json!({"cpu": {"usage_us": cpu}, "pids": {"current": kernel.thread_count()}}))
         }
+        Request::Files { .. } => {
+            let connection = fds.into_iter().next().ok_or("files: the connection is missing")?;
+            super::files::serve(container.clone(), connection)?;
+            Ok(Value::Null)
+        }
         Request::Limit { resources, .. } => {
             kernel.set_resources(*resources);
             if container.is_root() {

@@ -11,6 +11,7 @@ mod containers;
 mod control;
 mod create;
 mod exec;
+mod files;
 mod hooks;
 mod init;
 mod linux;
