@@ -340,7 +340,7 @@ fn however_a_socket_is_closed_it_lingers() {
             }),
         ];
         assert!(took.iter().all(|took| second.contains(took)), "{took:?}");
-        assert!(lingering(|fd| drop(ok(libc::dup(fd)))) < Duration::from_millis(900), "it stays open");
+        assert!(lingering(|fd| assert!(libc::dup(fd) >= 0)) < Duration::from_millis(900), "it stays open");
     });
 }
 
