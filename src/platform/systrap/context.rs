@@ -22,6 +22,7 @@
 //! RUN_ASLEEP               TRAP_ASLEEP ─ sentry: xchg ─▶ RUN or RUN_ASLEEP
 //! ```
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::arena::Slab;
@@ -122,12 +123,21 @@ pub struct Context {
     slab: Slab,
     /// Which of its process's contexts it is.
     index: usize,
+    /// Whether its process has it mapped.
+    pub mapped: bool,
+    /// Set when its thread has been stopped since it did not do as told.
+    pub halted: Cell<bool>,
 }
 
 impl Context {
     /// The context at `index` of a process, in the memory `slab`.
-    pub fn new(slab: Slab, index: usize) -> Context {
-        Context { slab, index }
+    pub fn new(slab: Slab, index: usize, mapped: bool) -> Context {
+        Context { slab, index, mapped, halted: Cell::new(false) }
+    }
+
+    /// Takes away all that a thread or program before may have left: answers above all.
+    pub fn clear(&self) {
+        (0..BUFFER as usize).step_by(8).for_each(|offset| self.set(offset, 0));
     }
 
     /// Its address in the stub.
@@ -243,7 +253,7 @@ impl Context {
     }
 
     fn order(&self, order: u32, target: u64, source: u64, length: u64) -> bool {
-        if self.state().load(Ordering::Relaxed) != state::TRAP {
+        if self.halted.get() || self.state().load(Ordering::Relaxed) != state::TRAP {
             return false;
         }
         self.set(field::TARGET, target);
@@ -284,8 +294,8 @@ impl Context {
     }
 
     /// Gives the memory back, for another thread of the same process.
-    pub fn into_slab(self) -> (Slab, usize) {
-        (self.slab, self.index)
+    pub fn into_slab(self) -> (Slab, usize, bool) {
+        (self.slab, self.index, self.mapped)
     }
 }
 
@@ -326,6 +336,11 @@ impl<'a> Frame<'a> {
         let ucontext = context.inside(ucontext, (GREGS + WORDS * 8) as u64)?;
         let info = context.inside(info, size_of::<libc::siginfo_t>() as u64)?;
         Some(Frame { context, ucontext, info, signal })
+    }
+
+    /// Where it is in the stub: what `rt_sigreturn` finds at the stack's pointer.
+    pub fn address(&self) -> u64 {
+        self.context.address() + self.ucontext as u64
     }
 
     fn register(&self, word: usize) -> &AtomicU64 {

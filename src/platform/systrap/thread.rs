@@ -13,6 +13,8 @@ use super::seat::{Looked, Seat};
 use super::space::{self, Contexts, TrapSpace};
 use crate::errno::{Errno, Result};
 use crate::platform::placement::Affinity;
+use crate::platform::ptrace::space::StubProcess;
+use crate::platform::ptrace::stub::STUB;
 use crate::platform::ptrace::thread::{FREE, IDLE, KICKED, StubSeed, StubThread, from_kernel};
 use crate::platform::ptrace::trace;
 use crate::platform::{
@@ -30,6 +32,9 @@ const HITS: u32 = 3;
 
 /// How many instructions a thread is followed through the stub's code when it is stopped there.
 const STEPS: usize = 400;
+
+/// The processor traps after each instruction.
+const TRAP_FLAG: u64 = 0x100;
 
 /// How many rooms for slots one memory has.
 const ROOMS: u32 = 8;
@@ -87,9 +92,13 @@ struct TrapThread {
     /// The same, as the trait hands it out.
     shared: Arc<dyn AddressSpace>,
     context: Option<Box<Context>>,
+    /// Whether the context is as this program may have it, and the stub's signal stack is in it.
+    ready: bool,
     mode: Mode,
     /// The registers as captured: what differs has been changed by the sentry.
     seen: Regs,
+    /// Where the stub was to go on after a call through a rewritten site, which is not always where the container is.
+    resume: u64,
     /// Plain calls since the last thing that needed the tracer.
     quiet: u32,
     /// How many there must be.
@@ -111,14 +120,35 @@ fn futex(word: &AtomicU32, op: i32, value: u32, timeout: Option<Duration>) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), op, value, time) };
 }
 
-/// Whether the process has ended, and waits to be reaped.
-fn has_ended(pid: i32) -> bool {
-    // SAFETY: a siginfo_t of zeros is a value; the kernel fills it.
+/// Whether a thread of the process `pid`, which is not reaped, has ended: it has no memory any more. (That the process can be
+/// reaped says it later: not before the tracers of its other threads, which may be busy, have seen them end.)
+fn has_ended(pid: i32, tid: i32) -> bool {
+    let mut byte = 0u8;
+    let local = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    let remote = libc::iovec { iov_base: STUB as *mut _, iov_len: 1 };
+    // SAFETY: no pointers; one byte that is ours, and one of another process.
     unsafe {
-        let mut info: libc::siginfo_t = std::mem::zeroed();
-        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-        libc::waitid(libc::P_PID, pid as u32, &mut info, flags) != 0 || info.si_pid() == pid
+        libc::syscall(libc::SYS_tgkill, pid, tid, 0) != 0
+            || libc::process_vm_readv(tid, &local, 1, &remote, 1, 0) < 0 && Errno::last() == Errno::ESRCH
     }
+}
+
+/// A stopped thread goes one instruction further in our code. False at what raises a fault, and at host calls that only the
+/// container can have led it to: waiting, with nothing that anybody waits for, and returning from signals. `regs` are its own,
+/// and are not kept up.
+fn step_inside(tid: i32, regs: &mut Regs) -> Result<bool> {
+    const EINTR: u64 = -(libc::EINTR as i64) as u64;
+    let waits = |rip: u64| code::futexes().contains(&rip);
+    if regs.orig_rax as i64 >= 0 || waits(regs.rip + 2) {
+        // The call was interrupted, or is about to be made: not again, as it could take for ever.
+        let rip = if waits(regs.rip + 2) { regs.rip + 2 } else { regs.rip };
+        *regs = Regs { rip, rax: EINTR, orig_rax: u64::MAX, ..*regs };
+        return trace::set_regs(tid, regs).map(|()| true);
+    }
+    if regs.rip + 2 == code::sigreturn() {
+        return Ok(false);
+    }
+    trace::step(tid)
 }
 
 impl Poke for StubThread {
@@ -139,11 +169,13 @@ impl TrapThread {
     fn new(inner: StubThread, memory: Arc<TrapSpace>, arena: Arc<Arena>) -> TrapThread {
         TrapThread {
             seen: inner.regs,
+            resume: 0,
             inner,
             arena,
             shared: memory.clone(),
             memory,
             context: None,
+            ready: false,
             mode: Mode::Traced,
             quiet: 0,
             enough: QUIET,
@@ -156,37 +188,48 @@ impl TrapThread {
         }
     }
 
-    fn contexts(&self) -> Option<&Contexts> {
-        let kept = self.inner.space.process.kept.get_or_init(|| Box::new(Contexts::default()));
-        kept.downcast_ref()
-    }
-
-    /// A context, mapped in the stub and with the stub's signal stack in it. Costs four calls in the stub, once a thread.
+    /// A context, mapped in the stub and with the stub's signal stack in it. Costs four calls in the stub, once a thread, of
+    /// which two are made again for each program.
     fn make_context(&mut self) -> Result<()> {
-        if self.context.is_some() {
+        if self.ready {
             return Ok(());
         }
-        let (context, mapped) = self.contexts().ok_or(Errno::EINVAL)?.take(&self.arena)?;
-        let (at, offset, fd) = (context.address(), context.offset(), self.arena.fd());
-        self.context = Some(Box::new(context));
-        if !mapped {
-            let access = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-            let flags = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
-            self.inner.call(libc::SYS_mmap, [at, context::SIZE, access, flags, fd as u64, offset])?;
-            // A child must not have its parent's.
-            self.inner.call(libc::SYS_madvise, [at, context::SIZE, libc::MADV_DONTFORK as u64, 0, 0, 0])?;
-            // Nobody else ends a stub that is not traced when the sentry is gone.
-            let death = [libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64, 0, 0, 0, 0];
-            self.inner.call(libc::SYS_prctl, death)?;
-        }
-        let stack: [u64; 3] = [at + context::STACK, 0, context::SIZE - context::STACK];
+        self.map_context()?;
+        // Nobody else ends a stub that is not traced when the sentry is gone.
+        let death = [libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64, 0, 0, 0, 0];
+        self.inner.call(libc::SYS_prctl, death)?;
         let Some(context) = &self.context else { return Err(Errno::EINVAL) };
+        context.clear();
+        let stack: [u64; 3] = [context.address() + context::STACK, 0, context::SIZE - context::STACK];
         let bytes: Vec<u8> = stack.iter().flat_map(|word| word.to_ne_bytes()).collect();
         context.write_buffer(&bytes);
         let place = context.buffer_address();
         self.inner.call(libc::SYS_sigaltstack, [place, 0, 0, 0, 0, 0])?;
         self.set_waker();
         self.fill_answers();
+        self.ready = true;
+        Ok(())
+    }
+
+    fn map_context(&mut self) -> Result<()> {
+        let process = self.inner.space.process.clone();
+        let contexts = kept(&process).ok_or(Errno::EINVAL)?;
+        let context = match self.context.take() {
+            Some(context) => context,
+            None => Box::new(contexts.take(&self.arena)?),
+        };
+        let (at, offset, fd, mapped) = (context.address(), context.offset(), self.arena.fd(), context.mapped);
+        let context = self.context.insert(context);
+        if mapped {
+            return Ok(());
+        }
+        let access = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let flags = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
+        let _no_fork = contexts.mapping.lock();
+        self.inner.call(libc::SYS_mmap, [at, context::SIZE, access, flags, fd as u64, offset])?;
+        // A child must not have its parent's.
+        self.inner.call(libc::SYS_madvise, [at, context::SIZE, libc::MADV_DONTFORK as u64, 0, 0, 0])?;
+        context.mapped = true;
         Ok(())
     }
 
@@ -282,7 +325,7 @@ impl TrapThread {
     /// Stores what the sentry has changed where the stub takes it from. False when that cannot be done without a tracer.
     fn answer(&mut self, stop: Stop) -> bool {
         let Some(context) = &self.context else { return false };
-        if !matches!(context.state().load(Ordering::Acquire), state::TRAP | state::TRAP_ASLEEP) {
+        if context.halted.get() || !matches!(context.state().load(Ordering::Acquire), state::TRAP | state::TRAP_ASLEEP) {
             return false;
         }
         let (now, seen) = (&self.inner.regs, &self.seen);
@@ -294,6 +337,10 @@ impl TrapThread {
             Stop::Call => {
                 let same = Regs { rax: seen.rax, orig_rax: seen.orig_rax, ..*now };
                 context.set_result(now.rax);
+                if self.resume != seen.rip {
+                    // In a slot, which may be gone by now.
+                    context.set_resume(self.memory.patches.lock().seen_from_inside(seen.rip));
+                }
                 is_same(&same, seen)
             }
             Stop::Signal => {
@@ -322,12 +369,17 @@ impl TrapThread {
             }
             self.seat.gave_up(&mut self.inner.place);
             let asleep = word.compare_exchange(state::RUN, state::RUN_ASLEEP, Ordering::SeqCst, Ordering::SeqCst);
-            if matches!(asleep, Ok(_) | Err(state::RUN_ASLEEP)) && !kicked() {
-                futex(word, libc::FUTEX_WAIT, state::RUN_ASLEEP, Some(ALIVE));
-                let still = word.load(Ordering::Acquire) == state::RUN_ASLEEP;
-                if still && has_ended(self.inner.space.process.pid) {
-                    return Some(Event::Lost);
+            match asleep {
+                Ok(_) | Err(state::RUN_ASLEEP) if !kicked() => {
+                    futex(word, libc::FUTEX_WAIT, state::RUN_ASLEEP, Some(ALIVE));
+                    let still = word.load(Ordering::Acquire) == state::RUN_ASLEEP;
+                    if still && has_ended(self.inner.space.process.pid, self.inner.tid) {
+                        return Some(Event::Lost);
+                    }
                 }
+                Ok(_) | Err(state::RUN | state::RUN_ASLEEP | state::TRAP | state::TRAP_ASLEEP) => {}
+                // The container has written there: what it does is seen with a tracer only.
+                Err(_) => return Some(self.stop_running()),
             }
         }
         if self.inner.kicker.state.swap(IDLE, Ordering::SeqCst) == KICKED {
@@ -347,6 +399,7 @@ impl TrapThread {
         let event = match stop {
             Stop::Call => {
                 context.load_call(&mut self.inner.regs);
+                self.resume = self.inner.regs.rip;
                 self.outside();
                 Some(Event::Syscall)
             }
@@ -354,7 +407,7 @@ impl TrapThread {
         };
         self.seen = self.inner.regs;
         if let (Mode::Waiting(_), Some(context)) = (&self.mode, &self.context) {
-            space::waits(context, &self.memory);
+            space::waits(context, &self.memory, self.inner.tid);
         }
         event
     }
@@ -405,9 +458,38 @@ impl TrapThread {
                 Some(Event::Syscall)
             }
             libc::SIGTRAP if self.is_ours() => None,
-            _ if from_kernel(info) => Some(Event::Fault(*info)),
+            libc::SIGTRAP if self.is_inside(self.inner.regs.rip) => self.stepped_inside(),
+            libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGTRAP if from_kernel(info) => {
+                Some(Event::Fault(*info))
+            }
             _ => Some(Event::Interrupted),
         }
+    }
+
+    /// Whether `rip` is in a slot or in the stub's code, where the container does not know that it is.
+    fn is_inside(&self, rip: u64) -> bool {
+        code::range().contains(&rip) || self.memory.patches.lock().is_slot(rip)
+    }
+
+    /// A program that lets the processor trap after each instruction has come to our code by one of its own. What it sees is
+    /// the next of its own instructions, or its call.
+    fn stepped_inside(&mut self) -> Option<Event> {
+        if matches!(self.mode, Mode::Traced) {
+            return Some(self.out_of_the_slot());
+        }
+        if self.retrace().is_err() {
+            return Some(Event::Lost);
+        }
+        let context = self.context.as_ref()?;
+        // It waits for no answer any more.
+        context.state().store(state::RUN, Ordering::SeqCst);
+        let gs_base = if self.inner.regs.gs_base == 0 { context.address() } else { self.inner.regs.gs_base };
+        if trace::set_regs(self.inner.tid, &Regs { gs_base, orig_rax: u64::MAX, ..self.inner.regs }).is_err() {
+            return Some(Event::Lost);
+        }
+        let event = self.find_out();
+        self.inner.dirty = true;
+        event
     }
 
     /// A rewritten site, of a thread whose `%gs` is not its context: the slot has left in `rcx` where to go on.
@@ -472,36 +554,53 @@ impl TrapThread {
         self.inner.place.join();
         self.quiet = 0;
         self.enough = if self.stint < self.enough { (self.enough * 2).min(MOST_QUIET) } else { QUIET };
-        trace::halt(self.inner.tid)?;
+        self.halt()?;
         if stop == Stop::Signal {
             self.restore_xstate()?;
         }
         Ok(())
     }
 
-    /// The extended state is in the signal's frame: the handler runs with a fresh one.
+    /// Stops the free stub, unless that has been done.
+    fn halt(&self) -> Result<Option<i32>> {
+        match &self.context {
+            Some(context) if context.halted.take() => Ok(None),
+            _ => trace::halt(self.inner.tid),
+        }
+    }
+
+    /// The extended state is in the signal's frame: the handler runs with a fresh one, which the thread keeps when the
+    /// container has made nonsense of the frame.
     fn restore_xstate(&mut self) -> Result<()> {
         let mut image = trace::get_xstate(self.inner.tid)?;
         if let Some(frame) = self.context.as_ref().and_then(|context| context.load_signal()) {
             frame.load_xstate(&mut image);
         }
-        trace::set_xstate(self.inner.tid, &image)
+        match trace::set_xstate(self.inner.tid, &image) {
+            Err(Errno::ESRCH) => Err(Errno::ESRCH),
+            _ => Ok(()),
+        }
     }
 
     /// Stops a free stub wherever it is, and traces it from then on.
     fn stop_running(&mut self) -> Event {
         space::nobody_waits();
         self.inner.place.join();
-        self.inner.kicker.state.store(IDLE, Ordering::SeqCst);
+        let kicked = self.inner.kicker.state.swap(IDLE, Ordering::SeqCst) == KICKED;
         self.mode = Mode::Traced;
         self.quiet = 0;
-        let Ok(pending) = trace::halt(self.inner.tid) else { return Event::Lost };
+        let Ok(pending) = self.halt() else { return Event::Lost };
         let event = match pending {
             Some(signal) => self.caught(signal),
             None => self.find_out(),
         };
         self.inner.dirty = true;
-        event.unwrap_or(Event::Interrupted)
+        let event = event.unwrap_or(Event::Interrupted);
+        if kicked && !matches!(event, Event::Interrupted) {
+            // For the next run.
+            self.inner.kicker.state.store(KICKED, Ordering::SeqCst);
+        }
+        event
     }
 
     /// It was about to get a signal.
@@ -526,16 +625,14 @@ impl TrapThread {
             }
             let context = self.context.as_ref()?;
             if matches!(context.state().load(Ordering::Acquire), state::TRAP | state::TRAP_ASLEEP) {
-                let event = self.capture_traced();
-                self.inner.kicker.state.store(KICKED, Ordering::SeqCst);
-                return event;
+                return self.capture_traced();
             }
-            let rip = self.inner.regs.rip;
-            if !code::range().contains(&rip) && !self.memory.patches.lock().is_slot(rip) {
+            if !self.is_inside(self.inner.regs.rip) {
                 break;
             }
-            match trace::step(self.inner.tid) {
+            match step_inside(self.inner.tid, &mut self.inner.regs) {
                 Ok(true) => {}
+                Ok(false) if self.is_returning() => return self.return_traced(),
                 Ok(false) => break,
                 Err(_) => return Some(Event::Lost),
             }
@@ -545,12 +642,34 @@ impl TrapThread {
         Some(Event::Interrupted)
     }
 
+    /// Whether the thread is about to return from the signal that it was last answered for.
+    fn is_returning(&self) -> bool {
+        let frame = self.context.as_ref().and_then(|context| context.load_signal());
+        self.inner.regs.rip + 2 == code::sigreturn() && frame.is_some_and(|frame| frame.address() == self.inner.regs.rsp)
+    }
+
+    /// It returns from there by the sentry's hand. The host's way would block signals if the container has written to the frame.
+    fn return_traced(&mut self) -> Option<Event> {
+        self.context.as_ref()?.load_signal()?.load(&mut self.inner.regs);
+        if self.restore_xstate().is_err() {
+            return Some(Event::Lost);
+        }
+        self.outside();
+        Some(Event::Interrupted)
+    }
+
     /// It had posted something: that is what it stopped for.
     fn capture_traced(&mut self) -> Option<Event> {
         let stop = self.context.as_ref()?.stop();
+        // While a tracer steps, what `pushf` stores says so: the true flag is what the tracer is told.
+        let trapping = self.inner.regs.eflags & TRAP_FLAG;
+        self.inner.regs.orig_rax = u64::MAX;
         match stop {
             Stop::Call => {
-                self.context.as_ref()?.load_call(&mut self.inner.regs);
+                let regs = &mut self.inner.regs;
+                self.context.as_ref()?.load_call(regs);
+                regs.eflags = regs.eflags & !TRAP_FLAG | trapping;
+                regs.r11 = regs.eflags;
                 self.outside();
                 Some(Event::Syscall)
             }
@@ -599,7 +718,7 @@ impl TrapThread {
     fn out_of_the_slot(&mut self) -> Event {
         for _ in 0..STEPS {
             let rip = self.inner.regs.rip;
-            if !code::range().contains(&rip) && !self.memory.patches.lock().is_slot(rip) {
+            if !self.is_inside(rip) {
                 break;
             }
             self.inner.dirty = true;
@@ -607,7 +726,7 @@ impl TrapThread {
                 // The trap itself: the next run has it.
                 break;
             }
-            let stepped = trace::step(self.inner.tid);
+            let stepped = step_inside(self.inner.tid, &mut self.inner.regs);
             if trace::get_regs(self.inner.tid, &mut self.inner.regs).is_err() {
                 return Event::Lost;
             }
@@ -617,6 +736,24 @@ impl TrapThread {
         }
         self.inner.regs.orig_rax = u64::MAX;
         Event::Interrupted
+    }
+
+    /// The thread was stopped while it was to compare and exchange: it must not do that twice. Whether it has done it.
+    fn exchanges_traced(&self, context: &Context) -> bool {
+        let mut regs = self.inner.regs;
+        let tid = self.inner.tid;
+        for _ in 0..STEPS {
+            if context.state().load(Ordering::Acquire) != state::EXCHANGE {
+                return true;
+            }
+            let stepped = trace::get_regs(tid, &mut regs).is_ok()
+                && code::range().contains(&regs.rip)
+                && matches!(step_inside(tid, &mut regs), Ok(true));
+            if !stepped {
+                break;
+            }
+        }
+        false
     }
 
     /// The container is about to change what is mapped in `range`.
@@ -633,11 +770,16 @@ impl TrapThread {
             for &(number, _) in &self.answers {
                 context.set_answer(number, None);
             }
-            if let Some(contexts) = self.contexts() {
+            if let Some(contexts) = kept(&self.inner.space.process) {
                 contexts.give_back(*context);
             }
         }
     }
+}
+
+/// The contexts of a process.
+fn kept(process: &StubProcess) -> Option<&Contexts> {
+    process.kept.get_or_init(|| Box::new(Contexts::default())).downcast_ref()
 }
 
 /// Whether two sets of registers are equal.
@@ -731,7 +873,11 @@ impl UserThread for TrapThread {
 
     fn fork(&mut self) -> Result<Seed> {
         self.retrace()?;
-        let inner = self.inner.fork_seed()?;
+        let process = self.inner.space.process.clone();
+        let inner = {
+            let _no_mapping = kept(&process).map(|contexts| contexts.mapping.lock());
+            self.inner.fork_seed()?
+        };
         let patches = Box::new(self.memory.patches.lock().clone());
         Ok(Box::new(TrapSeed { inner, arena: self.arena.clone(), from: From::Copy(patches) }))
     }
@@ -754,6 +900,8 @@ impl UserThread for TrapThread {
             // Only when it was given back above, or is of a process that is gone.
             self.context = None;
         }
+        // The program before may have written there, and may have gone to another signal stack.
+        self.ready = false;
         self.memory = TrapSpace::new(self.inner.space.clone(), Patches::default());
         self.shared = self.memory.clone();
         (self.quiet, self.enough, self.rooms, self.wish) = (0, QUIET, 0, None);
@@ -773,11 +921,9 @@ impl UserThread for TrapThread {
         }
         if let (Mode::Waiting(_), Some(context)) = (&self.mode, &self.context)
             && context.order_exchange(addr, expected, new)
+            && (space::finished(context, self.inner.tid) || self.exchanges_traced(context))
         {
-            if space::finished(context) {
-                return context.exchanged().ok_or(Errno::EFAULT);
-            }
-            space::nobody_waits();
+            return context.exchanged().ok_or(Errno::EFAULT);
         }
         self.retrace()?;
         self.inner.compare_exchange(addr, expected, new)
