@@ -1,13 +1,17 @@
 //! Programs that attack their own stub. Whatever they do, the sentry neither hangs nor panics, nothing reaches the host, and
 //! other processes do not notice.
 
+mod ends;
+mod fuzz;
+mod sites;
+
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::tests::{CODE, DATA, LOOP, anonymous, text_thread, thread};
+use super::tests::{CODE, DATA, LOOP, anonymous, expect_syscall, text_thread, thread};
 use super::*;
-use crate::platform::{Backing, Event, Interrupter, MapRequest, UserThread};
+use crate::platform::{Event, Interrupter, UserThread};
 
 /// Pseudo-random numbers, the same at each run.
 pub struct Random(pub u64);
@@ -100,7 +104,7 @@ impl Bystander {
             let mut user = text_thread(&platform, LOOP);
             let mut calls = 0;
             while !stopped.load(Ordering::Relaxed) {
-                assert_eq!(super::tests::expect_syscall(&mut *user), 39);
+                assert_eq!(expect_syscall(&mut *user), 39);
                 assert_eq!((user.regs().rbx, user.regs().rip), (calls, CODE + 7));
                 user.regs_mut().rax = 1;
                 calls += 1;
@@ -120,7 +124,7 @@ impl Bystander {
 /// Has a thread call until it runs free.
 fn set_free(user: &mut dyn UserThread) {
     for _ in 0..40 {
-        assert_eq!(super::tests::expect_syscall(user), 39);
+        assert_eq!(expect_syscall(user), 39);
         user.regs_mut().rax = 0;
     }
 }
@@ -152,6 +156,17 @@ fn spring() -> Vec<u8> {
     code.extend_from_slice(&[0xff, 0x24, 0x25]);
     code.extend_from_slice(&absolute(TARGET));
     code
+}
+
+/// What happened, for a test that expected something else.
+fn told(user: &dyn UserThread, event: &Event) -> String {
+    let what = match event {
+        Event::Syscall => format!("call {}", user.regs().orig_rax),
+        Event::Fault(info) => format!("fault {} of code {}", info.si_signo, info.si_code),
+        Event::Interrupted => "interrupted".into(),
+        Event::Lost => "lost".into(),
+    };
+    format!("{what} at {:#x}", user.regs().rip)
 }
 
 /// A free thread that is about to jump to `target` with these registers.
@@ -337,7 +352,7 @@ fn a_futex_wait_that_nobody_ends_can_be_interrupted() {
             }
             user.regs_mut().rip = CODE;
             drop(kicks);
-            assert_eq!(super::tests::expect_syscall(&mut *user), 39);
+            assert_eq!(expect_syscall(&mut *user), 39);
         }
     });
 }
@@ -395,12 +410,14 @@ fn blocked_signals_do_not_keep_kicks_away() {
         let platform = SystrapPlatform::new().unwrap();
         let mut user = free_thread(&platform);
         user.space().write(CODE + 0x200, &[0xeb, 0xfe]).unwrap();
-        forge(&mut *user, &Forged::new(CODE + 0x200, DATA + 0x800).mask(u64::MAX));
+        let own = (context::WINDOW + context::STACK, context::SIZE - context::STACK);
+        forge(&mut *user, &Forged::new(CODE + 0x200, DATA + 0x800).mask(u64::MAX).stack(own.0, own.1));
         // Free, then traced: the kick is a signal there.
         for turn in 0..10 {
             let kicks = Kicks::new(user.interrupter(), Duration::from_millis(5));
             let begun = Instant::now();
-            assert!(matches!(user.run(), Event::Interrupted));
+            let event = user.run();
+            assert!(matches!(event, Event::Interrupted), "{turn}: {}", told(&*user, &event));
             assert!(begun.elapsed() < Duration::from_secs(1));
             drop(kicks);
             if turn > 2 {
