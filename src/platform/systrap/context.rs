@@ -403,6 +403,9 @@ impl<'a> Frame<'a> {
         let address = self.register(word::FPSTATE).load(Ordering::Relaxed);
         let Some(at) = self.context.inside(address, 512) else { return };
         let room = (SIZE as usize - at).min(image.len());
+        if room < SOFTWARE.end {
+            return;
+        }
         let mut saved = vec![0u8; room];
         // SAFETY: within the slab.
         unsafe { std::ptr::copy_nonoverlapping(self.context.at(at), saved.as_mut_ptr(), room) };

@@ -30,6 +30,9 @@ const MOST_QUIET: u32 = 512;
 /// Calls of one site after which it is rewritten.
 const HITS: u32 = 3;
 
+/// Calls after which that is tried again: its memory may be another by then.
+const AGAIN: u32 = 256;
+
 /// How many instructions a thread is followed through the stub's code when it is stopped there.
 const STEPS: usize = 400;
 
@@ -521,13 +524,16 @@ impl TrapThread {
         if entry.0 != rip {
             *entry = (rip, 0);
         }
-        entry.1 += 1;
-        if entry.1 == HITS {
+        entry.1 = entry.1.wrapping_add(1);
+        if entry.1 % AGAIN == HITS {
             self.rewrite(rip);
         }
     }
 
     fn rewrite(&mut self, back: u64) {
+        if !self.memory.patches.lock().may_rewrite(back) {
+            return;
+        }
         let was_free = matches!(self.mode, Mode::Waiting(_));
         // Pokes are a tracer's.
         if self.retrace().is_err() {
