@@ -23,8 +23,13 @@ const WAIT: [u8; 9] = [0xb8, 0x22, 0x00, 0x00, 0x00, 0x0f, 0x05, 0xeb, 0xf7];
 /// One call chosen by the sentry: `syscall; int3`.
 const CALL: [u8; 3] = [0x0f, 0x05, 0xcc];
 
-/// `clone`, whose child goes on to wait: `syscall; test %rax,%rax; jz WAIT; int3`.
-const CLONE: [u8; 8] = [0x0f, 0x05, 0x48, 0x85, 0xc0, 0x74, 0, 0xcc];
+/// `clone`, whose child sees to it that it does not outlive the sentry, forgets the call's sixth argument, and goes on to
+/// wait: `syscall; test %rax,%rax; jnz 1f; mov $SYS_prctl,%eax; mov $PR_SET_PDEATHSIG,%edi; mov $SIGKILL,%esi; syscall;
+/// xor %r9d,%r9d; jmp WAIT; 1: int3`.
+const CLONE: [u8; 30] = [
+    0x0f, 0x05, 0x48, 0x85, 0xc0, 0x75, 0x16, 0xb8, 0x9d, 0, 0, 0, 0xbf, 1, 0, 0, 0, 0xbe, 9, 0, 0, 0, 0x0f, 0x05,
+    0x45, 0x31, 0xc9, 0xeb, 0, 0xcc,
+];
 
 /// `lock cmpxchg %edx,(%rdi); int3`, comparing with `eax`.
 const COMPARE_EXCHANGE: [u8; 5] = [0xf0, 0x0f, 0xb1, 0x17, 0xcc];
@@ -38,9 +43,9 @@ const TWO_CALLS: [u8; 28] = [
 ];
 
 const CALL_AT: usize = 0x10;
-const CLONE_AT: usize = 0x20;
 const COMPARE_EXCHANGE_AT: usize = 0x30;
 const TWO_CALLS_AT: usize = 0x40;
+const CLONE_AT: usize = 0x60;
 
 /// Address of the waiting loop.
 pub const WAIT_ADDR: u64 = STUB;
@@ -78,8 +83,8 @@ fn page_image() -> [u8; PAGE] {
     put(COMPARE_EXCHANGE_AT, &COMPARE_EXCHANGE);
     put(TWO_CALLS_AT, &TWO_CALLS);
     put(code::AT, &code::image());
-    // The displacement of `jz` counts from behind it.
-    page[CLONE_AT + 6] = (-(CLONE_AT as i8 + 7)) as u8;
+    // The displacement of `jmp` counts from behind it.
+    page[CLONE_AT + CLONE.len() - 2] = (-((CLONE_AT + CLONE.len() - 1) as i8)) as u8;
     page
 }
 
@@ -266,9 +271,11 @@ mod tests {
     #[test]
     fn the_clone_gadget_jumps_to_the_loop() {
         let page = page_image();
-        let jump = CLONE_AT + 5;
-        assert_eq!(page[jump], 0x74);
+        let jump = CLONE_AT + CLONE.len() - 3;
+        assert_eq!(page[jump], 0xeb);
         assert_eq!(jump as i32 + 2 + i32::from(page[jump + 1] as i8), 0);
+        // The parent's `jnz`.
+        assert_eq!((CLONE[5], 7 + usize::from(CLONE[6])), (0x75, CLONE.len() - 1));
     }
 
     #[test]

@@ -59,29 +59,40 @@ fn until_event(tid: i32) -> Result<()> {
 }
 
 /// Becomes the tracer of a stub thread wherever it is, and stops it there. A signal that was just about to be delivered is
-/// not, and returned.
+/// not, and returned. Nothing is blocked from then on: a thread without a tracer can block signals by returning from one,
+/// [`KICK`] included.
 pub fn halt(tid: i32) -> Result<Option<i32>> {
     // SAFETY: no pointers.
     unsafe {
         ptrace(libc::PTRACE_SEIZE, tid, 0, OPTIONS as u64)?;
         ptrace(libc::PTRACE_INTERRUPT, tid, 0, 0)?;
     }
-    match wait(tid) {
-        Stop::Event => Ok(None),
-        Stop::Gone => Err(Errno::ESRCH),
-        Stop::Signal(signal) => Ok(Some(signal)),
-        Stop::Syscall => Err(Errno::EPROTO),
-    }
+    let signal = match wait(tid) {
+        Stop::Event => None,
+        Stop::Gone => return Err(Errno::ESRCH),
+        Stop::Signal(signal) => Some(signal),
+        Stop::Syscall => return Err(Errno::EPROTO),
+    };
+    let nothing = 0u64;
+    // SAFETY: the kernel reads a mask of the size given.
+    unsafe { ptrace(SET_SIGMASK, tid, size_of_val(&nothing) as u64, std::ptr::from_ref(&nothing) as u64)? };
+    Ok(signal)
 }
 
-/// One instruction further, having got `signal` if that is not 0. What it was about to get then, if anything.
+/// `PTRACE_SETSIGMASK`.
+const SET_SIGMASK: libc::c_uint = 0x420b;
+
+/// One instruction further, having got `signal` if that is not 0. The fault that it raises, if it does; signals that somebody
+/// sends meanwhile are swallowed.
 pub fn step(tid: i32, signal: i32) -> Result<Option<i32>> {
     // SAFETY: no pointers.
     unsafe { ptrace(libc::PTRACE_SINGLESTEP, tid, 0, signal as u64)? };
     match wait(tid) {
-        Stop::Signal(libc::SIGTRAP) | Stop::Event | Stop::Syscall => Ok(None),
-        Stop::Signal(signal) => Ok(Some(signal)),
+        Stop::Signal(fault @ (libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGSYS)) => {
+            Ok(Some(fault))
+        }
         Stop::Gone => Err(Errno::ESRCH),
+        Stop::Signal(_) | Stop::Event | Stop::Syscall => Ok(None),
     }
 }
 
@@ -132,10 +143,19 @@ pub fn get_regs(tid: i32, regs: &mut Regs) -> Result<()> {
     unsafe { ptrace(libc::PTRACE_GETREGS, tid, 0, std::ptr::from_mut(regs) as u64) }
 }
 
-/// Writes the general registers.
+/// Writes the general registers. Bases that the host refuses, since they are not of user memory, become zero: programs can
+/// load them with `wrfsbase`, but nothing is there.
 pub fn set_regs(tid: i32, regs: &Regs) -> Result<()> {
     // SAFETY: the structure is the kernel's, and only read.
-    unsafe { ptrace(libc::PTRACE_SETREGS, tid, 0, std::ptr::from_ref(regs) as u64) }
+    let set = |regs: &Regs| unsafe { ptrace(libc::PTRACE_SETREGS, tid, 0, std::ptr::from_ref(regs) as u64) };
+    let end = super::stub::USER_RANGE.end;
+    match set(regs) {
+        Err(Errno::EIO) => {
+            let base = |base: u64| if base < end { base } else { 0 };
+            set(&Regs { fs_base: base(regs.fs_base), gs_base: base(regs.gs_base), ..*regs })
+        }
+        outcome => outcome,
+    }
 }
 
 /// What is known of the signal that stopped it.

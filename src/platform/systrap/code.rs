@@ -141,6 +141,8 @@ global_asm!(
     "mov [rbx + {brought_at}], r9",
     "mov rsi, r9",
     "lea rdi, [rbx + {brought}]",
+    ".globl runsc_trap_bring",
+    "runsc_trap_bring:",
     "rep movsb",
     "mov [rbx + {brought_count}], r10d",
     // Where the result goes: at most two pages, both touched without changing anything.
@@ -176,6 +178,8 @@ global_asm!(
     "lock or byte ptr [r9 + rax - 1], 0",
     "mov [rbx + {writable_count}], eax",
     "28:",
+    ".globl runsc_trap_brought",
+    "runsc_trap_brought:",
     "mov dword ptr [rbx + {probing}], 0",
     "jmp 2f",
     // A signal: rdi = number, rsi = siginfo, rdx = ucontext, all on the context's stack. All registers are free.
@@ -310,6 +314,8 @@ global_asm!(
     "mov rdi, [r10]",
     "mov rsi, [r10 + 8]",
     "mov rcx, [r10 + 16]",
+    ".globl runsc_trap_store",
+    "runsc_trap_store:",
     "rep movsb",
     "add r10, 24",
     "dec edx",
@@ -417,6 +423,9 @@ unsafe extern "C" {
     static runsc_trap_wake: u8;
     static runsc_trap_wait: u8;
     static runsc_trap_return: u8;
+    static runsc_trap_bring: u8;
+    static runsc_trap_brought: u8;
+    static runsc_trap_store: u8;
     static runsc_trap_code_end: u8;
 }
 
@@ -463,6 +472,16 @@ pub fn futexes() -> [u64; 2] {
 /// Behind the call of `rt_sigreturn`.
 pub fn sigreturn() -> u64 {
     place(&raw const runsc_trap_return)
+}
+
+/// Where it copies what a call brings, and where it goes on without that.
+pub fn bringing() -> [u64; 2] {
+    [place(&raw const runsc_trap_bring), place(&raw const runsc_trap_brought)]
+}
+
+/// Where it stores a piece of what a call takes back: from `rsi` to `rdi`, `rcx` bytes, by an instruction of two.
+pub fn storing() -> u64 {
+    place(&raw const runsc_trap_store)
 }
 
 /// Where the code is.

@@ -23,6 +23,7 @@
 //! RUN_ASLEEP               TRAP_ASLEEP ─ sentry: xchg ─▶ RUN or RUN_ASLEEP
 //! ```
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::arena::Slab;
@@ -150,12 +151,21 @@ pub struct Context {
     slab: Slab,
     /// Which of its process's contexts it is.
     index: usize,
+    /// Whether its process has it mapped.
+    pub mapped: bool,
+    /// Set when its thread has been stopped since it did not do as told.
+    pub halted: Cell<bool>,
 }
 
 impl Context {
     /// The context at `index` of a process, in the memory `slab`.
-    pub fn new(slab: Slab, index: usize) -> Context {
-        Context { slab, index }
+    pub fn new(slab: Slab, index: usize, mapped: bool) -> Context {
+        Context { slab, index, mapped, halted: Cell::new(false) }
+    }
+
+    /// Takes away all that a thread or program before may have left: answers above all.
+    pub fn clear(&self) {
+        (0..BUFFER as usize).step_by(8).for_each(|offset| self.set(offset, 0));
     }
 
     /// Its address in the stub.
@@ -243,6 +253,11 @@ impl Context {
         regs.rax = (-i64::from(libc::ENOSYS)) as u64;
     }
 
+    /// Has the stub go on at `rip` after a call through a rewritten site.
+    pub fn set_resume(&self, rip: u64) {
+        self.set(field::RIP, rip);
+    }
+
     /// What the call has brought with it, and where its result may be stored: addresses and lengths, in bounds.
     pub fn luggage(&self) -> Luggage {
         let word = |field| self.word(field).load(Ordering::Relaxed);
@@ -255,7 +270,7 @@ impl Context {
     }
 
     /// Nothing is under way.
-    pub fn clear(&self) {
+    pub fn begin(&self) {
         for field in [field::PROBING, field::PIECES, field::BROUGHT_COUNT, field::WRITABLE_COUNT] {
             self.word(field).store(0, Ordering::Relaxed);
         }
@@ -298,6 +313,11 @@ impl Context {
         Frame::new(self, frame, info, self.word(field::SIGNAL).load(Ordering::Relaxed) as i32)
     }
 
+    /// The frame at `address`, of a signal within the stub's own code. Only its registers and extended state are told.
+    pub fn nested_frame(&self, address: u64) -> Option<Frame<'_>> {
+        Frame::new(self, address, address, 0)
+    }
+
     fn inside(&self, address: u64, len: u64) -> Option<usize> {
         let offset = address.checked_sub(self.address()).filter(|&offset| offset >= STACK)?;
         (offset.checked_add(len)? <= SIZE && address.is_multiple_of(8)).then_some(offset as usize)
@@ -315,7 +335,7 @@ impl Context {
     }
 
     fn order(&self, order: u32, target: u64, source: u64, length: u64) -> bool {
-        if self.state().load(Ordering::Relaxed) != state::TRAP {
+        if self.halted.get() || self.state().load(Ordering::Relaxed) != state::TRAP {
             return false;
         }
         self.set(field::TARGET, target);
@@ -356,8 +376,8 @@ impl Context {
     }
 
     /// Gives the memory back, for another thread of the same process.
-    pub fn into_slab(self) -> (Slab, usize) {
-        (self.slab, self.index)
+    pub fn into_slab(self) -> (Slab, usize, bool) {
+        (self.slab, self.index, self.mapped)
     }
 }
 
@@ -411,6 +431,11 @@ impl<'a> Frame<'a> {
         let ucontext = context.inside(ucontext, (GREGS + WORDS * 8) as u64)?;
         let info = context.inside(info, size_of::<libc::siginfo_t>() as u64)?;
         Some(Frame { context, ucontext, info, signal })
+    }
+
+    /// Where it is in the stub: what `rt_sigreturn` finds at the stack's pointer.
+    pub fn address(&self) -> u64 {
+        self.context.address() + self.ucontext as u64
     }
 
     fn register(&self, word: usize) -> &AtomicU64 {
@@ -473,6 +498,9 @@ impl<'a> Frame<'a> {
         let address = self.register(word::FPSTATE).load(Ordering::Relaxed);
         let Some(at) = self.context.inside(address, 512) else { return };
         let room = (SIZE as usize - at).min(image.len());
+        if room < SOFTWARE.end {
+            return;
+        }
         let mut saved = vec![0u8; room];
         // SAFETY: within the slab.
         unsafe { std::ptr::copy_nonoverlapping(self.context.at(at), saved.as_mut_ptr(), room) };

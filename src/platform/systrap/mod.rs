@@ -32,6 +32,8 @@ mod space;
 mod thread;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;

@@ -162,6 +162,11 @@ impl Patches {
         self.rooms.push(Room { start, used: vec![false; (ROOM / SLOT) as usize] });
     }
 
+    /// Whether there is anything to be gained by trying to rewrite the site of the call that ends at `back`.
+    pub fn may_rewrite(&self, back: u64) -> bool {
+        !self.refused.contains(&back) && self.texts.iter().any(|text| text.contains(&back))
+    }
+
     /// Rewrites the site of the call that ends at `back`, if it has a shape that can be. Whether it was or is.
     pub fn rewrite(&mut self, memory: &mut dyn Poke, back: u64, number: u64) -> Result<bool> {
         if self.refused.contains(&back) {
@@ -231,7 +236,7 @@ impl Patches {
         if !self.texts.is_empty() {
             self.cut_texts(range);
         }
-        if self.sites.is_empty() && self.rooms.is_empty() {
+        if self.sites.is_empty() && self.rooms.is_empty() || range.is_empty() {
             return;
         }
         let near = range.start.saturating_sub(8)..range.end;

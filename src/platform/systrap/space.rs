@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -13,32 +14,36 @@ use super::patch::Patches;
 use crate::errno::{Errno, Result};
 use crate::platform::AddressSpace;
 use crate::platform::ptrace::space::Space;
+use crate::platform::ptrace::trace;
 
 /// The contexts of one stub process. A piece of memory stays with the process until that is gone, since it stays mapped.
 #[derive(Default)]
 pub struct Contexts {
     idle: Mutex<Idle>,
+    /// Held while one is mapped, and while the process is copied: the copy must have none, but a mapping can be told so only
+    /// once it is there. A lock of the platform's own, after all others.
+    pub mapping: Mutex<()>,
 }
 
 #[derive(Default)]
 struct Idle {
-    returned: Vec<(Slab, usize)>,
+    returned: Vec<(Slab, usize, bool)>,
     fresh: usize,
 }
 
 impl Contexts {
-    /// A context, and whether the process has it mapped. `EAGAIN` when there are no more.
-    pub fn take(&self, arena: &Arc<Arena>) -> Result<(Context, bool)> {
+    /// A context. `EAGAIN` when there are no more.
+    pub fn take(&self, arena: &Arc<Arena>) -> Result<Context> {
         let mut idle = self.idle.lock();
-        if let Some((slab, index)) = idle.returned.pop() {
-            return Ok((Context::new(slab, index), true));
+        if let Some((slab, index, mapped)) = idle.returned.pop() {
+            return Ok(Context::new(slab, index, mapped));
         }
         if idle.fresh >= context::MOST {
             return Err(Errno::EAGAIN);
         }
         let slab = arena.take()?;
         idle.fresh += 1;
-        Ok((Context::new(slab, idle.fresh - 1), false))
+        Ok(Context::new(slab, idle.fresh - 1, false))
     }
 
     /// Gives it back, for another thread of the process.
@@ -85,6 +90,8 @@ struct Piece {
 struct Waiting {
     context: *const Context,
     memory: *const TrapSpace,
+    /// The stub's thread.
+    tid: i32,
     /// What the call has brought with it.
     brought: Span,
     /// Whether that is a string.
@@ -99,9 +106,9 @@ thread_local! {
     static WAITING: Cell<Option<Waiting>> = const { Cell::new(None) };
 }
 
-/// The calling thread's stub waits, and copies for it until [`nobody_waits`]. `call`: it has stopped for a call through a
+/// The calling thread's stub, the thread `tid`, waits, and copies for it until [`nobody_waits`]. `call`: it has stopped for a call through a
 /// rewritten site, and has brought what that needs.
-pub fn waits(context: &Context, space: &Arc<TrapSpace>, call: bool) {
+pub fn waits(context: &Context, space: &Arc<TrapSpace>, tid: i32, call: bool) {
     let nothing = || Luggage { brought: (0, 0), is_string: false, writable: (0, 0) };
     let Luggage { brought, is_string, writable } = if call { context.luggage() } else { nothing() };
     let span = |(at, len): (u64, usize)| Span { at, len: if space.allows(at, len) { len } else { 0 } };
@@ -109,7 +116,7 @@ pub fn waits(context: &Context, space: &Arc<TrapSpace>, call: bool) {
     let (brought, writable) = (span(brought), span(writable));
     let pieces = [none; PIECES];
     let memory = Arc::as_ptr(space);
-    WAITING.set(Some(Waiting { context, memory, brought, is_string, writable, pieces, count: 0 }));
+    WAITING.set(Some(Waiting { context, memory, tid, brought, is_string, writable, pieces, count: 0 }));
 }
 
 /// The calling thread's stub goes on, and stores what was left for it.
@@ -163,17 +170,31 @@ impl Waiting {
     }
 }
 
-/// How often the sentry looks for the end of a copy before it asks whether the stub still lives.
-const LOOKS: u32 = 100_000;
+/// How long the sentry looks for the end of a copy, which takes less than 1 us unless the host runs somebody else.
+const LIMIT: Duration = Duration::from_millis(2);
 
-/// Waits for the stub to have done what it was told. False when it does not answer: it is gone, or is no stub any more.
-pub fn finished(context: &Context) -> bool {
-    for _ in 0..LOOKS {
-        match context.state().load(Ordering::Acquire) {
-            state::COPY | state::EXCHANGE => std::hint::spin_loop(),
-            _ => return true,
+/// How often it looks between two glances at the clock.
+const LOOKS: u32 = 256;
+
+/// Waits for the stub, the thread `tid`, to have done what it was told. False when it does not: then it has been stopped, as
+/// its context's `halted` tells, so that it does nothing behind the sentry's back.
+pub fn finished(context: &Context, tid: i32) -> bool {
+    let mut end = None;
+    loop {
+        for _ in 0..LOOKS {
+            match context.state().load(Ordering::Acquire) {
+                state::COPY | state::EXCHANGE => std::hint::spin_loop(),
+                _ => return true,
+            }
+        }
+        let now = Instant::now();
+        if now > *end.get_or_insert(now + LIMIT) {
+            break;
         }
     }
+    nobody_waits();
+    // A thread that cannot be stopped is gone: whoever wants to use it finds out.
+    context.halted.set(trace::halt(tid).is_ok());
     false
 }
 
@@ -252,8 +273,7 @@ impl TrapSpace {
         if !order(context) {
             return None;
         }
-        if !finished(context) {
-            nobody_waits();
+        if !finished(context, waiting.tid) {
             return None;
         }
         let left = usize::try_from(context.copy_left()).unwrap_or(len).min(len);

@@ -3,15 +3,15 @@
 use super::*;
 use crate::platform::{Backing, Event, MapRequest, UserThread};
 
-const CODE: u64 = 0x40_0000;
-const DATA: u64 = 0x50_0000;
+pub const CODE: u64 = 0x40_0000;
+pub const DATA: u64 = 0x50_0000;
 
-fn anonymous(addr: u64, len: u64, prot: i32) -> MapRequest {
+pub fn anonymous(addr: u64, len: u64, prot: i32) -> MapRequest {
     MapRequest { addr, len, prot, shared: false, flags: 0, backing: Backing::Anonymous }
 }
 
 /// A thread that is to run `code`, with two pages of data.
-fn thread(platform: &SystrapPlatform, code: &[u8]) -> Box<dyn UserThread> {
+pub fn thread(platform: &SystrapPlatform, code: &[u8]) -> Box<dyn UserThread> {
     let mut user = platform.spawn().unwrap().attach().unwrap();
     let rwx = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
     user.map(&anonymous(CODE, 0x1000, rwx)).unwrap();
@@ -22,7 +22,7 @@ fn thread(platform: &SystrapPlatform, code: &[u8]) -> Box<dyn UserThread> {
 }
 
 /// A thread whose code is a file's, so that its calls are rewritten.
-fn text_thread(platform: &SystrapPlatform, code: &[u8]) -> Box<dyn UserThread> {
+pub fn text_thread(platform: &SystrapPlatform, code: &[u8]) -> Box<dyn UserThread> {
     use std::io::Write;
     use std::os::fd::AsRawFd;
     let mut file = tempfile::tempfile().unwrap();
@@ -38,7 +38,7 @@ fn text_thread(platform: &SystrapPlatform, code: &[u8]) -> Box<dyn UserThread> {
     user
 }
 
-fn run(user: &mut dyn UserThread) -> Event {
+pub fn run(user: &mut dyn UserThread) -> Event {
     loop {
         if let Some(near) = user.wants_room() {
             user.take_room((near.start - 0x10_0000) & !0xfff).unwrap();
@@ -50,7 +50,7 @@ fn run(user: &mut dyn UserThread) -> Event {
     }
 }
 
-fn expect_syscall(user: &mut dyn UserThread) -> u64 {
+pub fn expect_syscall(user: &mut dyn UserThread) -> u64 {
     match run(user) {
         Event::Syscall => user.regs().orig_rax,
         Event::Fault(info) => panic!("fault {} at {:#x}", info.si_signo, user.regs().rip),
@@ -59,10 +59,11 @@ fn expect_syscall(user: &mut dyn UserThread) -> u64 {
 }
 
 /// `1: mov $39,%eax; syscall; add %rax,%rbx; jmp 1b`.
-const LOOP: &[u8] = &[0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x48, 0x01, 0xc3, 0xeb, 0xf4];
+pub const LOOP: &[u8] = &[0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x48, 0x01, 0xc3, 0xeb, 0xf4];
 
 /// `1: xor %eax,%eax; syscall; cmp $-4095,%rax; lea 1(%rbx),%rbx; jmp 1b`.
-const LOOP_BEHIND: &[u8] = &[0x31, 0xc0, 0x0f, 0x05, 0x48, 0x3d, 1, 0xf0, 0xff, 0xff, 0x48, 0x8d, 0x5b, 1, 0xeb, 0xf0];
+pub const LOOP_BEHIND: &[u8] =
+    &[0x31, 0xc0, 0x0f, 0x05, 0x48, 0x3d, 1, 0xf0, 0xff, 0xff, 0x48, 0x8d, 0x5b, 1, 0xeb, 0xf0];
 
 #[test]
 fn calls_are_answered_in_every_mode() {

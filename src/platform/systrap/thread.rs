@@ -14,6 +14,8 @@ use super::seat::{Looked, Seat};
 use super::space::{self, Contexts, TrapSpace};
 use crate::errno::{Errno, Result};
 use crate::platform::placement::Scheduling;
+use crate::platform::ptrace::space::StubProcess;
+use crate::platform::ptrace::stub::STUB;
 use crate::platform::ptrace::thread::{FREE, IDLE, KICKED, StubSeed, StubThread, from_kernel};
 use crate::platform::ptrace::trace;
 use crate::platform::{
@@ -29,13 +31,16 @@ const MOST_QUIET: u32 = 512;
 /// Calls of one site after which it is rewritten.
 const HITS: u32 = 3;
 
+/// Calls after which that is tried again: its memory may be another by then.
+const AGAIN: u32 = 256;
+
 /// How many sites are counted at a time.
 const SITES: usize = 512;
 
-/// How many instructions a thread is followed through the stub's code when it is stopped there: each byte of a copy is one.
-const STEPS: usize = 8000;
+/// How many instructions a thread is followed through the stub's code when it is stopped there.
+const STEPS: usize = 400;
 
-/// Set in the flags while a thread is followed, and stored by `pushfq`.
+/// The processor traps after each instruction.
 const TRAP_FLAG: u64 = 0x100;
 
 /// How many rooms for slots one memory has.
@@ -94,9 +99,13 @@ struct TrapThread {
     /// The same, as the trait hands it out.
     shared: Arc<dyn AddressSpace>,
     context: Option<Box<Context>>,
+    /// Whether the context is as this program may have it, and the stub's signal stack is in it.
+    ready: bool,
     mode: Mode,
     /// The registers as captured: what differs has been changed by the sentry.
     seen: Regs,
+    /// Where the stub was to go on after a call through a rewritten site, which is not always where the container is.
+    resume: u64,
     /// Plain calls since the last thing that needed the tracer.
     quiet: u32,
     /// How many there must be.
@@ -119,14 +128,44 @@ fn futex(word: &AtomicU32, op: i32, value: u32, timeout: Option<Duration>) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), op, value, time) };
 }
 
-/// Whether the process has ended, and waits to be reaped.
-fn has_ended(pid: i32) -> bool {
-    // SAFETY: a siginfo_t of zeros is a value; the kernel fills it.
+/// Whether a thread of the process `pid`, which is not reaped, has ended: it has no memory any more. (That the process can be
+/// reaped says it later: not before the tracers of its other threads, which may be busy, have seen them end.)
+fn has_ended(pid: i32, tid: i32) -> bool {
+    let mut byte = 0u8;
+    let local = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    let remote = libc::iovec { iov_base: STUB as *mut _, iov_len: 1 };
+    // SAFETY: no pointers; one byte that is ours, and one of another process.
     unsafe {
-        let mut info: libc::siginfo_t = std::mem::zeroed();
-        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-        libc::waitid(libc::P_PID, pid as u32, &mut info, flags) != 0 || info.si_pid() == pid
+        libc::syscall(libc::SYS_tgkill, pid, tid, 0) != 0
+            || libc::process_vm_readv(tid, &local, 1, &remote, 1, 0) < 0 && Errno::last() == Errno::ESRCH
     }
+}
+
+/// A stopped thread goes one instruction further in our code, but for what raises a fault, and for host calls that only the
+/// container can have led it to: waiting, with nothing that anybody waits for, and returning from signals. `regs` are its own,
+/// and are not kept up; `signal`, if not 0, it gets first.
+fn step_inside(tid: i32, regs: &mut Regs, signal: i32) -> Result<Step> {
+    const EINTR: u64 = -(libc::EINTR as i64) as u64;
+    let waits = |rip: u64| code::futexes().contains(&rip);
+    if regs.orig_rax as i64 >= 0 || waits(regs.rip + 2) {
+        // The call was interrupted, or is about to be made: not again, as it could take for ever.
+        let rip = if waits(regs.rip + 2) { regs.rip + 2 } else { regs.rip };
+        *regs = Regs { rip, rax: EINTR, orig_rax: u64::MAX, ..*regs };
+        return trace::set_regs(tid, regs).map(|()| Step::Further);
+    }
+    if regs.rip + 2 == code::sigreturn() && signal == 0 {
+        return Ok(Step::Returning);
+    }
+    Ok(trace::step(tid, signal)?.map_or(Step::Further, Step::Raised))
+}
+
+/// What a step came to.
+enum Step {
+    Further,
+    /// It has raised a fault, whose signal it has not got yet.
+    Raised(i32),
+    /// It is about to return from a signal.
+    Returning,
 }
 
 impl Poke for StubThread {
@@ -147,11 +186,13 @@ impl TrapThread {
     fn new(inner: StubThread, memory: Arc<TrapSpace>, arena: Arc<Arena>) -> TrapThread {
         TrapThread {
             seen: inner.regs,
+            resume: 0,
             inner,
             arena,
             shared: memory.clone(),
             memory,
             context: None,
+            ready: false,
             mode: Mode::Traced,
             quiet: 0,
             enough: QUIET,
@@ -164,37 +205,48 @@ impl TrapThread {
         }
     }
 
-    fn contexts(&self) -> Option<&Contexts> {
-        let kept = self.inner.space.process.kept.get_or_init(|| Box::new(Contexts::default()));
-        kept.downcast_ref()
-    }
-
-    /// A context, mapped in the stub and with the stub's signal stack in it. Costs four calls in the stub, once a thread.
+    /// A context, mapped in the stub and with the stub's signal stack in it. Costs four calls in the stub, once a thread, of
+    /// which two are made again for each program.
     fn make_context(&mut self) -> Result<()> {
-        if self.context.is_some() {
+        if self.ready {
             return Ok(());
         }
-        let (context, mapped) = self.contexts().ok_or(Errno::EINVAL)?.take(&self.arena)?;
-        let (at, offset, fd) = (context.address(), context.offset(), self.arena.fd());
-        self.context = Some(Box::new(context));
-        if !mapped {
-            let access = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-            let flags = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
-            self.inner.call(libc::SYS_mmap, [at, context::SIZE, access, flags, fd as u64, offset])?;
-            // A child must not have its parent's.
-            self.inner.call(libc::SYS_madvise, [at, context::SIZE, libc::MADV_DONTFORK as u64, 0, 0, 0])?;
-            // Nobody else ends a stub that is not traced when the sentry is gone.
-            let death = [libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64, 0, 0, 0, 0];
-            self.inner.call(libc::SYS_prctl, death)?;
-        }
-        let stack: [u64; 3] = [at + context::STACK, 0, context::SIZE - context::STACK];
+        self.map_context()?;
+        // Nobody else ends a stub that is not traced when the sentry is gone.
+        let death = [libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64, 0, 0, 0, 0];
+        self.inner.call(libc::SYS_prctl, death)?;
         let Some(context) = &self.context else { return Err(Errno::EINVAL) };
+        context.clear();
+        let stack: [u64; 3] = [context.address() + context::STACK, 0, context::SIZE - context::STACK];
         let bytes: Vec<u8> = stack.iter().flat_map(|word| word.to_ne_bytes()).collect();
         context.write_buffer(&bytes);
         let place = context.buffer_address();
         self.inner.call(libc::SYS_sigaltstack, [place, 0, 0, 0, 0, 0])?;
         self.set_waker();
         self.fill_answers();
+        self.ready = true;
+        Ok(())
+    }
+
+    fn map_context(&mut self) -> Result<()> {
+        let process = self.inner.space.process.clone();
+        let contexts = kept(&process).ok_or(Errno::EINVAL)?;
+        let context = match self.context.take() {
+            Some(context) => context,
+            None => Box::new(contexts.take(&self.arena)?),
+        };
+        let (at, offset, fd, mapped) = (context.address(), context.offset(), self.arena.fd(), context.mapped);
+        let context = self.context.insert(context);
+        if mapped {
+            return Ok(());
+        }
+        let access = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let flags = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
+        let _no_fork = contexts.mapping.lock();
+        self.inner.call(libc::SYS_mmap, [at, context::SIZE, access, flags, fd as u64, offset])?;
+        // A child must not have its parent's.
+        self.inner.call(libc::SYS_madvise, [at, context::SIZE, libc::MADV_DONTFORK as u64, 0, 0, 0])?;
+        context.mapped = true;
         Ok(())
     }
 
@@ -240,7 +292,7 @@ impl TrapThread {
         let regs = Regs { gs_base: base, rip, orig_rax: u64::MAX, ..self.inner.regs };
         self.inner.dirty = true;
         self.stint = 0;
-        context.clear();
+        context.begin();
         context.set_patience(0);
         context.state().store(state::RUN_ASLEEP, Ordering::SeqCst);
         if trace::set_regs(self.inner.tid, &regs).is_err() {
@@ -291,7 +343,8 @@ impl TrapThread {
     /// Stores what the sentry has changed where the stub takes it from. False when that cannot be done without a tracer.
     fn answer(&mut self, stop: Stop) -> bool {
         let Some(context) = &self.context else { return false };
-        if !matches!(context.state().load(Ordering::Acquire), state::TRAP | state::TRAP_ASLEEP) {
+        if context.halted.get() || !matches!(context.state().load(Ordering::Acquire), state::TRAP | state::TRAP_ASLEEP)
+        {
             return false;
         }
         let (now, seen) = (&self.inner.regs, &self.seen);
@@ -303,6 +356,10 @@ impl TrapThread {
             Stop::Call => {
                 let same = Regs { rax: seen.rax, orig_rax: seen.orig_rax, ..*now };
                 context.set_result(now.rax);
+                if self.resume != seen.rip {
+                    // In a slot, which may be gone by now.
+                    context.set_resume(self.memory.patches.lock().seen_from_inside(seen.rip));
+                }
                 is_same(&same, seen)
             }
             Stop::Signal => {
@@ -331,12 +388,17 @@ impl TrapThread {
             }
             self.seat.gives_up(&mut self.inner.place);
             let asleep = word.compare_exchange(state::RUN, state::RUN_ASLEEP, Ordering::SeqCst, Ordering::SeqCst);
-            if matches!(asleep, Ok(_) | Err(state::RUN_ASLEEP)) && !kicked() {
-                futex(word, libc::FUTEX_WAIT, state::RUN_ASLEEP, Some(ALIVE));
-                let still = word.load(Ordering::Acquire) == state::RUN_ASLEEP;
-                if still && has_ended(self.inner.space.process.pid) {
-                    return Some(Event::Lost);
+            match asleep {
+                Ok(_) | Err(state::RUN_ASLEEP) if !kicked() => {
+                    futex(word, libc::FUTEX_WAIT, state::RUN_ASLEEP, Some(ALIVE));
+                    let still = word.load(Ordering::Acquire) == state::RUN_ASLEEP;
+                    if still && has_ended(self.inner.space.process.pid, self.inner.tid) {
+                        return Some(Event::Lost);
+                    }
                 }
+                Ok(_) | Err(state::RUN | state::RUN_ASLEEP | state::TRAP | state::TRAP_ASLEEP) => {}
+                // The container has written there: what it does is seen with a tracer only.
+                Err(_) => return Some(self.stop_running()),
             }
         }
         if self.inner.kicker.state.swap(IDLE, Ordering::SeqCst) == KICKED {
@@ -356,6 +418,7 @@ impl TrapThread {
         let event = match stop {
             Stop::Call => {
                 context.load_call(&mut self.inner.regs);
+                self.resume = self.inner.regs.rip;
                 self.outside();
                 Some(Event::Syscall)
             }
@@ -363,7 +426,7 @@ impl TrapThread {
         };
         self.seen = self.inner.regs;
         if let (Mode::Waiting(_), Some(context)) = (&self.mode, &self.context) {
-            space::waits(context, &self.memory, stop == Stop::Call);
+            space::waits(context, &self.memory, self.inner.tid, stop == Stop::Call);
         }
         event
     }
@@ -414,9 +477,38 @@ impl TrapThread {
                 Some(Event::Syscall)
             }
             libc::SIGTRAP if self.is_ours() => None,
-            _ if from_kernel(info) => Some(Event::Fault(*info)),
+            libc::SIGTRAP if self.is_inside(self.inner.regs.rip) => self.stepped_inside(),
+            libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGTRAP if from_kernel(info) => {
+                Some(Event::Fault(*info))
+            }
             _ => Some(Event::Interrupted),
         }
+    }
+
+    /// Whether `rip` is in a slot or in the stub's code, where the container does not know that it is.
+    fn is_inside(&self, rip: u64) -> bool {
+        code::range().contains(&rip) || self.memory.patches.lock().is_slot(rip)
+    }
+
+    /// A program that lets the processor trap after each instruction has come to our code by one of its own. What it sees is
+    /// the next of its own instructions, or its call.
+    fn stepped_inside(&mut self) -> Option<Event> {
+        if matches!(self.mode, Mode::Traced) {
+            return Some(self.out_of_the_slot());
+        }
+        if self.retrace().is_err() {
+            return Some(Event::Lost);
+        }
+        let context = self.context.as_ref()?;
+        // It waits for no answer any more.
+        context.state().store(state::RUN, Ordering::SeqCst);
+        let gs_base = if self.inner.regs.gs_base == 0 { context.address() } else { self.inner.regs.gs_base };
+        if trace::set_regs(self.inner.tid, &Regs { gs_base, orig_rax: u64::MAX, ..self.inner.regs }).is_err() {
+            return Some(Event::Lost);
+        }
+        let event = self.follow_out(0);
+        self.inner.dirty = true;
+        event
     }
 
     /// A rewritten site, of a thread whose `%gs` is not its context: the slot has left in `rcx` where to go on.
@@ -448,13 +540,16 @@ impl TrapThread {
             self.hits.clear();
         }
         let hits = self.hits.entry(rip).or_default();
-        *hits += 1;
-        if *hits == HITS {
+        *hits = hits.wrapping_add(1);
+        if *hits % AGAIN == HITS {
             self.rewrite(rip);
         }
     }
 
     fn rewrite(&mut self, back: u64) {
+        if !self.memory.patches.lock().may_rewrite(back) {
+            return;
+        }
         let was_free = matches!(self.mode, Mode::Waiting(_));
         // Pokes are a tracer's.
         if self.retrace().is_err() {
@@ -481,36 +576,53 @@ impl TrapThread {
         self.inner.place.join();
         self.quiet = 0;
         self.enough = if self.stint < self.enough { (self.enough * 2).min(MOST_QUIET) } else { QUIET };
-        trace::halt(self.inner.tid)?;
+        self.halt()?;
         if stop == Stop::Signal {
             self.restore_xstate()?;
         }
         Ok(())
     }
 
-    /// The extended state is in the signal's frame: the handler runs with a fresh one.
+    /// Stops the free stub, unless that has been done.
+    fn halt(&self) -> Result<Option<i32>> {
+        match &self.context {
+            Some(context) if context.halted.take() => Ok(None),
+            _ => trace::halt(self.inner.tid),
+        }
+    }
+
+    /// The extended state is in the signal's frame: the handler runs with a fresh one, which the thread keeps when the
+    /// container has made nonsense of the frame.
     fn restore_xstate(&mut self) -> Result<()> {
         let mut image = trace::get_xstate(self.inner.tid)?;
         if let Some(frame) = self.context.as_ref().and_then(|context| context.load_signal()) {
             frame.load_xstate(&mut image);
         }
-        trace::set_xstate(self.inner.tid, &image)
+        match trace::set_xstate(self.inner.tid, &image) {
+            Err(Errno::ESRCH) => Err(Errno::ESRCH),
+            _ => Ok(()),
+        }
     }
 
     /// Stops a free stub wherever it is, and traces it from then on.
     fn stop_running(&mut self) -> Event {
         space::nobody_waits();
         self.inner.place.join();
-        self.inner.kicker.state.store(IDLE, Ordering::SeqCst);
+        let kicked = self.inner.kicker.state.swap(IDLE, Ordering::SeqCst) == KICKED;
         self.mode = Mode::Traced;
         self.quiet = 0;
-        let Ok(pending) = trace::halt(self.inner.tid) else { return Event::Lost };
+        let Ok(pending) = self.halt() else { return Event::Lost };
         let event = match pending {
             Some(signal) => self.caught(signal),
             None => self.follow_out(0),
         };
         self.inner.dirty = true;
-        event.unwrap_or(Event::Interrupted)
+        let event = event.unwrap_or(Event::Interrupted);
+        if kicked && !matches!(event, Event::Interrupted) {
+            // For the next run.
+            self.inner.kicker.state.store(KICKED, Ordering::SeqCst);
+        }
+        event
     }
 
     /// It was about to get a signal.
@@ -543,25 +655,26 @@ impl TrapThread {
             }
             let context = self.context.as_ref()?;
             if matches!(context.state().load(Ordering::Acquire), state::TRAP | state::TRAP_ASLEEP) {
-                let event = self.capture_traced();
-                self.inner.kicker.state.store(KICKED, Ordering::SeqCst);
-                return event;
+                return self.capture_traced();
             }
             let rip = self.inner.regs.rip;
-            if rip == code::slow() && signal == 0 {
-                self.called_without_context();
-                self.inner.kicker.state.store(KICKED, Ordering::SeqCst);
-                return Some(Event::Syscall);
-            }
-            let in_code = code::range().contains(&rip);
-            if !in_code && !self.memory.patches.lock().is_slot(rip) {
+            if !self.is_inside(rip) {
                 break;
             }
-            match trace::step(self.inner.tid, signal) {
-                Ok(None) => signal = 0,
+            if rip == code::slow() && signal == 0 {
+                self.called_without_context();
+                return Some(Event::Syscall);
+            }
+            if signal == 0 && self.copies_by_hand() {
+                continue;
+            }
+            match step_inside(self.inner.tid, &mut self.inner.regs, signal) {
+                Ok(Step::Further) => signal = 0,
                 // Its handler has it; in a slot there is nothing that could fault.
-                Ok(Some(raised)) if in_code => signal = raised,
-                Ok(Some(_)) => break,
+                Ok(Step::Raised(raised)) if code::range().contains(&rip) => signal = raised,
+                Ok(Step::Returning) if self.is_returning() => return self.return_traced(),
+                Ok(Step::Returning) if self.return_inside() => signal = 0,
+                Ok(Step::Raised(_) | Step::Returning) => break,
                 Err(_) => return Some(Event::Lost),
             }
         }
@@ -570,13 +683,80 @@ impl TrapThread {
         Some(Event::Interrupted)
     }
 
+    /// A copy, each byte of which would be a step: what a call brings is done without, and what it takes back is stored by the
+    /// sentry. Whether the thread is at one.
+    fn copies_by_hand(&mut self) -> bool {
+        let [bring, brought] = code::bringing();
+        let regs = self.inner.regs;
+        let next = if regs.rip == bring {
+            Regs { rip: brought, ..regs }
+        } else if regs.rip == code::storing() {
+            self.store_piece(regs.rdi, regs.rsi, regs.rcx);
+            Regs { rip: regs.rip + 2, rcx: 0, ..regs }
+        } else {
+            return false;
+        };
+        self.inner.regs = Regs { orig_rax: u64::MAX, ..next };
+        trace::set_regs(self.inner.tid, &self.inner.regs).is_ok()
+    }
+
+    fn store_piece(&self, target: u64, source: u64, len: u64) {
+        let Some(context) = &self.context else { return };
+        let offset = source.wrapping_sub(context.address() + context::TAKEN);
+        if offset.saturating_add(len) > context::TAKEN_LEN as u64 {
+            return;
+        }
+        let mut bytes = vec![0; len as usize];
+        context.read_taken(offset as usize, &mut bytes);
+        // The memory may be gone by now: then nobody sees it.
+        let _ = AddressSpace::write(&*self.inner.space, target, &bytes);
+    }
+
+    /// Whether the thread is about to return from the signal that it was last answered for.
+    fn is_returning(&self) -> bool {
+        let frame = self.context.as_ref().and_then(|context| context.load_signal());
+        self.inner.regs.rip + 2 == code::sigreturn()
+            && frame.is_some_and(|frame| frame.address() == self.inner.regs.rsp)
+    }
+
+    /// It returns, by the sentry's hand, from a fault of the stub's own copies.
+    fn return_inside(&mut self) -> bool {
+        let Some(context) = &self.context else { return false };
+        let Some(frame) = context.nested_frame(self.inner.regs.rsp) else { return false };
+        let (fs_base, gs_base) = (self.inner.regs.fs_base, self.inner.regs.gs_base);
+        let mut regs = self.inner.regs;
+        frame.load(&mut regs);
+        if !code::range().contains(&regs.rip) {
+            return false;
+        }
+        let Ok(mut image) = trace::get_xstate(self.inner.tid) else { return false };
+        frame.load_xstate(&mut image);
+        let regs = Regs { fs_base, gs_base, orig_rax: u64::MAX, ..regs };
+        trace::set_xstate(self.inner.tid, &image).is_ok() && trace::set_regs(self.inner.tid, &regs).is_ok()
+    }
+
+    /// It returns from there by the sentry's hand. The host's way would block signals if the container has written to the frame.
+    fn return_traced(&mut self) -> Option<Event> {
+        self.context.as_ref()?.load_signal()?.load(&mut self.inner.regs);
+        if self.restore_xstate().is_err() {
+            return Some(Event::Lost);
+        }
+        self.outside();
+        Some(Event::Interrupted)
+    }
+
     /// It had posted something: that is what it stopped for.
     fn capture_traced(&mut self) -> Option<Event> {
         let stop = self.context.as_ref()?.stop();
+        // While a tracer steps, what `pushf` stores says so: the true flag is what the tracer is told.
+        let trapping = self.inner.regs.eflags & TRAP_FLAG;
+        self.inner.regs.orig_rax = u64::MAX;
         match stop {
             Stop::Call => {
-                self.context.as_ref()?.load_call(&mut self.inner.regs);
-                self.inner.regs.eflags &= !TRAP_FLAG;
+                let regs = &mut self.inner.regs;
+                self.context.as_ref()?.load_call(regs);
+                regs.eflags = regs.eflags & !TRAP_FLAG | trapping;
+                regs.r11 = regs.eflags;
                 self.outside();
                 Some(Event::Syscall)
             }
@@ -631,7 +811,7 @@ impl TrapThread {
     fn out_of_the_slot(&mut self) -> Event {
         for _ in 0..STEPS {
             let rip = self.inner.regs.rip;
-            if !code::range().contains(&rip) && !self.memory.patches.lock().is_slot(rip) {
+            if !self.is_inside(rip) {
                 break;
             }
             self.inner.dirty = true;
@@ -639,16 +819,34 @@ impl TrapThread {
                 // The trap itself: the next run has it.
                 break;
             }
-            let stepped = trace::step(self.inner.tid, 0);
+            let stepped = step_inside(self.inner.tid, &mut self.inner.regs, 0);
             if trace::get_regs(self.inner.tid, &mut self.inner.regs).is_err() {
                 return Event::Lost;
             }
-            if !matches!(stepped, Ok(None)) {
+            if !matches!(stepped, Ok(Step::Further)) {
                 break;
             }
         }
         self.inner.regs.orig_rax = u64::MAX;
         Event::Interrupted
+    }
+
+    /// The thread was stopped while it was to compare and exchange: it must not do that twice. Whether it has done it.
+    fn exchanges_traced(&self, context: &Context) -> bool {
+        let mut regs = self.inner.regs;
+        let tid = self.inner.tid;
+        for _ in 0..STEPS {
+            if context.state().load(Ordering::Acquire) != state::EXCHANGE {
+                return true;
+            }
+            let stepped = trace::get_regs(tid, &mut regs).is_ok()
+                && code::range().contains(&regs.rip)
+                && matches!(step_inside(tid, &mut regs, 0), Ok(Step::Further));
+            if !stepped {
+                break;
+            }
+        }
+        false
     }
 
     /// The container is about to change what is mapped in `range`.
@@ -665,11 +863,16 @@ impl TrapThread {
             for &(number, _) in &self.answers {
                 context.set_answer(number, None);
             }
-            if let Some(contexts) = self.contexts() {
+            if let Some(contexts) = kept(&self.inner.space.process) {
                 contexts.give_back(*context);
             }
         }
     }
+}
+
+/// The contexts of a process.
+fn kept(process: &StubProcess) -> Option<&Contexts> {
+    process.kept.get_or_init(|| Box::new(Contexts::default())).downcast_ref()
 }
 
 /// Whether two sets of registers are equal.
@@ -763,9 +966,13 @@ impl UserThread for TrapThread {
 
     fn fork(&mut self) -> Result<Seed> {
         self.retrace()?;
+        let process = self.inner.space.process.clone();
         // No site is rewritten between the copy of the memory and that of what is known of it.
         let patches = self.memory.patches.lock();
-        let inner = self.inner.fork_seed()?;
+        let inner = {
+            let _no_mapping = kept(&process).map(|contexts| contexts.mapping.lock());
+            self.inner.fork_seed()?
+        };
         let patches = Box::new(patches.clone());
         Ok(Box::new(TrapSeed { inner, arena: self.arena.clone(), from: From::Copy(patches) }))
     }
@@ -788,6 +995,8 @@ impl UserThread for TrapThread {
             // Only when it was given back above, or is of a process that is gone.
             self.context = None;
         }
+        // The program before may have written there, and may have gone to another signal stack.
+        self.ready = false;
         self.memory = TrapSpace::new(self.inner.space.clone(), Patches::default());
         self.shared = self.memory.clone();
         (self.quiet, self.enough, self.rooms, self.wish) = (0, QUIET, 0, None);
@@ -808,11 +1017,9 @@ impl UserThread for TrapThread {
         self.memory.before_exchange(addr);
         if let (Mode::Waiting(_), Some(context)) = (&self.mode, &self.context)
             && context.order_exchange(addr, expected, new)
+            && (space::finished(context, self.inner.tid) || self.exchanges_traced(context))
         {
-            if space::finished(context) {
-                return context.exchanged().ok_or(Errno::EFAULT);
-            }
-            space::nobody_waits();
+            return context.exchanged().ok_or(Errno::EFAULT);
         }
         self.retrace()?;
         self.inner.compare_exchange(addr, expected, new)
