@@ -82,6 +82,26 @@ pub fn halt(tid: i32) -> Result<Option<i32>> {
 /// `PTRACE_SETSIGMASK`.
 const SET_SIGMASK: libc::c_uint = 0x420b;
 
+/// Whether an instruction has raised a signal that has not been delivered to the stopped thread yet. It comes before the thread
+/// runs on.
+pub fn has_raised(tid: i32) -> bool {
+    const PEEKSIGINFO: libc::c_uint = 0x4209;
+    /// `struct ptrace_peeksiginfo_args`, of the thread's own queue.
+    #[repr(C)]
+    struct Args {
+        from: u64,
+        flags: u32,
+        count: i32,
+    }
+    // SAFETY: a siginfo_t of zeros is a value.
+    let mut queue: [SigInfo; 8] = unsafe { std::mem::zeroed() };
+    let args = Args { from: 0, flags: 0, count: queue.len() as i32 };
+    // SAFETY: the kernel reads the arguments and fills as many entries as they say at most.
+    let found = unsafe { libc::ptrace(PEEKSIGINFO, tid, std::ptr::from_ref(&args) as u64, queue.as_mut_ptr() as u64) };
+    let found = usize::try_from(found).unwrap_or(0).min(queue.len());
+    queue[..found].iter().any(|info| info.si_code > 0 && info.si_signo != KICK)
+}
+
 /// One instruction further, having got `signal` if that is not 0. The fault that it raises, if it does; signals that somebody
 /// sends meanwhile are swallowed.
 pub fn step(tid: i32, signal: i32) -> Result<Option<i32>> {

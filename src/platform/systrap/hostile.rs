@@ -316,7 +316,8 @@ fn host_calls_without_the_seal() {
             for number in numbers {
                 let mut user = free_thread(&platform);
                 let pid = user.space().host_pid();
-                let kicks = Kicks::new(user.interrupter(), Duration::from_millis(5));
+                // Not while it is on its way: traced, it could not even try.
+                let kicks = Kicks::new(user.interrupter(), Duration::from_secs(1));
                 let mut registers: [u64; 16] = std::array::from_fn(|_| random.next());
                 // A mapping of nothing at a place where nothing is; a clone as the sentry makes it.
                 let first = match number {

@@ -477,12 +477,33 @@ impl TrapThread {
                 Some(Event::Syscall)
             }
             libc::SIGTRAP if self.is_ours() => None,
+            libc::SIGTRAP if self.is_stale(info) => None,
             libc::SIGTRAP if self.is_inside(self.inner.regs.rip) => self.stepped_inside(),
             libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGTRAP if from_kernel(info) => {
                 Some(Event::Fault(*info))
             }
             _ => Some(Event::Interrupted),
         }
+    }
+
+    /// Whether the trap behind which the thread stopped was there for as long as the site was put back only. Then the thread
+    /// is sent to what is there now.
+    fn is_stale(&mut self, info: &SigInfo) -> bool {
+        const SI_KERNEL: i32 = 0x80;
+        let rip = self.inner.regs.rip;
+        let before = |distance: u64| {
+            let mut byte = [0];
+            let read = AddressSpace::read(&*self.inner.space, rip.wrapping_sub(distance), &mut byte);
+            read.is_ok().then_some(byte[0])
+        };
+        // `int3` is one byte; `int $3` is two.
+        let is_trap = |byte| byte == 0xcc || byte == 3 && before(2) == Some(0xcd);
+        let stale = info.si_code == SI_KERNEL && before(1).is_some_and(|byte| !is_trap(byte));
+        if stale {
+            self.inner.regs.rip = rip - 1;
+            self.inner.dirty = true;
+        }
+        stale
     }
 
     /// Whether `rip` is in a slot or in the stub's code, where the container does not know that it is.
@@ -613,7 +634,8 @@ impl TrapThread {
         self.quiet = 0;
         let Ok(pending) = self.halt() else { return Event::Lost };
         let event = match pending {
-            Some(signal) => self.caught(signal),
+            Some(signal) => self.caught(signal, true),
+            None if trace::has_raised(self.inner.tid) => self.catch(),
             None => self.follow_out(0),
         };
         self.inner.dirty = true;
@@ -625,18 +647,30 @@ impl TrapThread {
         event
     }
 
-    /// It was about to get a signal.
-    fn caught(&mut self, signal: i32) -> Option<Event> {
+    /// It has raised a signal, by a call above all. Not to take that now would be to lose it: the thread's registers may be
+    /// others by the time it is delivered, or the stub in the middle of a call that the sentry has it make.
+    fn catch(&mut self) -> Option<Event> {
+        if trace::resume(libc::PTRACE_CONT, self.inner.tid).is_err() {
+            return Some(Event::Lost);
+        }
+        match trace::wait(self.inner.tid) {
+            trace::Stop::Signal(signal) => self.caught(signal, false),
+            trace::Stop::Gone => Some(Event::Lost),
+            trace::Stop::Event | trace::Stop::Syscall => self.follow_out(0),
+        }
+    }
+
+    /// It was about to get a signal. `asked`: the stop that was asked for comes next, before any instruction.
+    fn caught(&mut self, signal: i32, asked: bool) -> Option<Event> {
         if trace::get_regs(self.inner.tid, &mut self.inner.regs).is_err() {
             return Some(Event::Lost);
         }
-        if code::range().contains(&self.inner.regs.rip) {
+        if code::range().contains(&self.inner.regs.rip) && self.inner.regs.rip != code::slow() {
             // A fault of the stub's own copies, which its handler knows what to do about.
             return self.follow_out(signal);
         }
         let event = self.inner.stopped_by_signal(signal);
-        // The stop that was asked for comes next, before any instruction.
-        if trace::resume(libc::PTRACE_CONT, self.inner.tid).is_ok() {
+        if asked && trace::resume(libc::PTRACE_CONT, self.inner.tid).is_ok() {
             trace::wait(self.inner.tid);
         }
         self.outside();
@@ -658,12 +692,9 @@ impl TrapThread {
                 return self.capture_traced();
             }
             let rip = self.inner.regs.rip;
-            if !self.is_inside(rip) {
+            // The trap of a thread without a context is the next run's.
+            if !self.is_inside(rip) || rip == code::slow() - 1 {
                 break;
-            }
-            if rip == code::slow() && signal == 0 {
-                self.called_without_context();
-                return Some(Event::Syscall);
             }
             if signal == 0 && self.copies_by_hand() {
                 continue;
@@ -778,11 +809,9 @@ impl TrapThread {
 
     /// One stretch with a tracer. `None`: nothing that concerns the sentry.
     fn run_traced(&mut self) -> Option<Event> {
-        let inside = {
-            let patches = self.memory.patches.lock();
-            patches.seen_from_inside(self.inner.regs.rip)
-        };
-        if inside != self.inner.regs.rip {
+        let outside = self.inner.regs.rip;
+        let inside = self.memory.patches.lock().seen_from_inside(outside);
+        if inside != outside {
             self.inner.regs.rip = inside;
             self.inner.dirty = true;
         }
@@ -797,9 +826,9 @@ impl TrapThread {
                 self.quiet = self.quiet.saturating_add(u32::from(matches!(event, Some(Event::Syscall))));
                 event
             }
-            // It has not run at all: the stub's registers are others.
+            // It has not run at all: the stub's registers are others than these.
             Event::Interrupted if self.inner.dirty => {
-                self.outside();
+                self.inner.regs.rip = outside;
                 Some(Event::Interrupted)
             }
             Event::Interrupted => Some(self.out_of_the_slot()),

@@ -256,6 +256,87 @@ fn many_threads_use_sites_that_are_being_rewritten() {
     });
 }
 
+/// A site is put back, and rewritten again, while another thread goes through it.
+#[test]
+fn a_site_that_is_put_back_while_it_is_used() {
+    bounded(Duration::from_secs(60), || {
+        let platform = SystrapPlatform::new().unwrap();
+        for code in [LOOP, LOOP_BEHIND] {
+            let file = file_of(code);
+            let mut user = thread(&platform, LOOP);
+            map_text(&mut *user, &file, TEXT, false);
+            let seed = user.spawn_thread().unwrap();
+            let done = Arc::new(AtomicBool::new(false));
+            let over = done.clone();
+            let caller = std::thread::spawn(move || {
+                let mut other = seed.attach().unwrap();
+                (other.regs_mut().rip, other.regs_mut().rbx) = (TEXT, 0);
+                let mut calls = 0;
+                while !over.load(Ordering::Relaxed) {
+                    while let Some(near) = other.wants_room() {
+                        lend(&mut *other, &near);
+                    }
+                    let event = other.run();
+                    match event {
+                        Event::Syscall => {
+                            assert_eq!(other.regs().rbx, calls);
+                            other.regs_mut().rax = 1;
+                            calls += 1;
+                        }
+                        Event::Interrupted => {}
+                        _ => panic!("{}", told(&*other, &event)),
+                    }
+                }
+            });
+            let end = Instant::now() + Duration::from_secs(2);
+            while Instant::now() < end && !caller.is_finished() {
+                map_text(&mut *user, &file, TEXT, false);
+                std::thread::sleep(Duration::from_micros(500));
+                user.protect(TEXT, 0x1000, libc::PROT_READ | libc::PROT_EXEC).unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+            caller.join().unwrap();
+        }
+    });
+}
+
+/// A call that was made just before a kick is told, at once or later, whatever is done with the thread between.
+#[test]
+fn kicks_between_a_call_and_its_signal() {
+    bounded(Duration::from_secs(60), || {
+        let platform = SystrapPlatform::new().unwrap();
+        for text in [None, Some(LOOP), Some(LOOP_BEHIND)] {
+            let mut user = text.map_or_else(|| thread(&platform, LOOP), |code| text_thread(&platform, code));
+            let kicks = Kicks::new(user.interrupter(), Duration::from_micros(20));
+            let end = Instant::now() + Duration::from_secs(2);
+            let (mut calls, mut kicked) = (0, 0);
+            while Instant::now() < end {
+                if let Some(near) = user.wants_room() {
+                    lend(&mut *user, &near);
+                }
+                let event = user.run();
+                match event {
+                    Event::Syscall => {
+                        assert_eq!(user.regs().rbx, calls);
+                        user.regs_mut().rax = 1;
+                        calls += 1;
+                    }
+                    Event::Interrupted => {
+                        kicked += 1;
+                        // As if a signal's handler were called and had returned.
+                        if kicked % 4 == 0 {
+                            user.protect(DATA, 0x1000, libc::PROT_READ | libc::PROT_WRITE).unwrap();
+                        }
+                    }
+                    _ => panic!("{}", told(&*user, &event)),
+                }
+            }
+            drop(kicks);
+            assert!(calls > 100 && kicked > 100);
+        }
+    });
+}
+
 /// The trap flag: each instruction of the program traps, none of ours does.
 #[test]
 fn a_program_that_steps_itself_does_not_see_our_code() {
