@@ -30,7 +30,6 @@ mod pipes;
 mod privileges;
 mod processes;
 mod propagation;
-mod scheduling;
 mod seccomp;
 mod signals;
 mod socket_options;

@@ -3,7 +3,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod network;
-mod writeback;
 
 use std::fs;
 use std::io::Read;

@@ -7,7 +7,6 @@ pub mod ids;
 pub mod limits;
 pub mod pidfd;
 pub mod prctl;
-pub mod priority;
 pub mod sched;
 pub mod seccomp;
 pub mod wait;
