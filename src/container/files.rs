@@ -195,7 +195,7 @@ impl Client {
 
     /// Attributes.
     pub fn attr(&mut self, path: &[u8]) -> Result<Stat> {
-        self.call(&Request::Attr(path), |fields| Stat::get(fields))
+        self.call(&Request::Attr(path), Stat::get)
     }
 
     /// The text of a symbolic link: not empty, shorter than `PATH_MAX`, without NUL.

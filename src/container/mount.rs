@@ -139,7 +139,7 @@ impl Point {
 /// The line that [`Point::find`] looks for, in `proc_pid_mountinfo(5)`'s form.
 fn find_in(table: &str, directory: &Path) -> Option<(Point, String)> {
     let at = |line: &&str| line.split(' ').nth(4).is_some_and(|point| unescape(point) == directory);
-    let line = table.lines().filter(at).next_back()?;
+    let line = table.lines().rfind(at)?;
     let mut words = line.split(' ');
     let (mount, _, device) = (words.next()?, words.next()?, words.next()?);
     let options = words.nth(2)?;

@@ -6,6 +6,4 @@ mod common;
 mod events;
 mod limits;
 mod place;
-mod systemd;
-mod unified;
 mod view;

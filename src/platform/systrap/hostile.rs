@@ -415,7 +415,9 @@ impl Forged {
 
     /// Another alternate stack.
     fn stack(mut self, start: u64, len: u64) -> Forged {
-        (self.put(16, start), self.put(24, 0), self.put(32, len));
+        self.put(16, start);
+        self.put(24, 0);
+        self.put(32, len);
         self
     }
 }

@@ -36,7 +36,7 @@ const IDLE_SINCE: u32 = 252;
 pub(super) fn of(resources: &LinuxResources, version: u32, controllers: &impl Controllers) -> Result<Vec<Property>> {
     let mut all = Properties { version, list: Vec::new() };
     if let Some(memory) = resources.memory() {
-        all.memory(&memory, controllers.is_v2("memory"))?;
+        all.memory(memory, controllers.is_v2("memory"))?;
     }
     if let Some(cpu) = resources.cpu() {
         all.cpu(cpu, controllers.is_v2("cpu"));

@@ -18,7 +18,7 @@ fn scratch(arena: &Arc<Arena>) -> (Context, *mut u8) {
 }
 
 fn put(start: *mut u8, offset: u64, word: u64) {
-    assert!(offset % 8 == 0 && offset < context::SIZE);
+    assert!(offset.is_multiple_of(8) && offset < context::SIZE);
     // SAFETY: within the slab, aligned.
     unsafe { start.add(offset as usize).cast::<u64>().write_volatile(word) };
 }
@@ -162,5 +162,5 @@ fn patches_of_memory_that_lies() {
         }
     }
     assert!(rewritten > 1000, "{rewritten}");
-    assert!(SLOT < ROOM);
+    const { assert!(SLOT < ROOM) };
 }
