@@ -1,6 +1,6 @@
 //! Native, this project and every gVisor that is found, side by side, in one run.
 //!
-//! `cargo bench -- micro start nginx iperf3 docker` runs those groups, without words all. `PEER_RUNSC=PATH,…` names the gVisors
+//! `cargo bench -- micro start nginx iperf3 wan docker` runs those groups, without words all. `PEER_RUNSC=PATH,…` names the gVisors
 //! (otherwise the one on `PATH`), `PEER_PLATFORM=ptrace,systrap` their platforms. Root is needed. The group `docker` compares
 //! with `runc`.
 
@@ -14,6 +14,7 @@ mod micro;
 mod network;
 mod start;
 mod table;
+mod wan;
 
 use common::Runtime;
 
@@ -42,6 +43,9 @@ fn main() {
     }
     if wanted("iperf3") {
         table::run("TCP throughput in Gbit/s, one connection: more is better", &runtimes, network::iperf3);
+    }
+    if wanted("wan") {
+        wan::run(&Runtime::ours());
     }
     if wanted("docker") {
         table::run_beside(

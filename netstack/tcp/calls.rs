@@ -146,7 +146,7 @@ impl Socket for TcpSocket {
             }
             Ready::Local(end) => {
                 let queue = end.queue.clone();
-                (Phase::Local { end, known: true }, queue)
+                (Phase::Local { end: Arc::new(end), known: true }, queue)
             }
         };
         Ok(Self::with(&self.stack, self.domain, self.cred, phase, queue, options))
@@ -234,7 +234,11 @@ impl Socket for TcpSocket {
                 drop(phase);
                 conn.send(source, flags & libc::MSG_MORE != 0)
             }
-            Phase::Local { end, .. } => end.send(source),
+            Phase::Local { end, .. } => {
+                let end = end.clone();
+                drop(phase);
+                end.send(source)
+            }
             Phase::Waiting(_) => Err(Errno::EAGAIN),
             Phase::Idle | Phase::Failed | Phase::Listening(_) => {
                 drop(phase);
@@ -301,16 +305,12 @@ impl Socket for TcpSocket {
 
     fn linger(&self) -> Option<Duration> {
         let time = self.options.lock().common.lingers().filter(|time| !time.is_zero())?;
-        let phase = self.phase.lock();
-        let begun = match &*phase {
-            Phase::Wire { conn, .. } => {
-                let conn = conn.clone();
-                drop(phase);
-                conn.begin_end()
-            }
-            Phase::Local { end, .. } => end.begin_end(),
-            _ => false,
+        let conn = match &*self.phase.lock() {
+            Phase::Wire { conn, .. } => Ok(conn.clone()),
+            Phase::Local { end, .. } => Err(end.begin_end()),
+            _ => Err(false),
         };
+        let begun = conn.map_or_else(|begun| begun, |conn| conn.begin_end());
         (begun && !self.has_lingered()).then_some(time)
     }
 

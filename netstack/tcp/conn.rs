@@ -19,6 +19,7 @@ use super::memory::{Lent, MEMORY};
 use super::meter::{Clamp, Meter};
 use super::options::{TcpOptions, retry_time};
 use super::segment::{ACK, RST, SYN, Segment, mss_option};
+use super::sender::{Feed, Sender};
 use crate::errno::{Errno, Result};
 use crate::netstack::device::vnet::{self, Offload, Partial, Segmentation};
 use crate::netstack::stack::counters::{Ext, Ip, Tcp as Counter};
@@ -51,7 +52,7 @@ pub const ALL: Events = Events::READ.union(Events::WRITE).union(Events::ALWAYS).
 
 /// What a connection's lock guards.
 pub struct State {
-    sockets: SocketSet<'static>,
+    pub sockets: SocketSet<'static>,
     handle: SocketHandle,
     /// The rings' memory: after the sockets, which are dropped first.
     _memory: [Lent; 2],
@@ -82,7 +83,7 @@ pub struct State {
     pub peer_mss: u16,
     send_limit: usize,
     /// How much larger our sequence numbers are on the wire than smoltcp's: not 0 where it came of a cookie.
-    shift: u32,
+    pub shift: u32,
     /// The interface's index, and who is next on the way. A neighbour of `lo`, of whom there is none, gets nothing.
     way: Option<(u32, IpAddr)>,
     /// As last sent: what a TIME_WAIT goes on with.
@@ -92,8 +93,14 @@ pub struct State {
     pub lease: Option<Arc<Lease>>,
     /// Segments received and sent, for `TCP_INFO`.
     pub segments: (u32, u32),
-    /// What was sent and how soon it was acknowledged.
+    /// How much was sent.
     pub meter: Meter,
+    /// What is under way and how much may be.
+    pub sender: Sender,
+    /// The peer's first sequence number.
+    pub peer_start: u32,
+    /// Since when the peer owes an answer, when it owes one: it then was heard last, or data was sent first.
+    pub owes_since: i64,
     /// `TCP_WINDOW_CLAMP`'s view of our window.
     clamp: Clamp,
     /// When a segment last came (monotonic, microseconds).
@@ -183,7 +190,7 @@ pub struct Conn {
     /// Who waits for it.
     pub queue: Arc<WaitQueue>,
     /// The longest segment that its way takes.
-    mss: u16,
+    pub mss: u16,
     state: Mutex<State>,
 }
 
@@ -234,6 +241,9 @@ impl Conn {
             segments: (0, 0),
             bytes: (0, 0),
             meter: Meter::default(),
+            sender: Sender::new(options.congestion, mss.min(DEFAULT_MSS).into()),
+            peer_start: 0,
+            owes_since: now().total_micros(),
             clamp: Clamp::default(),
             heard: now().total_micros(),
         };
@@ -284,38 +294,6 @@ impl Conn {
         self.receive(stack, &mut state, packet, segment, true);
     }
 
-    /// Becomes the connection whose handshake a cookie stood for, and which `packet` completes: as if the peer's SYN, with the
-    /// segment size `mss`, had been taken and answered by `cookie`.
-    pub fn accept_cookie(
-        &self,
-        stack: &Stack,
-        listener: &Arc<Listener>,
-        packet: &Packet<'_>,
-        segment: &Segment,
-        (cookie, mss): (u32, u16),
-    ) {
-        let mut state = self.lock();
-        state.listener = Some(Arc::downgrade(listener));
-        state.deadline = Some(later(retry_time(stack.settings().get(Number::SynAckRetries))));
-        if state.machine().listen(endpoint(self.tuple.local)).is_err() {
-            return;
-        }
-        let syn = forgotten_syn(packet, segment, mss);
-        state.peer_mss = mss.min(self.mss.max(48));
-        let start = if self.tuple.remote.is_ipv4() { 20 } else { 40 };
-        let answer = stack.tcp.engines.with(|engine| {
-            engine.reseed();
-            engine.receive(&mut state.sockets, &syn);
-            let answers = engine.transmit(&mut state.sockets);
-            let bytes = engine.frame.packet_mut();
-            bytes.get(start..).and_then(Segment::parse).filter(|answer| answers && answer.has(SYN))
-        });
-        state.phase = state.tcp_phase();
-        let Some(answer) = answer else { return self.gone(stack, &mut state) };
-        state.shift = cookie.wrapping_sub(answer.seq);
-        self.receive(stack, &mut state, packet, segment, false);
-    }
-
     /// Takes a segment.
     pub fn input(&self, stack: &Stack, packet: &Packet<'_>, segment: &Segment) {
         let mut state = self.lock();
@@ -336,20 +314,14 @@ impl Conn {
         self.receive(stack, &mut state, packet, segment, false);
     }
 
-    fn receive(&self, stack: &Stack, state: &mut State, packet: &Packet<'_>, segment: &Segment, fresh: bool) {
-        let patched = if segment.has(SYN) {
-            Some(self.note_mss(state, packet, segment))
-        } else {
-            (state.shift != 0).then(|| shifted_back(packet, segment, state.shift))
-        };
-        let bytes = patched.as_deref().unwrap_or(packet.bytes);
+    pub fn receive(&self, stack: &Stack, state: &mut State, packet: &Packet<'_>, segment: &Segment, fresh: bool) {
         state.segments.0 = state.segments.0.wrapping_add(1);
         // More than one segment in one: acknowledge at once, or a peer whose window is still small waits.
         let at_once = segment.len > usize::from(self.mss.min(state.peer_mss)) || state.options.quick_ack == Some(true);
         state.heard = now().total_micros();
-        if segment.has(ACK) {
-            state.meter.acknowledged(segment.ack, state.heard);
-        }
+        state.owes_since = state.heard;
+        let header = packet.payload.get(..segment.header_len).unwrap_or_default();
+        let feed = state.sender.received(segment, header, state.heard);
         if state.options.keep_alive {
             // A probe comes when the peer was silent for that long from now on.
             let idle = smoltcp::time::Duration::from_secs(state.options.keep_idle.into());
@@ -361,8 +333,8 @@ impl Conn {
                 engine.reseed();
             }
             let before = state.tcp_phase();
-            if engine.receive(&mut state.sockets, bytes) {
-                self.flush(stack, engine, state);
+            if feed == Feed::Pass {
+                self.feed(stack, engine, state, packet, segment);
             }
             let reset = (segment.has(RST) && before != state.tcp_phase()).then_some(before);
             if reset == Some(Phase::SynReceived) && state.listener.is_some() {
@@ -374,7 +346,7 @@ impl Conn {
     }
 
     /// Notes the peer's segment size, and makes sure that it is one that our way takes.
-    fn note_mss(&self, state: &mut State, packet: &Packet<'_>, segment: &Segment) -> Vec<u8> {
+    pub fn note_mss(&self, state: &mut State, packet: &Packet<'_>, segment: &Segment) -> Vec<u8> {
         let mut bytes = packet.bytes.to_vec();
         let start = packet.header_len();
         let header = bytes.get_mut(start..start + segment.header_len).unwrap_or_default();
@@ -385,26 +357,31 @@ impl Conn {
             *option = usable.to_be_bytes();
             if matches!(state.tcp_phase(), Phase::Listen | Phase::SynSent) {
                 state.peer_mss = usable;
+                state.sender.set_mss(usable.min(self.mss).into());
             }
         }
         bytes
     }
 
     /// Sends whatever may be sent.
-    fn pump(&self, stack: &Stack, engine: &mut Engine, state: &mut State) {
+    pub fn pump(&self, stack: &Stack, engine: &mut Engine, state: &mut State) {
         // A TIME_WAIT has nothing to say but the acknowledgement of the peer's end, after which smoltcp would in time
         // throw away what was not read yet.
         if state.phase == Phase::TimeWait && state.tcp_phase() == Phase::TimeWait {
             return;
         }
         state.set_timeout();
+        self.steer(engine, state);
         while engine.transmit(&mut state.sockets) {
             self.flush(stack, engine, state);
+            // A timer of the machine's may have taken what was under way for lost.
+            self.steer_after_loss(engine, state);
         }
+        state.sender.give_up_resend();
     }
 
     /// Sends the segment in the engine's frame.
-    fn flush(&self, stack: &Stack, engine: &mut Engine, state: &mut State) {
+    pub fn flush(&self, stack: &Stack, engine: &mut Engine, state: &mut State) {
         let bytes = engine.frame.packet_mut();
         let start = if self.tuple.remote.is_ipv4() { 20 } else { 40 };
         if state.shift != 0
@@ -418,7 +395,8 @@ impl Conn {
             state.sent = (segment.end(), segment.ack);
         }
         let resent = state.meter.resent_segments;
-        state.meter.sending(&segment, now().total_micros());
+        state.meter.sending(&segment);
+        state.sender.sending(&segment, now().total_micros());
         self.count_sent(stack, state, &segment, bytes.len(), state.meter.resent_segments != resent);
         state.clamp.apply(&mut bytes[start..], &segment, state.options.window_clamp);
         packet::set_tos(bytes, state.options.ip.tos(self.tuple.remote.ip()));
@@ -585,7 +563,9 @@ impl Conn {
             Phase::TimeWait | Phase::Closed | Phase::Listen => None,
             _ => engine.poll_at(&state.sockets).map(|at| at.total_micros()),
         };
-        let wanted = [wanted, state.deadline, state.corked_until, state.deferred_until].into_iter().flatten().min();
+        let own = if state.established { [state.sender.deadline(), state.patience_ends()] } else { [None, None] };
+        let others = [wanted, state.deadline, state.corked_until, state.deferred_until];
+        let wanted = others.into_iter().chain(own).flatten().min();
         let Some(wanted) = wanted.map(|micros| u64::try_from(micros).unwrap_or(0) * 1000) else { return };
         if state.timer.is_some_and(|timer| timer.deadline() <= wanted) {
             return;
@@ -652,18 +632,22 @@ impl State {
         let machine = self.machine();
         machine.set_nagle_enabled(!options.no_delay);
         machine.set_hop_limit(Some(options.ip.hops(remote).max(1)));
-        if machine.congestion_control() != options.congestion {
-            machine.set_congestion_control(options.congestion);
-        }
         let idle = options.keep_alive.then(|| smoltcp::time::Duration::from_secs(options.keep_idle.into()));
         machine.set_keep_alive(idle);
+        self.sender.set_control(options.congestion);
         if let Some(limit) = options.send_ring {
             self.send_limit = limit;
         }
     }
 
-    /// Data that stays unacknowledged, or a silent peer with `SO_KEEPALIVE`, ends the connection. smoltcp's limit counts
-    /// for idle connections too, so it is there only when it is meant.
+    /// When a peer that acknowledges nothing is given up.
+    fn patience_ends(&self) -> Option<i64> {
+        let limit = self.options.user_timeout.unwrap_or(self.options.retransmit_timeout);
+        (self.unsent() > 0).then(|| self.owes_since.saturating_add(limit.as_micros() as i64))
+    }
+
+    /// A silent peer with `SO_KEEPALIVE` ends the connection. smoltcp's limit counts for idle connections too, so it is there
+    /// only when it is meant. (One that leaves data unacknowledged: [`State::patience_ends`].)
     fn set_timeout(&mut self) {
         let options = &self.options;
         let dead = Duration::from_secs(
@@ -674,11 +658,7 @@ impl State {
         let silent = now().total_micros().saturating_sub(self.heard);
         let probing = options.keep_alive && silent >= i64::from(options.keep_idle) * 1_000_000;
         let interval = smoltcp::time::Duration::from_secs(options.keep_interval.into());
-        let limit = if self.view().send_queue() > 0 {
-            Some(options.user_timeout.unwrap_or(options.retransmit_timeout))
-        } else {
-            options.keep_alive.then_some(dead)
-        };
+        let limit = (options.keep_alive && self.view().send_queue() == 0).then_some(dead);
         let limit = limit.map(|limit| smoltcp::time::Duration::from_micros(limit.as_micros() as u64));
         if probing {
             self.machine().set_keep_alive(Some(interval));
@@ -715,53 +695,20 @@ impl TimerTarget for Conn {
             }
             return;
         }
+        if state.established && state.patience_ends().is_some_and(|end| end <= micros) {
+            stack.counters().count(Ext::TCPAbortOnTimeout);
+            state.error = Some(Errno::ETIMEDOUT);
+            return self.abort_locked(&stack, &mut state);
+        }
         let resent = state.meter.resent_segments;
-        let (limit, before) = (state.unsent(), state.tcp_phase());
+        if state.established && state.sender.deadline().is_some_and(|deadline| deadline <= micros) {
+            stack.tcp.engines.with(|engine| self.go_back(&stack, engine, &mut state));
+        }
         self.step(&mut state, |_| ());
         if state.meter.resent_segments != resent {
             stack.counters().count(Ext::TCPTimeouts);
         }
-        if limit > 0 && before != Phase::Closed && state.tcp_phase() == Phase::Closed {
-            stack.counters().count(Ext::TCPAbortOnTimeout);
-        }
     }
-}
-
-/// A packet whose acknowledgement is of smoltcp's numbers.
-fn shifted_back(packet: &Packet<'_>, segment: &Segment, shift: u32) -> Vec<u8> {
-    let mut bytes = packet.bytes.to_vec();
-    let at = packet.header_len() + 8;
-    if segment.has(ACK)
-        && let Some(ack) = bytes.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<4>())
-    {
-        *ack = segment.ack.wrapping_sub(shift).to_be_bytes();
-    }
-    bytes
-}
-
-/// The SYN that `packet` follows, with the one option that a cookie tells.
-fn forgotten_syn(packet: &Packet<'_>, segment: &Segment, mss: u16) -> Vec<u8> {
-    const LEN: usize = 24;
-    let header = packet::Header {
-        source: packet.source,
-        destination: packet.destination,
-        protocol: TCP,
-        ttl: packet.ttl,
-        tos: packet.tos,
-        id: 0,
-        whole: false,
-    };
-    let mut bytes = vec![0; header.size() + LEN];
-    header.write(&mut bytes);
-    let (tcp, window) = (&mut bytes[header.size()..], packet.payload.get(14..16).unwrap_or(&[0xff; 2]));
-    tcp[..2].copy_from_slice(&segment.source.to_be_bytes());
-    tcp[2..4].copy_from_slice(&segment.destination.to_be_bytes());
-    tcp[4..8].copy_from_slice(&segment.seq.wrapping_sub(1).to_be_bytes());
-    (tcp[12], tcp[13]) = ((LEN as u8 / 4) << 4, SYN);
-    tcp[14..16].copy_from_slice(window);
-    tcp[20..22].copy_from_slice(&[2, 4]);
-    tcp[22..24].copy_from_slice(&mss.to_be_bytes());
-    bytes
 }
 
 /// What a reset means to the user: `tcp_reset` of Linux.
@@ -773,7 +720,7 @@ fn reset_error(phase: Phase) -> Errno {
     }
 }
 
-fn endpoint(addr: SocketAddr) -> IpEndpoint {
+pub fn endpoint(addr: SocketAddr) -> IpEndpoint {
     IpEndpoint::new(addr.ip().into(), addr.port())
 }
 

@@ -55,9 +55,14 @@ impl Engine {
 
     /// Lets the set's socket send a segment. Returns whether there is one in the frame.
     pub fn transmit(&mut self, sockets: &mut SocketSet<'static>) -> bool {
+        self.transmit_at(sockets, now())
+    }
+
+    /// [`Engine::transmit`], with the socket believing in another time.
+    pub fn transmit_at(&mut self, sockets: &mut SocketSet<'static>, time: Instant) -> bool {
         self.frame.clear();
         let mut wire = Wire { packet: None, frame: &mut self.frame, segmentation: self.segmentation };
-        self.interface.poll_egress(now(), &mut wire, sockets);
+        self.interface.poll_egress(time, &mut wire, sockets);
         !self.frame.is_empty()
     }
 

@@ -1,13 +1,14 @@
-//! Connections within this host: two rings, no packets. What a program can see is TCP's.
+//! Connections within this host: two [rings](Ring), no packets. What a program can see is TCP's.
+//!
+//! The state of both ends is behind one lock, which is not held while bytes are copied.
 
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use smoltcp::storage::RingBuffer;
 
 use super::conn::{ALL, Tuple};
 use super::listen::Listener;
-use super::memory::{Lent, MEMORY};
+use super::ring::{self, Ring};
 use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
 use crate::netstack::stack::Stack;
@@ -16,32 +17,15 @@ use crate::wait::{Events, WaitQueue};
 
 /// A TCP header, when it comes to counting.
 const HEADER: usize = 20;
-/// How much one direction holds.
-const RING: usize = 512 << 10;
-/// How much of that the receiver has, when it is asked what has arrived there; the rest is with the sender still.
-const RECEIVED: usize = RING / 2;
-
-/// Bytes on their way. The memory is there from the first byte on.
-struct Ring {
-    bytes: RingBuffer<'static, u8>,
-    /// After the ring, which is dropped first.
-    _memory: Lent,
-}
-
-impl Ring {
-    fn new() -> Result<Ring> {
-        let mut memory = MEMORY.lend(RING)?;
-        // SAFETY: once, and the ring is dropped before the memory, being before it in the struct.
-        let bytes = RingBuffer::new(unsafe { memory.bytes() });
-        Ok(Ring { bytes, _memory: memory })
-    }
-}
+/// How much of what a direction holds the receiver has, when it is asked what has arrived there; the rest is with the sender
+/// still.
+const RECEIVED: usize = ring::SIZE / 2;
 
 /// One end's half of the state.
 #[derive(Default)]
 struct Half {
-    /// What it has to read.
-    incoming: Option<Ring>,
+    /// What it has to read, from the first byte on until it is closed.
+    incoming: Option<Arc<Ring>>,
     /// Nothing more comes: the peer's `SHUT_WR` or close.
     ended: bool,
     /// `SHUT_RD`.
@@ -56,8 +40,6 @@ struct Half {
     queue: Arc<WaitQueue>,
     /// How much it may have under way.
     limit: usize,
-    /// Bytes received and sent.
-    bytes: (u64, u64),
     /// Whether it counts no longer among the connections that there are: `CurrEstab`.
     left: bool,
     /// The listener that offers it once something has come: `TCP_DEFER_ACCEPT`.
@@ -66,7 +48,7 @@ struct Half {
 
 impl Half {
     fn unread(&self) -> usize {
-        self.incoming.as_ref().map_or(0, |ring| ring.bytes.len())
+        self.incoming.as_ref().map_or(0, |ring| ring.unread())
     }
 
     /// Bytes for it that are with the sender still.
@@ -109,6 +91,22 @@ impl Half {
             (self.reset, self.error) = (true, Some(error));
         }
     }
+
+    /// Nothing more comes.
+    fn end(&mut self) {
+        self.ended = true;
+        self.incoming.iter().for_each(|ring| ring.seal());
+    }
+
+    /// Where the bytes of one that may have `limit` of them under way go.
+    fn ring(&mut self, sender: &Arc<WaitQueue>, limit: usize) -> Result<Arc<Ring>> {
+        if let Some(ring) = &self.incoming {
+            return Ok(ring.clone());
+        }
+        let ring = Ring::new(limit, sender, &self.queue)?;
+        self.incoming = Some(ring.clone());
+        Ok(ring)
+    }
 }
 
 /// What both ends share.
@@ -129,7 +127,7 @@ impl LocalEnd {
     /// Two connected ends: the one that connects, with `queue`, and the one to be accepted.
     pub fn pair(stack: &Stack, tuple: Tuple, queue: Arc<WaitQueue>, limit: usize) -> (LocalEnd, LocalEnd) {
         let other_queue: Arc<WaitQueue> = Arc::default();
-        let half = |queue: &Arc<WaitQueue>| Half { queue: queue.clone(), limit: limit.min(RING), ..Half::default() };
+        let half = |queue: &Arc<WaitQueue>| Half { queue: queue.clone(), limit: limit.min(ring::SIZE), ..Half::default() };
         let link = Arc::new(Link(Mutex::new([half(&queue), half(&other_queue)])));
         let reverse = Tuple { local: tuple.remote, remote: tuple.local };
         stack.counters().add(Counter::CurrEstab, 2);
@@ -183,32 +181,46 @@ impl LocalEnd {
 
     /// Takes what fits from `source`. `EAGAIN`, `EPIPE`.
     pub fn send(&self, source: &mut dyn Source) -> Result<usize> {
-        let sent = self.with(|mine, theirs| match mine.send(theirs, source) {
-            Ok((n, events)) => (Ok(n), events),
-            Err(error) => (Err(error), Events::empty()),
-        });
-        if let (Ok(1..), Some(stack)) = (&sent, self.stack.upgrade()) {
+        let ring = match self.with(|mine, theirs| (mine.begin_send(theirs), Events::empty()))? {
+            Outgoing::Ring(ring) => ring,
+            Outgoing::Nowhere => {
+                let n = source.take_vec(ring::SIZE)?.len();
+                self.queue.wake(ALL);
+                return Ok(n);
+            }
+        };
+        if source.left() == 0 {
+            return Ok(0);
+        }
+        let sent = match ring.write(source) {
+            // It ended meanwhile: how, the next look tells.
+            Err(Errno::EPIPE) => return self.with(|mine, _| (Err(mine.error.take().unwrap_or(Errno::EPIPE)), Events::empty())),
+            sent => sent?,
+        };
+        self.with(|_, _| ((), Events::empty()));
+        if let Some(stack) = self.stack.upgrade() {
             let v6 = self.tuple.remote.is_ipv6();
-            stack.count_local(v6, sent.unwrap_or(0) + HEADER);
+            stack.count_local(v6, sent + HEADER);
             stack.counters().count(Local::Segments.of(v6));
         }
-        sent
+        Ok(sent)
     }
 
     /// Gives what was received. 0 at the end; `EAGAIN`, `ECONNRESET`.
     pub fn receive_into(&self, sink: &mut dyn Sink, peek: bool) -> Result<usize> {
-        self.with(|mine, theirs| {
-            let (before, missing) = (mine.unread(), mine.not_arrived());
-            let result = mine.receive(sink, peek);
-            let limit = theirs.limit;
-            // Worth telling only when the room becomes what counts as writable.
-            let room = |unread: usize| limit.saturating_sub(unread) * 2 >= unread && unread < limit;
-            let wake = !room(before) && room(mine.unread());
-            let mut events = if wake { Events::WRITE } else { Events::empty() };
+        let begun = self.with(|mine, theirs| {
+            let missing = if theirs.shut_write { mine.not_arrived() } else { 0 };
+            (mine.begin_receive().map(|ring| ring.map(|ring| (ring, missing))), Events::empty())
+        })?;
+        let Some((ring, missing)) = begun else { return Ok(0) };
+        let done = ring.read(sink, peek)?;
+        if missing > 0 {
             // Whoever lingers waits for that.
-            events.set(Events::HUP, theirs.shut_write && missing > 0 && mine.not_arrived() == 0);
-            (result, events)
-        })
+            let arrived = |mine: &Half| if mine.not_arrived() == 0 { Events::HUP } else { Events::empty() };
+            self.with(|mine, _| ((), arrived(mine)));
+        }
+        // Another reader may have been faster.
+        if done == 0 && sink.room() > 0 { self.receive_into(sink, peek) } else { Ok(done) }
     }
 
     /// `shutdown(2)`.
@@ -219,7 +231,7 @@ impl LocalEnd {
                 return ((), Events::empty());
             }
             mine.shut_write = true;
-            theirs.ended = true;
+            theirs.end();
             ((), ALL)
         });
         self.queue.wake(ALL);
@@ -229,12 +241,13 @@ impl LocalEnd {
     pub fn close(&self, reset: bool) {
         self.with(|mine, theirs| {
             let unread = mine.unread() > 0;
+            mine.incoming.iter().for_each(|ring| ring.seal());
             (mine.closed, mine.shut_write, mine.incoming) = (true, true, None);
             if (reset || unread) && !mine.reset && !theirs.closed {
                 mine.reset = true;
                 theirs.fail(Errno::ECONNRESET);
             }
-            theirs.ended = true;
+            theirs.end();
             ((), ALL)
         });
         if let Some(stack) = self.stack.upgrade() {
@@ -247,11 +260,10 @@ impl LocalEnd {
         self.with(|mine, theirs| {
             let mut events = Events::empty();
             let (no_read, no_write) = (mine.done_reading(), mine.done_writing());
-            if no_read || mine.unread() >= low_water.clamp(1, RING / 2) {
+            if no_read || mine.unread() >= low_water.clamp(1, ring::SIZE / 2) {
                 events |= Events::READ;
             }
-            let unread = theirs.unread();
-            if no_write || (mine.limit.saturating_sub(unread) * 2 >= unread && unread < mine.limit) {
+            if no_write || theirs.incoming.as_ref().is_none_or(|ring| ring.is_writable()) {
                 events |= Events::WRITE;
             }
             events.set(Events::ERR, mine.error.is_some());
@@ -268,7 +280,11 @@ impl LocalEnd {
 
     /// Changes how much may be under way: `SO_SNDBUF`.
     pub fn set_limit(&self, limit: usize) {
-        self.with(|mine, _| (mine.limit = limit.clamp(1, RING), Events::empty()));
+        self.with(|mine, theirs| {
+            mine.limit = limit.clamp(1, ring::SIZE);
+            theirs.incoming.iter().for_each(|ring| ring.set_limit(mine.limit));
+            ((), Events::empty())
+        });
     }
 
     /// Bytes to be read, and bytes that the peer has not got yet.
@@ -278,7 +294,8 @@ impl LocalEnd {
 
     /// Bytes received and sent.
     pub fn bytes(&self) -> (u64, u64) {
-        self.with(|mine, _| (mine.bytes, Events::empty()))
+        let total = |half: &Half| half.incoming.as_ref().map_or(0, |ring| ring.total());
+        self.with(|mine, theirs| ((total(mine), total(theirs)), Events::empty()))
     }
 
     /// Whether both directions have ended, or a reset came: nothing is left of the connection but what is unread.
@@ -301,8 +318,16 @@ impl LocalEnd {
     }
 }
 
+/// Where what is sent goes.
+enum Outgoing {
+    Ring(Arc<Ring>),
+    /// The peer's descriptor is gone: on a network the first segment to a closed socket is sent, and its answer is a reset.
+    Nowhere,
+}
+
 impl Half {
-    fn send(&mut self, peer: &mut Half, source: &mut dyn Source) -> Result<(usize, Events)> {
+    /// The way of what is about to be sent. `EPIPE`, or what there is to tell.
+    fn begin_send(&mut self, peer: &mut Half) -> Result<Outgoing> {
         if let Some(error) = self.error.take() {
             return Err(error);
         }
@@ -310,82 +335,20 @@ impl Half {
             return Err(Errno::EPIPE);
         }
         if peer.closed {
-            // On a network the first segment to a closed socket is sent, and its answer is a reset.
             self.fail(Errno::EPIPE);
-            let n = source.take_vec(RING)?.len();
-            self.queue.wake(ALL);
-            return Ok((n, Events::empty()));
+            return Ok(Outgoing::Nowhere);
         }
-        let mut room = self.limit.saturating_sub(peer.unread());
-        if source.left() == 0 {
-            return Ok((0, Events::empty()));
-        }
-        if room == 0 {
-            return Err(Errno::EAGAIN);
-        }
-        if peer.incoming.is_none() {
-            peer.incoming = Some(Ring::new()?);
-        }
-        let Some(ring) = &mut peer.incoming else { return Err(Errno::ENOBUFS) };
-        let (mut done, mut failed) = (0, None);
-        while room > 0 && source.left() > 0 && failed.is_none() {
-            let (n, ()) = ring.bytes.enqueue_many_with(|free| {
-                let len = free.len().min(room);
-                match source.take(&mut free[..len]) {
-                    Ok(n) => (n, ()),
-                    Err(error) => {
-                        failed = Some(error);
-                        (0, ())
-                    }
-                }
-            });
-            if n == 0 {
-                break;
-            }
-            done += n;
-            room -= n;
-        }
-        match (done, failed) {
-            (0, Some(error)) => Err(error),
-            (0, None) => Err(Errno::EAGAIN),
-            _ => {
-                self.bytes.1 += done as u64;
-                peer.bytes.0 += done as u64;
-                Ok((done, Events::READ))
-            }
-        }
+        peer.ring(&self.queue, self.limit).map(Outgoing::Ring)
     }
 
-    fn receive(&mut self, sink: &mut dyn Sink, peek: bool) -> Result<usize> {
-        if self.unread() == 0 {
-            if let Some(error) = self.error.take() {
-                return Err(error);
-            }
-            return if self.done_reading() { Ok(0) } else { Err(Errno::EAGAIN) };
+    /// What there is to receive from; `None` at the end. `EAGAIN`, or what there is to tell.
+    fn begin_receive(&mut self) -> Result<Option<Arc<Ring>>> {
+        if let Some(ring) = self.incoming.as_ref().filter(|ring| ring.unread() > 0) {
+            return Ok(Some(ring.clone()));
         }
-        let Some(ring) = &mut self.incoming else { return Err(Errno::EAGAIN) };
-        if peek {
-            let first = ring.bytes.get_allocated(0, sink.room());
-            let second = ring.bytes.get_allocated(first.len(), sink.room() - first.len());
-            return sink.put_slices(&[first, second]);
+        if let Some(error) = self.error.take() {
+            return Err(error);
         }
-        let (mut done, mut failed) = (0, None);
-        while sink.room() > 0 && failed.is_none() {
-            let (n, ()) = ring.bytes.dequeue_many_with(|bytes| match sink.put(bytes) {
-                Ok(n) => (n, ()),
-                Err(error) => {
-                    failed = Some(error);
-                    (0, ())
-                }
-            });
-            if n == 0 {
-                break;
-            }
-            done += n;
-        }
-        match (done, failed) {
-            (0, Some(error)) => Err(error),
-            _ => Ok(done),
-        }
+        if self.done_reading() { Ok(None) } else { Err(Errno::EAGAIN) }
     }
 }

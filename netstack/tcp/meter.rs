@@ -1,9 +1,12 @@
-//! What a connection's segments tell beyond what smoltcp does: how much was sent, sent again, and how soon it was
-//! acknowledged (RFC 6298); and the window that `TCP_WINDOW_CLAMP` allows to be offered.
+//! What a connection's segments tell beyond what smoltcp does: how much was sent and sent again; and the window that
+//! `TCP_WINDOW_CLAMP` allows to be offered.
 
-use super::segment::{ACK, FIN, SYN, Segment};
+use super::segment::{ACK, FIN, SYN, Segment, option};
 
-/// Counts what is sent and times its acknowledgements.
+/// Window scale: RFC 7323.
+const OPTION_SCALE: u8 = 3;
+
+/// Counts what is sent.
 #[derive(Default)]
 pub struct Meter {
     /// Bytes sent, each counted once.
@@ -14,15 +17,11 @@ pub struct Meter {
     pub resent: u64,
     /// The sequence number after all that was sent, once there was something.
     next: Option<u32>,
-    /// A segment that is timed: the sequence number after it, and when it was sent (us). Karn's rule: none sent twice.
-    timed: Option<(u32, i64)>,
-    /// Smoothed round-trip time and its variation, us.
-    round_trip: Option<(u32, u32)>,
 }
 
 impl Meter {
-    /// A segment of ours is on its way at `now` (monotonic, us).
-    pub fn sending(&mut self, segment: &Segment, now: i64) {
+    /// A segment of ours is on its way.
+    pub fn sending(&mut self, segment: &Segment) {
         let end = segment.end();
         if end == segment.seq {
             return;
@@ -30,7 +29,6 @@ impl Meter {
         let before = self.next.unwrap_or(segment.seq);
         let fresh = end.wrapping_sub(before) as i32;
         if fresh <= 0 {
-            self.timed = None;
             self.resent_segments = self.resent_segments.saturating_add(1);
             self.resent += segment.len as u64;
             return;
@@ -43,36 +41,7 @@ impl Meter {
         if bytes < segment.len as u64 {
             self.resent_segments = self.resent_segments.saturating_add(1);
             self.resent += segment.len as u64 - bytes;
-            self.timed = None;
-        } else if self.timed.is_none() {
-            self.timed = Some((end, now));
         }
-    }
-
-    /// The peer has everything up to `ack`, it says at `now`.
-    pub fn acknowledged(&mut self, ack: u32, now: i64) {
-        let Some((end, then)) = self.timed.filter(|(end, _)| ack.wrapping_sub(*end) as i32 >= 0) else { return };
-        let _ = end;
-        self.timed = None;
-        let sample = u32::try_from(now.saturating_sub(then)).unwrap_or(u32::MAX);
-        self.round_trip = Some(match self.round_trip {
-            None => (sample, sample / 2),
-            Some((smoothed, variation)) => {
-                let off = u64::from(smoothed.abs_diff(sample));
-                let mix = |old: u32, new: u64, weight: u64| ((u64::from(old) * (weight - 1) + new) / weight) as u32;
-                (mix(smoothed, sample.into(), 8), mix(variation, off, 4))
-            }
-        });
-    }
-
-    /// The smoothed round-trip time, us; 0 before it was measured.
-    pub fn smoothed_us(&self) -> u32 {
-        self.round_trip.map_or(0, |(smoothed, _)| smoothed)
-    }
-
-    /// The round-trip time's variation, us.
-    pub fn variation_us(&self) -> u32 {
-        self.round_trip.map_or(0, |(_, variation)| variation)
     }
 }
 
@@ -89,7 +58,8 @@ impl Clamp {
     /// Looks at a segment of ours and shortens the window in its header, `tcp`, to `clamp` bytes unless that is 0.
     pub fn apply(&mut self, tcp: &mut [u8], segment: &Segment, clamp: u32) {
         if segment.has(SYN) {
-            self.shift = tcp.get(20..segment.header_len).and_then(window_scale).unwrap_or(0).min(14);
+            let scale = tcp.get(..segment.header_len).and_then(|header| option(header, OPTION_SCALE));
+            self.shift = scale.and_then(|value| value.first().copied()).unwrap_or(0).min(14);
         }
         if clamp == 0 || !segment.has(ACK) {
             return;
@@ -102,18 +72,6 @@ impl Clamp {
         let window = offered.min(clamp.max(promised));
         self.edge = Some(segment.ack.wrapping_add(window));
         [*high, *low] = u16::try_from(window >> shift).unwrap_or(u16::MAX).to_be_bytes();
-    }
-}
-
-/// The window scale among a header's options.
-fn window_scale(mut options: &[u8]) -> Option<u8> {
-    loop {
-        match *options {
-            [1, ref rest @ ..] => options = rest,
-            [3, 3, shift, ..] => return Some(shift),
-            [0, ..] | [] | [_] => return None,
-            [_, len, ..] => options = options.get(usize::from(len).max(2)..)?,
-        }
     }
 }
 
@@ -136,20 +94,17 @@ mod tests {
     }
 
     #[test]
-    fn bytes_count_once_and_round_trips_are_timed() {
+    fn bytes_count_once() {
         let mut meter = Meter::default();
         let start = u32::MAX - 50;
-        meter.sending(&segment(start, 0, SYN, 0, &[], 0).1, 0);
-        meter.acknowledged(start.wrapping_add(1), 1000);
-        assert_eq!((meter.sent, meter.smoothed_us()), (0, 1000));
+        meter.sending(&segment(start, 0, SYN, 0, &[], 0).1);
+        assert_eq!(meter.sent, 0);
         let first = start.wrapping_add(1);
-        meter.sending(&segment(first, 1, ACK, 100, &[], 0).1, 2000);
+        meter.sending(&segment(first, 1, ACK, 100, &[], 0).1);
         assert_eq!((meter.sent, meter.resent), (100, 0), "the numbers wrap");
-        meter.sending(&segment(first, 1, ACK, 100, &[], 0).1, 9000);
+        meter.sending(&segment(first, 1, ACK, 100, &[], 0).1);
         assert_eq!((meter.sent, meter.resent, meter.resent_segments), (100, 100, 1));
-        meter.acknowledged(first.wrapping_add(100), 10_000);
-        assert_eq!(meter.smoothed_us(), 1000, "what was sent twice says nothing");
-        meter.sending(&segment(first.wrapping_add(50), 1, ACK | FIN, 100, &[], 0).1, 11_000);
+        meter.sending(&segment(first.wrapping_add(50), 1, ACK | FIN, 100, &[], 0).1);
         assert_eq!((meter.sent, meter.resent), (150, 150));
     }
 

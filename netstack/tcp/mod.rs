@@ -10,6 +10,7 @@
 //! outlives it, until the peer has everything.
 
 mod calls;
+pub mod congestion;
 mod conn;
 mod cookie;
 mod engine;
@@ -18,9 +19,12 @@ mod local;
 mod memory;
 mod meter;
 mod options;
+mod ring;
 mod segment;
+mod sender;
 #[cfg(test)]
 mod silent_tests;
+mod steer;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -31,7 +35,6 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-pub use self::options::congestion_controls;
 pub use self::tables::{Row, Tables, input, rows, unreachable};
 
 use self::conn::{ALL, Conn, Tuple};
@@ -84,7 +87,7 @@ enum Phase {
     /// A connection over the wire, made or in the making; `known` after `connect` has told of it.
     Wire { conn: Arc<Conn>, known: bool },
     /// A connection within this host; `known` after `connect` has told of it.
-    Local { end: LocalEnd, known: bool },
+    Local { end: Arc<LocalEnd>, known: bool },
     /// A connection within this host, to a listener that has no room yet.
     Waiting(Tuple),
     /// After a connection within this host was refused, until `connect` has told of it.
@@ -250,7 +253,7 @@ impl TcpSocket {
         });
         match (entered, mine) {
             (Ok(()), Some(end)) => {
-                *phase = Phase::Local { end, known: false };
+                *phase = Phase::Local { end: Arc::new(end), known: false };
                 self.stack.counters().count(Counter::ActiveOpens);
                 self.stack.counters().count(Counter::PassiveOpens);
                 Ok(())
@@ -325,10 +328,14 @@ impl TcpSocket {
                 }
                 conn.receive_into(sink, peek)
             }
-            Phase::Local { end, .. } if flags.contains(RecvFlags::TRUNC) => {
-                end.receive_into(&mut Discard(sink.room()), peek)
+            Phase::Local { end, .. } => {
+                let end = end.clone();
+                drop(phase);
+                match flags.contains(RecvFlags::TRUNC) {
+                    true => end.receive_into(&mut Discard(sink.room()), peek),
+                    false => end.receive_into(sink, peek),
+                }
             }
-            Phase::Local { end, .. } => end.receive_into(sink, peek),
             Phase::Waiting(_) => Err(Errno::EAGAIN),
             Phase::Idle | Phase::Failed | Phase::Listening(_) => {
                 drop(phase);

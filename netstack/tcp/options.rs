@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use super::congestion::Control;
 use super::conn::Conn;
 use super::{Phase, TcpSocket};
 use crate::errno::{Errno, Result};
 use crate::netstack::options::IpOptions;
 use crate::netstack::stack::settings::{Number, Settings};
-use smoltcp::socket::tcp::{CongestionControl, State as Machine};
+use smoltcp::socket::tcp::State as Machine;
 
 /// What a connection's own options are.
 #[derive(Clone)]
@@ -35,7 +36,7 @@ pub struct TcpOptions {
     /// `TCP_MAXSEG`.
     pub max_segment: Option<u16>,
     /// `TCP_CONGESTION`.
-    pub congestion: CongestionControl,
+    pub congestion: Control,
     /// `TCP_SYNCNT`.
     pub syn_count: u32,
     /// How long data may stay unacknowledged, without `TCP_USER_TIMEOUT`.
@@ -65,15 +66,6 @@ const MIN_WINDOW_CLAMP: u32 = 1152;
 /// From `linux/tcp.h`.
 const TCP_FASTOPEN_CONNECT: i32 = 30;
 
-/// Congestion controls by name. The first is what connections start with: it sends what the peer's window allows.
-const CONGESTION: [(&str, CongestionControl); 3] =
-    [("none", CongestionControl::None), ("reno", CongestionControl::Reno), ("cubic", CongestionControl::Cubic)];
-
-/// The names of the congestion controls that there are, the default first: `tcp_available_congestion_control`.
-pub fn congestion_controls() -> impl Iterator<Item = &'static str> {
-    CONGESTION.iter().map(|(name, _)| *name)
-}
-
 impl TcpOptions {
     /// What `settings` have new sockets start with.
     pub fn new(settings: &Settings) -> TcpOptions {
@@ -89,7 +81,7 @@ impl TcpOptions {
             keep_count: settings.get(Number::KeepaliveProbes),
             user_timeout: None,
             max_segment: None,
-            congestion: CONGESTION[0].1,
+            congestion: Control::DEFAULT,
             syn_count: settings.get(Number::SynRetries),
             linger2: Some(settings.seconds(Number::FinTimeout)),
             retransmit_timeout: settings.retransmit_timeout(),
@@ -146,8 +138,7 @@ impl TcpSocket {
                 i32::from(set.unwrap_or(self.with_wire(|conn| conn.lock().sizes().2).unwrap_or(536)))
             }
             libc::TCP_CONGESTION => {
-                let found = CONGESTION.iter().find(|(_, control)| *control == tcp.congestion);
-                let mut name = found.map_or("", |(name, _)| name).as_bytes().to_vec();
+                let mut name = tcp.congestion.name().as_bytes().to_vec();
                 name.resize(16, 0);
                 return Ok(name);
             }
@@ -175,8 +166,7 @@ impl TcpSocket {
                 return Err(Errno::EINVAL);
             }
             let asked = value.split(|&byte| byte == 0).next().unwrap_or_default();
-            let found = CONGESTION.iter().find(|(name, _)| name.as_bytes() == asked);
-            self.options.lock().tcp.congestion = found.ok_or(Errno::ENOENT)?.1;
+            self.options.lock().tcp.congestion = Control::named(asked).ok_or(Errno::ENOENT)?;
             self.push_options();
             return Ok(());
         }
@@ -258,15 +248,14 @@ impl TcpSocket {
         Some(work(&conn))
     }
 
-    /// `struct tcp_info` of `linux/tcp.h`. What is not known here is 0: smoltcp tells neither its congestion window nor its
-    /// retransmission timer.
+    /// `struct tcp_info` of `linux/tcp.h`. What is not known here is 0.
     fn info(&self) -> Vec<u8> {
         let mut info = vec![0u8; 248];
         let mut put32 = |at: usize, value: usize| {
             info[at..at + 4].copy_from_slice(&u32::try_from(value).unwrap_or(u32::MAX).to_ne_bytes());
         };
         let mut bytes = (0, 0);
-        let mut state = 7;
+        let (mut state, mut recovering) = (7, 0);
         // The acknowledgement timeout, us.
         put32(12, 40_000);
         match &*self.phase.lock() {
@@ -274,11 +263,19 @@ impl TcpSocket {
                 let conn = conn.lock();
                 let (window, _, mss) = conn.sizes();
                 (state, bytes) = (tcp_state(conn.tcp_phase()), conn.bytes);
+                let segments = |bytes: usize| bytes.div_ceil(usize::from(mss).max(1));
+                let (congestion, threshold, trouble) = conn.sender.shown();
+                let (round_trip, variation) = conn.sender.round_trip();
+                recovering = trouble;
+                put32(8, conn.sender.timeout() as usize);
+                put32(28, segments(conn.sender.sacked()));
+                put32(76, threshold.map_or(i32::MAX as usize, segments));
+                put32(80, segments(congestion));
                 put32(16, mss.into());
                 put32(20, mss.into());
-                put32(24, conn.unsent() / usize::from(mss).max(1));
-                put32(68, conn.meter.smoothed_us() as usize);
-                put32(72, conn.meter.variation_us() as usize);
+                put32(24, segments(conn.sender.flight()));
+                put32(68, round_trip as usize);
+                put32(72, variation as usize);
                 put32(84, mss.into());
                 put32(96, window);
                 put32(100, conn.meter.resent_segments as usize);
@@ -301,7 +298,7 @@ impl TcpSocket {
             }
             Phase::Idle | Phase::Failed | Phase::Waiting(_) => {}
         }
-        info[0] = state;
+        (info[0], info[1]) = (state, recovering);
         info[120..128].copy_from_slice(&bytes.1.to_ne_bytes());
         info[128..136].copy_from_slice(&bytes.0.to_ne_bytes());
         info

@@ -85,6 +85,24 @@ pub fn mss_option(header: &mut [u8]) -> Option<&mut [u8; 2]> {
     }
 }
 
+/// The value of an option of a header.
+pub fn option(header: &[u8], wanted: u8) -> Option<&[u8]> {
+    let mut rest = header.get(20..)?;
+    loop {
+        match *rest {
+            [OPTION_END, ..] | [] | [_] => return None,
+            [OPTION_NOP, ref after @ ..] => rest = after,
+            [kind, len, ..] => {
+                let (this, after) = rest.split_at_checked(usize::from(len)).filter(|_| len >= 2)?;
+                if kind == wanted {
+                    return this.get(2..);
+                }
+                rest = after;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +117,15 @@ mod tests {
             header.extend(options);
             assert_eq!(mss_option(&mut header), None, "{options:?}");
         }
+    }
+
+    #[test]
+    fn any_option_is_found() {
+        let header = [&[0; 20][..], &[1, 3, 3, 7, 2, 4, 5, 180, 8, 1]].concat();
+        assert_eq!(option(&header, 3), Some(&[7][..]));
+        assert_eq!(option(&header, 2), Some(&[5, 180][..]));
+        assert_eq!(option(&header, 8), None, "shorter than itself");
+        assert_eq!(option(&header[..23], 3), None, "cut off");
     }
 
     #[test]

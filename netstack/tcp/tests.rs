@@ -340,3 +340,54 @@ fn a_cookie_stands_for_a_handshake() {
         assert_eq!(counted.map(|counter| two.counters().get(counter)), [1, 1, 0]);
     }
 }
+
+/// Two stacks, 10.0.0.1 and 10.0.0.2, between which every so many-th frame of some length is lost. The forwarders end with
+/// the stacks.
+fn lossy(every: usize) -> (Arc<Stack>, Arc<Stack>) {
+    use std::os::unix::net::UnixDatagram;
+    let (one, near) = UnixDatagram::pair().unwrap();
+    let (two, far) = UnixDatagram::pair().unwrap();
+    for (from, to) in [(&near, &far), (&far, &near)] {
+        let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+        std::thread::spawn(move || {
+            let (mut frame, mut count) = (vec![0; 1 << 17], 0);
+            while let Ok(len) = from.recv(&mut frame) {
+                count += usize::from(len > 500);
+                if (len <= 500 || !count.is_multiple_of(every)) && to.send(&frame[..len]).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    let make = |host: u8, fd: UnixDatagram| {
+        fd.set_nonblocking(true).unwrap();
+        Stack::new(&config(host, false), Some(fd.into()), crate::timer::TimerQueue::new())
+    };
+    (make(1, one), make(2, two))
+}
+
+/// One segment of twenty is lost, and the same from the other side: the bytes are all there in the end, and most losses are
+/// made up for without waiting.
+#[test]
+fn what_is_lost_is_made_up_for() {
+    for control in congestion::Control::names() {
+        let (one, two) = lossy(20);
+        let listening = listener(&two, "10.0.0.2:80", 5);
+        let client = tcp(&one);
+        let option = SocketOption { level: libc::IPPROTO_TCP, name: libc::TCP_CONGESTION };
+        client.sock().set_option(option, control.as_bytes()).unwrap();
+        connect(&client, &at("10.0.0.2:80")).unwrap();
+        let server = accept(&listening);
+        let data = pattern(2 << 20);
+        let writer = std::thread::spawn({
+            let (client, data) = (client.clone(), data.clone());
+            move || write_all(&client, &data).unwrap()
+        });
+        let start = std::time::Instant::now();
+        assert!(read_exact(&server, data.len()) == data, "{control}");
+        writer.join().unwrap();
+        let (took, timeouts) = (start.elapsed(), one.counters().get(Ext::TCPTimeouts));
+        assert!(one.counters().get(Counter::RetransSegs) >= 50, "{control}");
+        assert!(took.as_secs() < 15, "{control}: {took:?}, {timeouts} timeouts");
+    }
+}

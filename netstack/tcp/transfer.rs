@@ -27,6 +27,9 @@ impl Conn {
         if source.left() == 0 {
             return Ok(0);
         }
+        if state.unsent() == 0 {
+            state.owes_since = now().total_micros();
+        }
         let (mut done, mut failed) = (0, None);
         while state.view().may_send() && failed.is_none() && !state.has_enough_not_sent() {
             let limit = state.room().min(source.left());

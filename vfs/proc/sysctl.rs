@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 
 use super::{caller, system};
 use crate::errno::{Errno, Result};
-use crate::netstack::tcp::congestion_controls;
+use crate::netstack::tcp::congestion::Control;
 use crate::sentry::creds::{Caps, LAST_CAP};
 use crate::sentry::fdtable::NR_OPEN;
 use crate::sentry::kernel::Kernel;
@@ -39,7 +39,7 @@ pub fn fill(sys: &Arc<Dir>, kernel: &Weak<Kernel>) {
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
         sys.make_dirs(dir).add_content(name, 0o644, Arc::new(NetSetting { kernel: kernel.clone(), which }));
     }
-    let controls: Vec<&str> = congestion_controls().collect();
+    let controls: Vec<&str> = Control::names().collect();
     add("net/ipv4/tcp_congestion_control", controls.first().unwrap_or(&""));
     add("net/ipv4/tcp_available_congestion_control", &controls.join(" "));
     add("net/ipv4/tcp_allowed_congestion_control", &controls.join(" "));
