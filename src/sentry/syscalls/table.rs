@@ -381,7 +381,7 @@ fn sockets(table: &mut Table) {
         52 getpeername Full "" net::getpeername;
         53 socketpair Full "" net::socketpair;
         54 setsockopt Full "SO_PRIORITY, SO_MARK: kept, as there are neither queues, nor rules nor filters that look at them; TCP_FASTOPEN_CONNECT: EOPNOTSUPP, as with tcp_fastopen = 0" net::option::setsockopt;
-        55 getsockopt Full "TCP_INFO: congestion window and retransmission timeout are 0" net::option::getsockopt;
+        55 getsockopt Full "" net::option::getsockopt;
         288 accept4 Full "" net::accept4;
         299 recvmmsg Full "" net::message::recvmmsg;
         307 sendmmsg Full "" net::message::sendmmsg;
@@ -467,8 +467,26 @@ pub fn compatibility_page() -> String {
         let note = if entry.note.is_empty() { String::new() } else { format!(" {}", entry.note) };
         page.push_str(&format!("| {} | {} | {support} |{note} |\n", entry.number, entry.name));
     }
-    page
+    page + NOTES
 }
+
+/// What is to be known beside the calls: the end of `docs/compatibility.md`.
+const NOTES: &str = "
+# Notes
+
+## Network counters
+
+`/proc/net/snmp`, `snmp6` and `netstat` have Linux's names in Linux's order. Within the sandbox, where bytes go from buffer to
+buffer, each hand-over counts as a packet of `lo`. These are always 0, as what they count does not happen here:
+
+- `Ip` and `Ip6`: `ForwDatagrams`, `InNoRoutes`, `InTooBigErrors`: nothing is forwarded, and what arrives for nobody is counted
+  by `InAddrErrors`. `InDiscards` and `OutDiscards` count packets of an interface without IPv6 alone.
+- `Icmp`: `OutErrors`, `OutRateLimitGlobal`, `OutRateLimitHost`.
+- `Udp`: `SndbufErrors`, `MemErrors`; all of `UdpLite`.
+- `TcpExt`: `PruneCalled`, `RcvPruned`, `OfoPruned`, `TCPRcvQDrop`: the window that is offered is there. Of the many others that
+  Linux has since, none is shown.
+- `/proc/net/dev` and `/sys/class/net/*/statistics`: errors of a wire, `multicast`, `compressed`.
+";
 
 #[cfg(test)]
 mod tests {
