@@ -442,14 +442,15 @@ fn discovery(value: i32) -> Result<i32> {
     if (discover::DONT..=discover::OMIT).contains(&value) { Ok(value) } else { Err(Errno::EINVAL) }
 }
 
-fn timeval(timeout: Option<Duration>) -> Vec<u8> {
+/// `struct timeval` of a timeout; zero is none.
+pub fn timeval(timeout: Option<Duration>) -> Vec<u8> {
     let timeout = timeout.unwrap_or(Duration::ZERO);
     let sec = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
     [sec.to_ne_bytes(), i64::from(timeout.subsec_micros()).to_ne_bytes()].concat()
 }
 
 /// `socket(7)`: zero waits for ever; Linux takes a negative time as none at all. `EDOM` for bad microseconds.
-fn timeout(value: &[u8]) -> Result<Option<Duration>> {
+pub fn timeout(value: &[u8]) -> Result<Option<Duration>> {
     let word = |at: usize| value.get(at..at + 8).and_then(|bytes| bytes.first_chunk()).map(|b| i64::from_ne_bytes(*b));
     let (Some(sec), Some(usec)) = (word(0), word(8)) else { return Err(Errno::EINVAL) };
     if !(0..1_000_000).contains(&usec) {

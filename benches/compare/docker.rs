@@ -15,11 +15,11 @@ const IDLE: usize = 50;
 /// `docker run`, `docker exec`, memory. Without a runtime: with `runc`.
 pub fn docker(runtime: Option<&Runtime>) -> Figures {
     let engine = match runtime {
-        None => Engine::with("runc", &Runtime::ours().program, &[]),
+        None => Engine::with("runc", &Runtime::ours()),
         Some(runtime) => {
             // Changes of files go where the runtime puts them by default.
             let flags = runtime.flags.iter().filter(|flag| !flag.starts_with("--overlay")).cloned();
-            Engine::with("runsc", &runtime.program, &flags.collect::<Vec<_>>())
+            Engine::with("runsc", &Runtime { flags: flags.collect(), ..runtime.clone() })
         }
     };
     let run = median(|| milliseconds(|| drop(engine.run(&[], &["true"]).success().to_owned())));

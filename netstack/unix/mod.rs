@@ -27,7 +27,7 @@ mod stream;
 mod tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -40,6 +40,8 @@ use self::side::{ALL, Phase, Side, WRITE};
 use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
 use crate::netstack::{Ancillary, Endpoint, Message, RecvFlags, SockAddr, Socket, SocketOption};
+use crate::sentry::namespaces::Pid;
+use crate::vfs::Path;
 use crate::vfs::anon::{AnonAttr, DEV_SOCKET};
 use crate::vfs::file::{File, IoctlMemory};
 use crate::vfs::inode::NodeType;
@@ -80,7 +82,7 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cred {
     /// Process id.
-    pub pid: i32,
+    pub pid: Pid,
     /// User.
     pub uid: u32,
     /// Group.
@@ -93,6 +95,8 @@ pub struct UnixSocket {
     side: Arc<Side>,
     ns: Arc<UnixNamespace>,
     attr: AnonAttr,
+    /// The node that it is bound to, which is kept: it is found by what hangs there.
+    node: OnceLock<Path>,
     /// The maker's, or who called `connect` or `listen`; leaf lock.
     cred: Mutex<Cred>,
     /// `SO_PASSCRED`.
@@ -114,6 +118,7 @@ impl UnixSocket {
             me: me.clone(),
             side,
             ns: ns.clone(),
+            node: OnceLock::new(),
             attr: AnonAttr::new(DEV_SOCKET, NodeType::Socket, 0o777, (cred.uid, cred.gid)),
             cred: Mutex::new(cred),
             pass_cred: AtomicBool::new(false),
@@ -186,15 +191,12 @@ impl UnixSocket {
 
     /// The credentials that go with a message: those given, else the socket's own.
     fn sender_cred(&self, ancillary: &Ancillary) -> Cred {
-        match ancillary.credentials {
-            Some((pid, uid, gid)) => Cred { pid, uid, gid },
-            None => *self.cred.lock(),
-        }
+        ancillary.credentials.unwrap_or_else(|| *self.cred.lock())
     }
 
     /// What the receiver is told of the sender.
-    fn visible_cred(&self, cred: Cred) -> Option<(i32, u32, u32)> {
-        self.pass_cred.load(Ordering::Relaxed).then_some((cred.pid, cred.uid, cred.gid))
+    fn visible_cred(&self, cred: Cred) -> Option<Cred> {
+        self.pass_cred.load(Ordering::Relaxed).then_some(cred)
     }
 }
 

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::{Kind, UnixSocket};
 use crate::errno::{Errno, Result};
 use crate::netstack::stack::settings::Settings;
+use crate::vfs::Path;
 
 type Key = (Kind, Arc<[u8]>);
 
@@ -78,6 +79,11 @@ impl UnixSocket {
         }
         self.side().name.set(path.into()).map_err(|_| Errno::EINVAL)?;
         Ok(Arc::new(BoundSocket { socket: self.me.clone() }))
+    }
+
+    /// Keeps the node that it is bound to as long as it is there itself, as on Linux.
+    pub fn keep_node(&self, node: Path) {
+        let _ = self.node.set(node); // it is bound once
     }
 
     pub(super) fn bind_abstract(&self, name: &[u8]) -> Result<()> {

@@ -7,6 +7,8 @@ use super::side::Phase;
 use super::{Cred, UnixSocket};
 use crate::errno::{Errno, Result};
 use crate::netstack::SocketOption;
+use crate::netstack::options::{timeout, timeval};
+use crate::sentry::namespaces::Pid;
 
 /// Switches that are kept and read back, and have no effect here as they have none on Linux.
 const SWITCHES: [i32; 8] = [
@@ -63,7 +65,6 @@ impl UnixSocket {
             libc::SO_RCVLOWAT => options.low_water,
             libc::SO_SNDLOWAT => 1,
             libc::SO_PRIORITY => options.priority,
-            libc::SO_PEERCRED => return Ok(self.peer_cred()),
             libc::SO_LINGER => return Ok(options.linger.to_vec()),
             libc::SO_RCVTIMEO => return Ok(timeval(options.receive_timeout)),
             libc::SO_SNDTIMEO => return Ok(timeval(options.send_timeout)),
@@ -108,30 +109,9 @@ impl UnixSocket {
         Ok(())
     }
 
-    /// `struct ucred` of who connected, or whom it connected to.
-    fn peer_cred(&self) -> Vec<u8> {
-        let nobody = Cred { pid: 0, uid: u32::MAX, gid: u32::MAX };
-        let cred = self.side().state.lock().peer_cred.unwrap_or(nobody);
-        [cred.pid.to_ne_bytes(), cred.uid.to_ne_bytes(), cred.gid.to_ne_bytes()].concat()
-    }
-}
-
-fn timeval(timeout: Option<Duration>) -> Vec<u8> {
-    let timeout = timeout.unwrap_or(Duration::ZERO);
-    let sec = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
-    [sec.to_ne_bytes(), i64::from(timeout.subsec_micros()).to_ne_bytes()].concat()
-}
-
-/// `socket(7)`: zero waits for ever; Linux takes a negative time as none at all. `EDOM` for bad microseconds.
-fn timeout(value: &[u8]) -> Result<Option<Duration>> {
-    let word = |at: usize| value.get(at..at + 8).and_then(|bytes| bytes.first_chunk()).map(|b| i64::from_ne_bytes(*b));
-    let (Some(sec), Some(usec)) = (word(0), word(8)) else { return Err(Errno::EINVAL) };
-    if !(0..1_000_000).contains(&usec) {
-        return Err(Errno::EDOM);
-    }
-    match (u64::try_from(sec), usec) {
-        (Err(_), _) => Ok(Some(Duration::ZERO)),
-        (Ok(0), 0) => Ok(None),
-        (Ok(sec), usec) => Ok(Some(Duration::new(sec, usec as u32 * 1000))),
+    /// `SO_PEERCRED`: who connected, or whom it connected to.
+    pub fn peer_cred(&self) -> Cred {
+        let nobody = Cred { pid: Pid::default(), uid: u32::MAX, gid: u32::MAX };
+        self.side().state.lock().peer_cred.unwrap_or(nobody)
     }
 }

@@ -5,7 +5,11 @@ use crate::io::SliceSink;
 use crate::vfs::eventfd::EventFd;
 use crate::vfs::file::OpenFile;
 
-const CRED: Cred = Cred { pid: 7, uid: 1000, gid: 100 };
+const CRED: Cred = Cred { pid: pid(7), uid: 1000, gid: 100 };
+
+const fn pid(number: i32) -> Pid {
+    Pid { number, namespace: 1 }
+}
 
 fn pair(kind: Kind) -> (Arc<UnixSocket>, Arc<UnixSocket>) {
     UnixSocket::pair(kind, &Arc::<UnixNamespace>::default(), CRED)
@@ -167,7 +171,7 @@ fn unconnected_sockets_refuse() {
     for socket in [&stream, &dgram, &packet] {
         assert_eq!(send(socket, b"x"), Err(Errno::ENOTCONN));
         assert_eq!(socket.connect(&SockAddr::Unix(none.to_vec())), Err(Errno::ECONNREFUSED));
-        assert_eq!(socket.option(SocketOption { level: 1, name: libc::SO_PEERCRED }).map(|c| c[4]), Ok(255));
+        assert_eq!(socket.peer_cred(), Cred { pid: Pid::default(), uid: u32::MAX, gid: u32::MAX });
     }
     assert_eq!(recv(&stream, 1), Err(Errno::EINVAL));
     assert_eq!(recv(&dgram, 1), Err(Errno::EAGAIN));
@@ -195,7 +199,7 @@ fn listening_and_connecting() {
     let client = new(Kind::Stream);
     assert_eq!(client.bind(&name), Err(Errno::EADDRINUSE));
     assert_eq!(client.connect(&name), Err(Errno::ECONNREFUSED), "not listening yet");
-    listener.set_cred(Cred { pid: 1, ..CRED });
+    listener.set_cred(Cred { pid: pid(1), ..CRED });
     listener.listen(1).expect("bound");
     assert_eq!((poll(&listener), int(&listener, libc::SO_ACCEPTCONN)), (0, 1));
     client.connect(&name).expect("listens");
@@ -216,7 +220,7 @@ fn listening_and_connecting() {
     assert_eq!((accepted.local_name(), client.peer_name()), (Ok(name.clone()), Ok(name.clone())));
     assert_eq!(accepted.peer_name(), Ok(SockAddr::Unix(vec![])));
     let peer_pid = |socket: &UnixSocket| socket.side.state.lock().peer_cred.map(|cred| cred.pid);
-    assert_eq!((peer_pid(&client), peer_pid(&accepted)), (Some(1), Some(7)));
+    assert_eq!((peer_pid(&client), peer_pid(&accepted)), (Some(pid(1)), Some(pid(7))));
 
     listener.shutdown(libc::SHUT_RD).expect("always");
     assert_eq!((poll(&listener), third.connect(&name)), (0x2041, Err(Errno::ECONNREFUSED)));
@@ -313,7 +317,8 @@ fn files_end_a_read_and_come_with_their_first_byte() {
 #[test]
 fn credentials_are_told_to_those_who_ask() {
     let (a, b) = pair(Kind::Stream);
-    let as_user = |uid| Ancillary { credentials: Some((9, uid, 9)), ..Ancillary::default() };
+    let other = |uid| Cred { pid: pid(9), uid, gid: 9 };
+    let as_user = |uid| Ancillary { credentials: Some(other(uid)), ..Ancillary::default() };
     let creds = |room| {
         let (bytes, message) = recv_message(&b, room, RecvFlags::empty()).expect("something");
         (bytes, message.ancillary.credentials)
@@ -325,9 +330,9 @@ fn credentials_are_told_to_those_who_ask() {
     }
     send(&a, b"d").expect("room");
     set(&b, libc::SO_PASSCRED, 1);
-    assert_eq!(creds(9), (b"ab".to_vec(), Some((9, 1, 9))), "another sender's bytes are apart");
-    assert_eq!(creds(9), (b"c".to_vec(), Some((9, 2, 9))));
-    assert_eq!(creds(9), (b"d".to_vec(), Some((7, 1000, 100))));
+    assert_eq!(creds(9), (b"ab".to_vec(), Some(other(1))), "another sender's bytes are apart");
+    assert_eq!(creds(9), (b"c".to_vec(), Some(other(2))));
+    assert_eq!(creds(9), (b"d".to_vec(), Some(CRED)));
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! The grammar of the command line.
 
 use std::net::IpAddr;
-use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -28,6 +27,16 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// The faster platform where the host has what it takes; `RUNSC_PLATFORM` where a caller's flags cannot be changed.
+fn default_platform() -> &'static str {
+    let wanted = std::env::var("RUNSC_PLATFORM").unwrap_or_default();
+    match wanted.as_str() {
+        "ptrace" => "ptrace",
+        _ if !crate::platform::systrap::is_possible() => "ptrace",
+        _ => "systrap",
+    }
+}
+
 /// Flags before the command.
 #[derive(Debug, Args)]
 pub struct Globals {
@@ -36,7 +45,7 @@ pub struct Globals {
     pub root: Option<PathBuf>,
 
     /// How system calls are captured
-    #[arg(long, default_value = "ptrace", value_parser = PossibleValuesParser::new(["ptrace"]))]
+    #[arg(long, default_value = default_platform(), value_parser = PossibleValuesParser::new(["systrap", "ptrace"]))]
     pub platform: String,
 
     /// The container's network: `sandbox` is the stack of its own, with loopback and the TAP device of --tap; `none` is
@@ -75,7 +84,7 @@ pub struct Globals {
           default_value = "false", hide_default_value = true, hide_possible_values = true)]
     pub ignore_cgroups: bool,
 
-    /// Make cgroups through systemd: refused, as that is not supported yet
+    /// Make cgroups through systemd: linux.cgroupsPath of config.json is SLICE:PREFIX:NAME then
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", hide_default_value = true, hide_possible_values = true)]
     pub systemd_cgroup: bool,
@@ -155,6 +164,8 @@ pub enum Command {
     Resume(IdArgs),
     /// List the processes of a container
     Ps(PsArgs),
+    /// Show a container's files in a directory of the host, for reading, until that is unmounted
+    Mount(MountArgs),
     /// Change the limits of a container
     Update(UpdateArgs),
     /// Print what a container uses, and processes killed for want of memory
@@ -167,15 +178,6 @@ pub enum Command {
     Uninstall(UninstallArgs),
     /// Describe the flags that go before the command
     Flags,
-    /// The sentry's process
-    #[command(hide = true)]
-    Boot(InternalArgs),
-    /// The gofer's process
-    #[command(hide = true)]
-    Gofer(InternalArgs),
-    /// The process that stands for one of a container
-    #[command(hide = true)]
-    StandIn(InternalArgs),
 }
 
 /// Flags of `create`, and of `run`.
@@ -353,6 +355,17 @@ pub struct PsArgs {
     pub id: String,
 }
 
+/// Arguments of `mount`.
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// The container's name
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Where to show its files
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+}
+
 /// Flags of `spec`.
 #[derive(Debug, Args)]
 pub struct SpecArgs {
@@ -402,17 +415,6 @@ pub struct IdArgs {
     pub id: String,
 }
 
-/// What the command line passes to the sandbox's processes.
-#[derive(Debug, Args)]
-pub struct InternalArgs {
-    /// A memory file with the configuration
-    #[arg(long)]
-    pub config_fd: RawFd,
-    /// The container's name, for the reader of a process list
-    #[arg(long)]
-    pub id: String,
-}
-
 impl Command {
     /// The command's name and the container's, which for `do` is made here.
     pub fn name_and_id(&self) -> (&'static str, String) {
@@ -431,15 +433,13 @@ impl Command {
             Command::Pause(args) => ("pause", args.id.as_str()),
             Command::Resume(args) => ("resume", args.id.as_str()),
             Command::Ps(args) => ("ps", args.id.as_str()),
-            Command::StandIn(args) => ("stand-in", args.id.as_str()),
+            Command::Mount(args) => ("mount", args.id.as_str()),
             Command::Update(args) => ("update", args.id.as_str()),
             Command::Events(args) => ("events", args.id.as_str()),
             Command::Features => ("features", ""),
             Command::Install(_) => ("install", ""),
             Command::Uninstall(_) => ("uninstall", ""),
             Command::Flags => ("flags", ""),
-            Command::Boot(args) => ("boot", args.id.as_str()),
-            Command::Gofer(args) => ("gofer", args.id.as_str()),
         };
         (name, id.to_owned())
     }
@@ -467,6 +467,11 @@ impl Globals {
             .unwrap_or_else(|| "/var/run/runsc".into())
     }
 
+    /// Whether cgroups are systemd's to make.
+    pub fn systemd_cgroup(&self) -> bool {
+        self.systemd_cgroup && !self.ignore_cgroups
+    }
+
     /// What may go unheeded.
     pub fn leniency(&self) -> Leniency {
         Leniency { ignore_cgroups: self.ignore_cgroups }
@@ -487,7 +492,7 @@ impl Globals {
         }
         Ok(Options {
             state_root: self.state_root(),
-            systemd_cgroup: self.systemd_cgroup,
+            systemd_cgroup: self.systemd_cgroup(),
             platform: self.platform.clone(),
             strace: self.strace,
             debug: self.debug,
@@ -501,6 +506,8 @@ impl Globals {
             console: false,
             console_socket: None,
             preserved: Vec::new(),
+            listening: 0,
+            infra: false,
         })
     }
 

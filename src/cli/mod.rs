@@ -14,6 +14,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
 use log::LevelFilter;
 
+use crate::container::mount as mount_process;
 use crate::container::{Context, Error, Result, boot, gofer, stand_in};
 use crate::logging::{self, Sink};
 
@@ -28,6 +29,7 @@ mod install;
 mod kill;
 mod limit_args;
 mod list;
+mod mount;
 mod normalise;
 mod pause;
 mod ps;
@@ -46,10 +48,28 @@ const FAILURE: u8 = 128;
 
 /// Runs the command of this process's arguments.
 pub fn main() -> ExitCode {
+    if let Some(status) = internal(std::env::args_os()) {
+        return exit_code(status);
+    }
     match parse(std::env::args_os()) {
         Ok(cli) => dispatch(cli),
         Err(error) => usage_error(&error),
     }
+}
+
+/// The runtime's own processes, which it starts as `NAME COMMAND --config-fd=N --id ID`; they have their own logs and report
+/// their failures themselves. They go without the grammar below, whose making takes a third of a mebibyte of each.
+fn internal(args: impl IntoIterator<Item = OsString>) -> Option<i32> {
+    let mut args = args.into_iter().skip(1);
+    let main = match args.next()?.to_str()? {
+        "boot" => boot::main,
+        "gofer" => gofer::main,
+        "stand-in" => stand_in::main,
+        "view" => mount_process::main,
+        _ => return None,
+    };
+    let config_fd = args.next()?.to_str()?.strip_prefix("--config-fd=")?.parse().ok()?;
+    Some(main(config_fd))
 }
 
 /// Reads the command line in Go's spelling or in clap's.
@@ -80,10 +100,6 @@ fn dispatch(cli: Cli) -> ExitCode {
     let globals = &cli.globals;
     let (name, id) = cli.command.name_and_id();
     let outcome = match &cli.command {
-        // The sandbox's processes have their own logs and report their failures themselves.
-        Command::Boot(args) => return exit_code(boot::main(args.config_fd)),
-        Command::Gofer(args) => return exit_code(gofer::main(args.config_fd)),
-        Command::StandIn(args) => return exit_code(stand_in::main(args.config_fd)),
         Command::Flags => return exit_code(print_flags()),
         command => start_logging(globals, name, &id).and_then(|()| match command {
             Command::Create(args) => create::run(globals, args),
@@ -100,12 +116,13 @@ fn dispatch(cli: Cli) -> ExitCode {
             Command::Pause(args) => pause::pause(globals, args),
             Command::Resume(args) => pause::resume(globals, args),
             Command::Ps(args) => ps::run(globals, args),
+            Command::Mount(args) => mount::run(globals, args),
             Command::Update(args) => update::run(globals, args),
             Command::Events(args) => events::run(globals, args),
             Command::Features => features::run(),
             Command::Install(args) => install::install(args),
             Command::Uninstall(args) => install::uninstall(args),
-            Command::Boot(_) | Command::Gofer(_) | Command::StandIn(_) | Command::Flags => Ok(0),
+            Command::Flags => Ok(0), // above
         }),
     };
     match outcome {
@@ -139,13 +156,18 @@ fn write_pid(file: &Path, pid: i32) -> Result<()> {
     written.doing(|| format!("write {}", file.display()))
 }
 
-/// The descriptors from 3 on that `--preserve-fds` counts.
-fn preserved(count: u32) -> Result<Vec<BorrowedFd<'static>>> {
-    let last = 3u32.saturating_add(count).min(i32::MAX as u32) as i32;
+/// The descriptors from 3 on: those that `LISTEN_FDS` counts and, behind them, `--preserve-fds`.
+fn preserved(listening: u32, count: u32) -> Result<Vec<BorrowedFd<'static>>> {
+    let listening_end = 3u32.saturating_add(listening).min(i32::MAX as u32) as i32;
+    let last = 3u32.saturating_add(listening).saturating_add(count).min(i32::MAX as u32) as i32;
     let one = |fd: i32| {
         // SAFETY: only asks about a number.
         if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
-            return Err(Error::Usage(format!("--preserve-fds={count}: descriptor {fd} is not open")));
+            let counts = match fd < listening_end {
+                true => format!("LISTEN_FDS={listening}"),
+                false => format!("--preserve-fds={count}"),
+            };
+            return Err(Error::Usage(format!("{counts}: descriptor {fd} is not open")));
         }
         // SAFETY: it is open, and nothing in this process closes descriptors that it was started with.
         Ok(unsafe { BorrowedFd::borrow_raw(fd) })

@@ -17,11 +17,14 @@
 pub mod boot;
 pub mod cgroup;
 pub mod control;
+pub mod dbus;
 pub mod error;
+pub mod files;
 pub mod gofer;
 pub mod hooks;
 pub mod isolate;
 pub mod life;
+pub mod mount;
 pub mod network;
 pub mod pod;
 pub mod report;
@@ -31,6 +34,7 @@ pub mod spec;
 pub mod stand_in;
 pub mod state;
 pub mod terminal;
+pub mod view;
 mod watch;
 
 pub use error::{Context, Error, Result};

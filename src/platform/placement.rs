@@ -21,17 +21,28 @@ use parking_lot::Mutex;
 const PATIENCE: Duration = Duration::from_micros(300);
 
 struct Cpu {
-    id: usize,
+    /// The host's number of it.
+    id: AtomicUsize,
     /// Pairs placed here that are not asleep.
     running: AtomicUsize,
 }
 
-fn cpus() -> &'static [Cpu] {
-    static CPUS: OnceLock<Vec<Cpu>> = OnceLock::new();
-    CPUS.get_or_init(|| allowed().into_iter().map(|id| Cpu { id, running: AtomicUsize::new(0) }).collect())
+impl Cpu {
+    fn id(&self) -> usize {
+        self.id.load(Ordering::Relaxed)
+    }
 }
 
-/// The CPUs that the process was allowed when first asked: at start, before anything was pinned.
+fn cpus() -> &'static [Cpu] {
+    static CPUS: OnceLock<Vec<Cpu>> = OnceLock::new();
+    let cpu = |id| Cpu { id: AtomicUsize::new(id), running: AtomicUsize::new(0) };
+    CPUS.get_or_init(|| allowed().into_iter().map(cpu).collect())
+}
+
+/// How many of the CPUs, the first ones, the host leaves to the sandbox now.
+static AVAILABLE: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// The CPUs that the calling thread is allowed, which must not be pinned: that is so when first asked, at start.
 fn allowed() -> Vec<usize> {
     // SAFETY: a cpu_set_t is plain data; the call fills it.
     let set = unsafe {
@@ -46,14 +57,33 @@ fn allowed() -> Vec<usize> {
     if ids.is_empty() { vec![0] } else { ids }
 }
 
-/// How many CPUs the sandbox may use.
+/// How many CPUs the sandbox has: those that it might use when it began.
 pub fn count() -> usize {
     cpus().len()
+}
+
+/// How many of these it may use now, the first ones.
+pub fn available() -> usize {
+    AVAILABLE.load(Ordering::Relaxed).clamp(1, count())
+}
+
+/// The host may have changed which CPUs the sandbox may use (`cpuset`). They are numbered from 0 whichever they are, and
+/// there are never more than at first. Must be called by a thread that is not pinned; whoever calls it changes the
+/// [`Scheduling`] of all others, so that they go where they may be.
+pub fn refresh() {
+    let ids = allowed();
+    for (cpu, &id) in cpus().iter().zip(&ids) {
+        cpu.id.store(id, Ordering::Relaxed);
+    }
+    AVAILABLE.store(ids.len(), Ordering::Relaxed);
 }
 
 thread_local! {
     /// The index of the calling thread's CPU, while it has a pair.
     static PLACE: Cell<Option<usize>> = const { Cell::new(None) };
+
+    /// The index of the CPU where the calling thread is without its stub.
+    static APART: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 /// The nice value of the sandbox: what its processes begin with, as those of a host's container begin with the engine's.
@@ -110,7 +140,7 @@ impl Scheduling {
         self.mask.lock().clone()
     }
 
-    /// Changes that mask, which must name a CPU of the sandbox.
+    /// Changes that mask.
     pub fn set_affinity(&self, mask: Vec<u8>) {
         *self.mask.lock() = mask;
         self.version.fetch_add(1, Ordering::Release);
@@ -157,7 +187,7 @@ impl Scheduling {
 /// The calling thread works for the whole sandbox, though the thread of a pair may have started it: it runs on every CPU
 /// and with the sandbox's nice value.
 pub fn serve_all() {
-    let cpus: Vec<usize> = cpus().iter().map(|cpu| cpu.id).collect();
+    let cpus: Vec<usize> = cpus().iter().map(Cpu::id).collect();
     pin_thread(0, &cpus);
     if WEIGHED.load(Ordering::SeqCst) {
         set_nice(0, ordinary_nice());
@@ -173,13 +203,15 @@ pub struct Place {
     /// Which version of it is in force.
     version: u32,
     mask: Vec<u8>,
+    /// Where the sentry thread alone is, when it is not with its stub.
+    apart: Option<usize>,
 }
 
 impl Place {
     /// Places the calling thread and the stub thread `stub`, by preference on the CPU `near`.
     pub fn new(stub: i32, near: Option<usize>) -> Place {
         let all = cpus();
-        let near = near.filter(|&index| index < all.len());
+        let near = near.filter(|&index| index < available());
         let index = match near {
             // The parent itself is one; with nobody else there, the child may take its CPU.
             Some(index) if all[index].running.load(Ordering::Relaxed) <= 1 => index,
@@ -188,7 +220,7 @@ impl Place {
         all[index].running.fetch_add(1, Ordering::Relaxed);
         PLACE.set(Some(index));
         let since = Instant::now();
-        let place = Place { index, stub, since, scheduling: Arc::default(), version: 0, mask: Vec::new() };
+        let place = Place { index, stub, since, scheduling: Arc::default(), version: 0, mask: Vec::new(), apart: None };
         place.pin();
         place
     }
@@ -196,12 +228,12 @@ impl Place {
     /// Another stub thread takes the place of the old one.
     pub fn replace_stub(&mut self, stub: i32) {
         self.stub = stub;
-        pin_thread(stub, &[cpus()[self.index].id]);
+        pin_thread(stub, &[cpus()[self.index].id()]);
         self.weigh();
     }
 
     fn pin(&self) {
-        let cpu = cpus()[self.index].id;
+        let cpu = cpus()[self.index].id();
         pin_thread(0, &[cpu]);
         pin_thread(self.stub, &[cpu]);
     }
@@ -216,7 +248,10 @@ impl Place {
     /// Goes to a CPU that it may be on, and takes the share that it is to have.
     fn obey(&mut self) {
         self.mask = self.scheduling.affinity();
-        if !allows(&self.mask, self.index) {
+        if allows(&self.mask, self.index) {
+            // It may be another one of the host's.
+            self.pin();
+        } else {
             self.move_to(idlest(&self.mask).0);
         }
         self.weigh();
@@ -234,12 +269,45 @@ impl Place {
     }
 
     fn move_to(&mut self, index: usize) {
+        self.join();
         let all = cpus();
         all[index].running.fetch_add(1, Ordering::Relaxed);
         all[self.index].running.fetch_sub(1, Ordering::Relaxed);
         self.index = index;
         PLACE.set(Some(index));
         self.pin();
+    }
+
+    /// Moves the sentry thread alone to a CPU where no pair runs, so that it can look for what its stub does. False when there
+    /// is none.
+    pub fn spread(&mut self) -> bool {
+        let all = cpus();
+        let free = |&index: &usize| index != self.index && all[index].running.load(Ordering::Relaxed) == 0;
+        let Some(index) = (0..all.len()).filter(|&index| allows(&self.mask, index)).find(free) else { return false };
+        all[index].running.fetch_add(1, Ordering::Relaxed);
+        self.apart = Some(index);
+        APART.set(Some(index));
+        pin_thread(0, &[all[index].id()]);
+        true
+    }
+
+    /// Brings the sentry thread back to its stub.
+    pub fn join(&mut self) {
+        if let Some(index) = self.apart.take() {
+            APART.set(None);
+            cpus()[index].running.fetch_sub(1, Ordering::Relaxed);
+            pin_thread(0, &[cpus()[self.index].id()]);
+        }
+    }
+
+    /// Whether the sentry thread is on another CPU than its stub.
+    pub fn is_spread(&self) -> bool {
+        self.apart.is_some()
+    }
+
+    /// Whether somebody has come to the CPU where the sentry thread is alone.
+    pub fn is_in_the_way(&self) -> bool {
+        self.apart.is_some_and(|index| cpus()[index].running.load(Ordering::Relaxed) > 1)
     }
 
     /// Moves the pair if it may not be where it is, or if it has company and another CPU has nobody. Costs two loads when it
@@ -264,14 +332,18 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.join();
         cpus()[self.index].running.fetch_sub(1, Ordering::Relaxed);
         PLACE.set(None);
     }
 }
 
-/// Whether a mask allows a CPU.
-fn allows(mask: &[u8], index: usize) -> bool {
-    mask.is_empty() || mask.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 != 0)
+/// Whether a thread with this mask may be on a CPU that the sandbox has now. One that has none of its own left may be on
+/// any, as on Linux.
+pub fn allows(mask: &[u8], index: usize) -> bool {
+    let named = |index: usize| mask.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 != 0);
+    let available = available();
+    index < available && (mask.is_empty() || named(index) || !(0..available).any(named))
 }
 
 /// The index of the CPU with the fewest running pairs, of those that `mask` allows, and how many those are.
@@ -309,24 +381,48 @@ pub fn here() -> Option<usize> {
     PLACE.get()
 }
 
+/// Whether no other pair runs on the calling thread's CPU, as far as is known: it may keep it for a while.
+pub fn is_alone() -> bool {
+    let cpus = cpus();
+    cpus.len() > 1 && PLACE.get().is_some_and(|index| cpus[index].running.load(Ordering::Relaxed) <= 1)
+}
+
 /// Held by a sentry thread while it sleeps: its CPU counts as free.
 pub struct Blocking {
     index: Option<usize>,
+    apart: Option<usize>,
 }
 
 /// The calling thread is about to sleep.
 pub fn blocking() -> Blocking {
-    let index = PLACE.get();
-    if let Some(index) = index {
+    let (index, apart) = (PLACE.get(), APART.get());
+    for index in [index, apart].into_iter().flatten() {
         cpus()[index].running.fetch_sub(1, Ordering::Relaxed);
     }
-    Blocking { index }
+    Blocking { index, apart }
 }
 
 impl Drop for Blocking {
     fn drop(&mut self) {
-        if let Some(index) = self.index {
+        for index in [self.index, self.apart].into_iter().flatten() {
             cpus()[index].running.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_without_cpus_may_be_on_any() {
+        assert!(allows(&[], 0) && allows(&[1], 0));
+        assert!(!allows(&[], count()), "there is no such CPU");
+        // None of the sandbox's.
+        let beyond: Vec<u8> = std::iter::repeat_n(0, count().div_ceil(8)).chain([0xff]).collect();
+        assert!(allows(&beyond, 0));
+        if count() > 1 {
+            assert!(!allows(&[1], 1) && !allows(&[2], 0));
         }
     }
 }

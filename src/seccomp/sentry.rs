@@ -43,9 +43,9 @@ const ALLOWED: &[Call] = calls! {
     SYS_memfd_create SYS_eventfd2 SYS_pipe2 SYS_timerfd_create SYS_timerfd_settime SYS_timerfd_gettime SYS_signalfd4
     SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_wait SYS_epoll_pwait SYS_epoll_pwait2 SYS_poll SYS_ppoll SYS_select
     SYS_pselect6
-    // The gofer, the control socket, what is accepted there.
-    SYS_sendmsg SYS_recvmsg SYS_sendmmsg SYS_recvmmsg SYS_sendto SYS_recvfrom SYS_accept4 SYS_shutdown SYS_getsockopt
-    SYS_setsockopt SYS_getsockname SYS_getpeername
+    // The gofer, the control socket, sockets that the container was given, what is accepted there.
+    SYS_sendmsg SYS_recvmsg SYS_sendmmsg SYS_recvmmsg SYS_sendto SYS_recvfrom SYS_accept4 SYS_listen SYS_shutdown
+    SYS_getsockopt SYS_setsockopt SYS_getsockname SYS_getpeername
     // Memory, its own and the stubs'.
     SYS_mmap SYS_munmap SYS_mprotect SYS_mremap SYS_madvise SYS_brk SYS_msync SYS_mincore SYS_mlock SYS_mlock2
     SYS_munlock SYS_membarrier SYS_process_vm_readv SYS_process_vm_writev SYS_pkey_mprotect
@@ -73,7 +73,7 @@ const SOFT: &[Call] = calls! {
 
 /// Some that are refused, for their names.
 const REFUSED: &[Call] = calls! {
-    SYS_socket SYS_connect SYS_bind SYS_listen SYS_accept SYS_execve SYS_execveat SYS_fork SYS_vfork SYS_openat2
+    SYS_socket SYS_connect SYS_bind SYS_accept SYS_execve SYS_execveat SYS_fork SYS_vfork SYS_openat2
     SYS_open_by_handle_at SYS_name_to_handle_at SYS_getdents SYS_getdents64 SYS_chdir SYS_fchdir SYS_mkdir
     SYS_mkdirat SYS_unlink SYS_unlinkat SYS_rename SYS_renameat SYS_renameat2 SYS_link SYS_linkat SYS_symlink
     SYS_symlinkat SYS_mknod SYS_mknodat SYS_chmod SYS_fchmod SYS_fchmodat SYS_chown SYS_fchown SYS_fchownat SYS_umask
@@ -145,10 +145,20 @@ pub fn install() -> Result<()> {
     // SAFETY: the handler makes only system calls and touches only its own stack and constants.
     unsafe { sigaction(Signal::SIGSYS, &handler) }.map_err(io::Error::from).doing(doing)?;
     for program in [soft_program(), program()] {
-        let program = program.map_err(io::Error::other).doing(doing)?;
+        let mut program = program.map_err(io::Error::other).doing(doing)?;
+        trap_foreign_calls(&mut program);
         seccompiler::apply_filter(&program).map_err(io::Error::other).doing(doing)?;
     }
     Ok(())
+}
+
+/// Calls through entries of 32-bit programs are trapped and not the end of the process: stubs inherit the filter, and
+/// container code may use any instruction.
+fn trap_foreign_calls(program: &mut BpfProgram) {
+    let kill = (libc::BPF_RET | libc::BPF_K) as u16;
+    for line in program.iter_mut().filter(|line| line.code == kill && line.k == libc::SECCOMP_RET_KILL_PROCESS) {
+        line.k = libc::SECCOMP_RET_TRAP;
+    }
 }
 
 fn soft_program() -> std::result::Result<BpfProgram, BackendError> {
@@ -180,9 +190,10 @@ fn conditions(number: libc::c_long) -> std::result::Result<Vec<SeccompRule>, Bac
             own.chain(super::stub::titles()?.into_iter().map(Ok)).collect()
         }
         // The policies of ordinary programs.
-        libc::SYS_sched_setscheduler => {
-            [libc::SCHED_OTHER, libc::SCHED_BATCH, libc::SCHED_IDLE].iter().map(|&policy| one(1, Op::Eq, policy as u64)).collect()
-        }
+        libc::SYS_sched_setscheduler => [libc::SCHED_OTHER, libc::SCHED_BATCH, libc::SCHED_IDLE]
+            .iter()
+            .map(|&policy| one(1, Op::Eq, policy as u64))
+            .collect(),
         libc::SYS_statx => Ok(vec![on_descriptor(2)?]),
         libc::SYS_newfstatat => Ok(vec![on_descriptor(3)?]),
         _ => Ok(Vec::new()),

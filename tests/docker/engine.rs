@@ -24,9 +24,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::common::Runtime;
 use super::common::leftovers::descendants;
+use super::common::runtime::HIDE_NET;
 use super::common::support::debian;
+use super::common::{Cable, Runtime};
 
 /// The image's name.
 pub const IMAGE: &str = "debian-test";
@@ -89,10 +90,15 @@ done
 "#;
 
 /// The second shell, process 1: the daemons when a line tells that their configuration is there, and waiting for the end of standard input.
-/// Bash waits for whatever process it adopts.
+/// Bash waits for whatever process it adopts. The runtime is started by containerd's children: with `HIDE_NET`, which is a
+/// script, they have no `/proc/sys/net`, and dockerd has.
 const INNER: &str = r#"
 read -r _ || exit
-containerd --config /dev/null --root /run/engine/content --state /run/engine/containerd \
+# As on a host: what the daemon mounts is seen in the namespaces that are made from its own.
+mount --make-rshared /
+hide=()
+[ -z "$HIDE_NET" ] || hide=(unshare --mount --propagation=slave sh -c "$HIDE_NET")
+"${hide[@]}" containerd --config /dev/null --root /run/engine/content --state /run/engine/containerd \
     --address /run/engine/containerd.sock >/run/engine/containerd.log 2>&1 </dev/null &
 dockerd --config-file /run/engine/daemon.json --containerd /run/engine/containerd.sock \
     -H unix:///run/docker.sock >/run/engine/dockerd.log 2>&1 </dev/null &
@@ -151,15 +157,17 @@ impl Engine {
         };
         let debug = ["--debug", "--strace", "--debug-log=/run/engine/runsc/"];
         let flags = debug.iter().filter(|_| env::var_os("ENGINE_DEBUG").is_some()).map(|&flag| flag.to_owned());
-        Engine::with(runtime, &Runtime::ours().program, &flags.collect::<Vec<_>>())
+        Engine::with(runtime, &Runtime { flags: flags.collect(), ..Runtime::ours() })
     }
 
-    /// Starts the daemons with `runc`, or with another program under the name `runsc`, which gets these flags.
-    pub fn with(runtime: &'static str, runsc: &Path, flags: &[String]) -> Engine {
+    /// Starts the daemons with `runc`, or with another one under the name `runsc`, which gets its flags.
+    pub fn with(runtime: &'static str, runsc: &Runtime) -> Engine {
         let root = image_root();
         let group = format!("runsc-engine-{}", std::process::id());
         let mut shell = Command::new("unshare");
         shell.args(["--mount", "--net", "sh", "-c", OUTER]).env("INNER", INNER).env("GROUP", &group);
+        // Only gVisor needs that, as it needs another cable.
+        shell.env("HIDE_NET", if runsc.cable == Cable::Veth { HIDE_NET } else { "" });
         shell.stdin(Stdio::piped()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
         let mut shell = shell.spawn().expect("unshare");
         let pipe = shell.stdin.take().expect("it was asked for");
@@ -168,9 +176,9 @@ impl Engine {
             assert!(status.is_none(), "the engine's shell has ended: {status:?}");
             descendants(shell.id()).into_iter().find(|&pid| is_first(pid))
         });
-        let program = if runtime == "runc" { on_path("runc") } else { runsc.to_owned() };
+        let program = if runtime == "runc" { on_path("runc") } else { runsc.program.clone() };
         let mut engine = Engine { init, runtime, program, group, root, shell, pipe };
-        engine.configure(runsc, flags);
+        engine.configure(runsc);
         writeln!(engine.pipe, "go").expect("the shell reads");
         until("the daemon answers", || {
             let ended = engine.shell.try_wait().expect("a child");
@@ -192,7 +200,7 @@ impl Engine {
     }
 
     /// Writes the daemon's configuration; `runsc install` adds its runtime.
-    fn configure(&self, runsc: &Path, flags: &[String]) {
+    fn configure(&self, runsc: &Runtime) {
         let file = "/run/engine/daemon.json";
         let configuration = json!({
             "data-root": "/run/engine/data",
@@ -208,10 +216,10 @@ impl Engine {
             return;
         }
         // It finds its own path by way of /proc.
-        let mut install = self.command_among_processes(runsc);
+        let mut install = self.command_among_processes(&runsc.program);
         install.arg("install").arg(format!("--config_file={file}")).arg("--runtime=runsc");
-        if !flags.is_empty() {
-            install.arg("--").args(flags);
+        if !runsc.flags.is_empty() {
+            install.arg("--").args(&runsc.flags);
         }
         let output = install.output().expect("runsc starts");
         assert!(output.status.success(), "{install:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -281,10 +289,14 @@ impl Engine {
         command
     }
 
-    /// Docker's client: that of the system's packages, as the daemon is, rather than another one on `PATH`.
+    /// Docker's client: that which came with the daemon, rather than another one on `PATH`.
     pub fn client(&self) -> Command {
-        let packaged = Path::new("/usr/bin/docker");
-        self.command(if packaged.exists() { packaged } else { Path::new("docker") })
+        static CLIENT: LazyLock<PathBuf> = LazyLock::new(|| {
+            let daemon = on_path("dockerd");
+            let beside = daemon.ancestors().skip(1).take(2).flat_map(|at| [at.join("docker"), at.join("bin/docker")]);
+            beside.into_iter().find(|path| path.is_file()).unwrap_or_else(|| "docker".into())
+        });
+        self.command(&*CLIENT)
     }
 
     /// Runs a command with a deadline.

@@ -36,6 +36,18 @@ fn what_the_host_changes_in_a_volume_is_seen() {
 }
 
 #[test]
+fn mounts_are_not_shared_with_the_host() {
+    let engine = engine();
+    // What a container mounts cannot be seen on the host, so that it is not promised.
+    let slave = engine.run(&["-v=/run/lock:/below:rslave"], &["ls", "/below"]);
+    slave.success();
+    if engine.is_sandboxed() {
+        let shared = engine.run(&["-v=/run/lock:/below:rshared"], &["true"]);
+        assert!(shared.code == 125 && shared.stderr.contains("].options: \"rshared\""), "{shared}");
+    }
+}
+
+#[test]
 fn a_named_volume_outlives_its_container() {
     let engine = engine();
     let volume = Container::fresh_name();

@@ -177,6 +177,46 @@ fn a_container_on_two_networks() {
     });
 }
 
+/// Answers HTTP requests on port 8000 with a file of a volume, which it writes first.
+const SERVICE: &str = "import socket
+open('/data/page', 'w').write('from the service behind\\n')
+server = socket.create_server(('', 8000))
+while True:
+    peer, _ = server.accept()
+    peer.recv(65536)
+    page = open('/data/page').read()
+    peer.sendall(f'HTTP/1.0 200 OK\\r\\nContent-Length: {len(page)}\\r\\n\\r\\n{page}'.encode())
+    peer.close()";
+
+#[test]
+fn a_group_of_services() {
+    // What `docker compose up` makes: a network, a volume, a service that is waited for, and one in front of it.
+    let engine = engine();
+    let network = UserNetwork::new(&engine, &["--label=com.docker.compose.project=group"]);
+    let flag = network.flag();
+    let flags = [
+        flag.as_str(),
+        "--network-alias=app",
+        "--health-cmd=curl -sf http://localhost:8000/",
+        "--health-interval=100ms",
+        "--volume=/data",
+        "--restart=unless-stopped",
+    ];
+    let app = engine.start_container(&flags, &["python3", "-c", SERVICE]);
+    until("it is healthy", || (app.inspect("/State/Health/Status") == "healthy").then_some(()));
+    let configuration = "events {} http { server { listen 80; location / { proxy_pass http://app:8000/; } } }";
+    let script = format!("echo '{configuration}' >/etc/nginx/nginx.conf; exec nginx -g 'daemon off;'");
+    let front = engine.start_container(&[&flag, "--network-alias=front"], &["sh", "-c", &script]);
+    let get = |container: &Container<'_>| {
+        let ran = container.exec(&["curl", "-sf", "--max-time", "5", "http://front/"]);
+        (ran.code == 0).then_some(ran.stdout)
+    };
+    assert_eq!(until("the service in front answers", || get(&app)), "from the service behind\n");
+    // The one behind is replaced, and found again under its name.
+    app.docker(&["restart", "--time=0"]).success();
+    assert_eq!(until("it answers again", || get(&front)), "from the service behind\n");
+}
+
 /// A host beyond the daemon's: 203.0.113.2, connected with the daemon's 203.0.113.1.
 struct Outside {
     namespace: File,

@@ -599,7 +599,8 @@ fn sysfs_tells_of_interfaces() {
     isolated(|| {
         let read = |name: &str| std::fs::read_to_string(format!("/sys/class/net/lo/{name}"));
         let text = |name: &str| read(name).unwrap().trim().to_owned();
-        let names: Vec<_> = std::fs::read_dir("/sys/class/net").unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let names: Vec<_> =
+            std::fs::read_dir("/sys/class/net").unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert!(names.iter().any(|name| name == "lo"), "{names:?}");
         let link = std::fs::read_link("/sys/class/net/lo").unwrap();
         assert_eq!(link.to_str(), Some("../../devices/virtual/net/lo"));

@@ -67,6 +67,7 @@ scripts! {
     here_documents: "here_documents.sh",
     job_control: "job_control.sh",
     pipelines: "pipelines.sh",
+    postgres: "postgres.sh",
     proc: "proc.sh",
     processes: "processes.sh",
     python_asyncio: "python_asyncio.py",
@@ -77,6 +78,7 @@ scripts! {
     python_sqlite: "python_sqlite.py",
     python_subprocess: "python_subprocess.py",
     python_threads: "python_threads.py",
+    redis: "redis.sh",
     terminal: "terminal.py",
     traps: "traps.sh",
 }

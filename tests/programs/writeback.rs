@@ -19,9 +19,7 @@ fn dirty(path: &Path) -> u64 {
     let file = File::open(path).expect("the file");
     let (range, mut counts) = ([0u64, LEN], [0u64; 5]);
     // SAFETY: `struct cachestat_range` is two such numbers, `struct cachestat` five.
-    let result = unsafe {
-        libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), counts.as_mut_ptr(), 0)
-    };
+    let result = unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), counts.as_mut_ptr(), 0) };
     assert_eq!(result, 0, "cachestat (of Linux 6.5): {}", std::io::Error::last_os_error());
     counts[1] * 4096
 }

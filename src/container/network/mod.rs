@@ -62,7 +62,7 @@ pub fn take_over(namespace: &Path, bundle: &Bundle) -> Result<Taken> {
 }
 
 /// Whether a namespace is this process's own or that of the host's first process.
-fn is_hosts_own(namespace: &Path) -> Result<bool> {
+pub fn is_hosts_own(namespace: &Path) -> Result<bool> {
     let identity = |path: &Path| path.metadata().map(|meta| (meta.dev(), meta.ino()));
     let asked = identity(namespace).doing(|| format!("look at network namespace {}", namespace.display()))?;
     let same = |path: &str| identity(Path::new(path)).is_ok_and(|own| own == asked);

@@ -81,8 +81,8 @@ fn answer(
         Leases::sandbox().new_epoch();
     }
     let request = match request {
-        Request::Create { id, spec, mounts, overlay, shares } => {
-            let new = NewContainer::further(id, *spec, mounts, overlay, fds)?;
+        Request::Create { id, spec, mounts, cgroups, overlay, shares } => {
+            let new = NewContainer::further(id, *spec, (mounts, cgroups), overlay, fds)?;
             owned.push(Owned::Container(create::create(containers, new, &shares)?));
             return Ok(Value::Null);
         }
@@ -122,8 +122,16 @@ fn answer(
             let cpu: u64 = processes.iter().map(|process| process.cpu_time).sum();
             Ok(json!({"cpu": {"usage_us": cpu}, "pids": {"current": kernel.thread_count()}}))
         }
+        Request::Files { .. } => {
+            let connection = fds.into_iter().next().ok_or("files: the connection is missing")?;
+            super::files::serve(container.clone(), connection)?;
+            Ok(Value::Null)
+        }
         Request::Limit { resources, .. } => {
             kernel.set_resources(*resources);
+            if container.is_root() {
+                containers.cpus_changed();
+            }
             Ok(Value::Null)
         }
         Request::Network { links, dns, .. } => {

@@ -423,7 +423,7 @@ fn others(table: &mut Table) {
         65 semop Full "" ipc::sem::semop;
         66 semctl Partial "without SEM_STAT and SEM_INFO" ipc::sem::semctl;
         67 shmdt Full "" ipc::shm::shmdt;
-        99 sysinfo Full "memory and loads are the host's" misc::sysinfo;
+        99 sysinfo Full "loads are the host's, and memory where the container has no limit" misc::sysinfo;
         103 syslog Partial "the boot log can be read, not cleared" misc::syslog;
         153 vhangup Refused "the host's affair" misc::not_permitted;
         169 reboot Refused "the sandbox ends with its first process" misc::reboot;

@@ -160,7 +160,11 @@ fn replace(cur: &mut Current, prepared: Prepared, new: NewCredentials) -> Result
         read_implies_exec: false,
         host: &HostAux::read(),
     };
+    let stub = cur.user.space().host_pid();
     let loaded = prepared.commit(&mut *cur.user, &args);
+    if cur.user.space().host_pid() != stub {
+        cur.kernel.take_in(cur.user.space().host_pid());
+    }
     *cur.task.interrupter.lock() = Some(cur.user.interrupter());
     let loaded = loaded?;
     let old = cur.task.mm.write().replace(loaded.mm);
@@ -192,6 +196,8 @@ fn shed(cur: &mut Current, new: NewCredentials) -> Result<()> {
             }
         }
     }
+    // A thread that is not the first takes that one's id.
+    cur.answers.set(None);
     // Descriptors last: who waits for one to close finds the process as it is from now on.
     close_on_exec(cur)?;
     if new.secure || !new.readable {

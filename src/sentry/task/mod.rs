@@ -30,7 +30,7 @@ pub mod tree;
 pub mod usage;
 pub mod wait;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -49,7 +49,7 @@ use crate::sentry::fs::FsContext;
 use crate::sentry::kernel::Kernel;
 use crate::sentry::limits::Limits;
 use crate::sentry::mm::{MemLimits, MemoryManager};
-use crate::sentry::namespaces::Namespaces;
+use crate::sentry::namespaces::{Namespaces, Pid};
 use crate::sentry::seccomp::Seccomp;
 use crate::sentry::signal::frame::Trap;
 use crate::sentry::signal::{AltStack, SigSet, SignalHandlers};
@@ -227,6 +227,8 @@ pub struct Task {
     rests: AtomicBool,
     /// Where its sentry thread sleeps.
     pub parker: Arc<Parker>,
+    /// Whether it looks for a wake-up before it sleeps.
+    pub(super) looks: block::Looks,
     /// What stops its user code. `None` before it has started.
     interrupter: Mutex<Option<Arc<dyn Interrupter>>>,
     /// Its own pending signals and its mask.
@@ -264,6 +266,11 @@ impl Task {
     /// The process id.
     pub fn pid(&self) -> i32 {
         self.group.pid
+    }
+
+    /// The process id, and in which namespace it counts: for who may be a process of another container.
+    pub fn scoped_pid(&self) -> Pid {
+        Pid { number: self.pid(), namespace: self.kernel.pid_namespace }
     }
 
     /// Its memory. `ESRCH` once it has ended.
@@ -343,6 +350,11 @@ impl Task {
     /// Changes how it is scheduled; user code that runs meanwhile is stopped once, to go on so.
     pub fn reschedule(&self, change: impl FnOnce(&Scheduling)) {
         change(&self.scheduling);
+        self.kick();
+    }
+
+    /// Stops its user code once, if it runs: it goes on at once, by what holds then.
+    pub fn kick(&self) {
         if let Some(interrupter) = &*self.interrupter.lock() {
             interrupter.interrupt();
         }
@@ -352,9 +364,7 @@ impl Task {
     pub fn notify(&self, why: Attention) {
         self.attention.fetch_or(why.bits(), Ordering::SeqCst);
         self.parker.unpark();
-        if let Some(interrupter) = &*self.interrupter.lock() {
-            interrupter.interrupt();
-        }
+        self.kick();
     }
 
     /// What it is to look at.
@@ -455,6 +465,7 @@ impl Task {
             exiting: AtomicBool::new(false),
             rests: AtomicBool::new(false),
             parker: Arc::default(),
+            looks: block::Looks::default(),
             interrupter: Mutex::new(None),
             signals: Mutex::default(),
             clear_child_tid: AtomicU64::new(0),
@@ -511,6 +522,8 @@ pub struct Current {
     pub(super) trap: Trap,
     /// `sigaltstack(2)`.
     pub(super) altstack: AltStack,
+    /// For which state of its filters the platform has answers of its own; `None`: it must be told again.
+    pub(super) answers: Cell<Option<u32>>,
 }
 
 impl Deref for Current {
@@ -559,5 +572,6 @@ impl Current {
         // Another thread may have set it meanwhile.
         creds.no_new_privs |= self.seccomp.no_new_privs.load(Ordering::SeqCst);
         *place = Arc::new(creds);
+        self.answers.set(None);
     }
 }

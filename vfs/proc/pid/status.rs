@@ -323,8 +323,7 @@ fn privileges(text: &mut String, task: &Task) {
 fn processors(text: &mut String, subject: &Subject, task: &Task) {
     let affinity = task.scheduling.affinity();
     let count = placement::count();
-    let allowed: Vec<usize> =
-        (0..count).filter(|cpu| affinity.get(cpu / 8).is_none_or(|byte| byte & 1 << (cpu % 8) != 0)).collect();
+    let allowed: Vec<usize> = (0..count).filter(|&cpu| placement::allows(&affinity, cpu)).collect();
     let _ = writeln!(text, "Cpus_allowed:\t{}", mask(&allowed, count));
     let _ = writeln!(text, "Cpus_allowed_list:\t{}", ranges(&allowed));
     text.push_str("Mems_allowed:\t00000000,00000001\nMems_allowed_list:\t0\n");

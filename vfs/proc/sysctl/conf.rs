@@ -147,7 +147,8 @@ mod tests {
         assert_eq!(fixed("net/ipv6/conf/all/disable_ipv6"), None);
         assert_eq!(fixed("net/ipv6/conf/a/b/hop_limit"), None);
         assert_eq!(v6_off("net/ipv6/conf/lo/disable_ipv6"), Some("lo"));
-        for wrong in ["net/ipv6/conf//disable_ipv6", "net/ipv6/conf/sixteen-letters-/disable_ipv6", "net/ipv6/conf/lo"] {
+        for wrong in ["net/ipv6/conf//disable_ipv6", "net/ipv6/conf/sixteen-letters-/disable_ipv6", "net/ipv6/conf/lo"]
+        {
             assert_eq!(v6_off(wrong), None, "{wrong}");
         }
     }

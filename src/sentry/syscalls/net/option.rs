@@ -1,7 +1,8 @@
 //! `getsockopt(2)`, `setsockopt(2)`.
 
-use super::{socket_file, socket_of};
+use super::{socket_file, socket_of, ucred};
 use crate::errno::{Errno, Result};
+use crate::netstack::unix::UnixSocket;
 use crate::netstack::{Socket, SocketOption};
 use crate::sentry::creds::Caps;
 use crate::sentry::mm::user::{UserPtr, UserSlice};
@@ -26,7 +27,10 @@ fn get(socket: &dyn Socket, option: SocketOption, room: usize) -> Result<Vec<u8>
 pub fn getsockopt(cur: &mut Current, fd: Fd, level: i32, name: i32, value: u64, len: UserPtr<i32>) -> SysResult {
     let file = socket_file(cur, fd)?;
     let room = usize::try_from(len.read(cur.space())?).map_err(|_| Errno::EINVAL)?;
-    let found = get(socket_of(&file)?, SocketOption { level, name }, room)?;
+    let found = match file.downcast::<UnixSocket>() {
+        Some(socket) if (level, name) == (libc::SOL_SOCKET, libc::SO_PEERCRED) => ucred(cur, socket.peer_cred()),
+        _ => get(socket_of(&file)?, SocketOption { level, name }, room)?,
+    };
     let stored = UserSlice::new(value, room).write_truncated(cur.space(), &found)?;
     len.write(cur.space(), &(stored as i32)).map(|()| 0)
 }

@@ -40,9 +40,10 @@ fn set_len() -> usize {
     placement::count().div_ceil(64) * 8
 }
 
-fn all_cpus() -> Vec<u8> {
+/// The CPUs of a mask that the sandbox may use now.
+fn allowed(mask: &[u8]) -> Vec<u8> {
     let mut set = vec![0u8; set_len()];
-    for cpu in 0..placement::count() {
+    for cpu in (0..placement::available()).filter(|&cpu| placement::allows(mask, cpu)) {
         set[cpu / 8] |= 1 << (cpu % 8);
     }
     set
@@ -55,8 +56,7 @@ pub fn sched_getaffinity(cur: &mut Current, tid: i32, len: u32, set: UserPtr<u8>
         return Err(Errno::EINVAL);
     }
     let task = target(cur, tid)?;
-    let own = task.scheduling.affinity();
-    let bytes = if own.is_empty() { all_cpus() } else { own };
+    let bytes = allowed(&task.scheduling.affinity());
     set.write_truncated(cur.space(), &bytes).map(|n| n as u64)
 }
 
@@ -68,7 +68,7 @@ pub fn sched_setaffinity(cur: &mut Current, tid: i32, len: u32, set: UserPtr<u8>
     bytes.resize(set_len(), 0);
     let task = target(cur, tid)?;
     may_schedule(cur, &task)?;
-    for (byte, all) in bytes.iter_mut().zip(all_cpus()) {
+    for (byte, all) in bytes.iter_mut().zip(allowed(&[])) {
         *byte &= all;
     }
     if bytes.iter().all(|&byte| byte == 0) {
@@ -192,7 +192,8 @@ fn apply_attr(cur: &Current, task: &Arc<Task>, asked: &Attr) -> SysResult {
         let sound = runtime >= 1024 && runtime <= deadline && (period == 0 || deadline <= period);
         return Err(if sound { Errno::EPERM } else { Errno::EINVAL });
     }
-    let (priority, nice) = if keeps(KEEP_PARAMS) { (0, own.nice()) } else { (asked.priority, asked.nice.clamp(-20, 19)) };
+    let (priority, nice) =
+        if keeps(KEEP_PARAMS) { (0, own.nice()) } else { (asked.priority, asked.nice.clamp(-20, 19)) };
     if keeps(KEEP_PARAMS) {
         if !matches!(policy, libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE) {
             return Err(Errno::EINVAL);
@@ -270,4 +271,3 @@ pub fn sched_rr_get_interval(cur: &mut Current, tid: i32, interval: UserPtr<[i64
     target(cur, tid)?;
     interval.write(cur.space(), &[0, 4_000_000]).map(|()| 0)
 }
-
