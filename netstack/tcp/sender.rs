@@ -464,6 +464,13 @@ impl Sender {
         self.edges.map(|(first, _)| first)
     }
 
+    /// The machine has not gone back to what was not acknowledged: it is still under way.
+    pub fn give_up_going_back(&mut self) {
+        if let Some((_, last)) = self.edges {
+            self.edge = last;
+        }
+    }
+
     /// The machine did not do so.
     pub fn give_up_resend(&mut self) {
         self.resend = false;

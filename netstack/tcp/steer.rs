@@ -85,7 +85,8 @@ impl Conn {
         if !state.established || matches!(state.tcp_phase(), Phase::Closed | Phase::TimeWait) {
             return;
         }
-        if state.sender.wants_resend() {
+        // An end alone it sends again by its timer only, which copies would stop.
+        if state.sender.wants_resend() && state.unsent() > 0 {
             // The first may tell of another window; the others are copies.
             for _ in 0..4 {
                 let field = state.sender.patch();
@@ -104,7 +105,7 @@ impl Conn {
         self.tell(engine, state, field);
         for _ in 0..TRIES {
             // Its own timer would come later, others of its timers perhaps earlier.
-            let Some(time) = engine.poll_at(&state.sockets) else { return };
+            let Some(time) = engine.poll_at(&state.sockets) else { break };
             if engine.transmit_at(&mut state.sockets, time.max(now())) {
                 self.flush(stack, engine, state);
             }
@@ -112,6 +113,8 @@ impl Conn {
                 return;
             }
         }
+        log::debug!("smoltcp does not send again what is lost");
+        state.sender.give_up_going_back();
     }
 
     /// Narrows the window between two segments, where that is more than a moment ago.
