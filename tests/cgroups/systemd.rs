@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::common::leftovers::descendants;
 use super::common::{Runtime, Sandbox};
-use super::place::{done, printed};
+use super::place::{done, end, printed};
 
 /// Makes cgroups, starts the second shell in them, and removes them when the pipe is closed.
 const OUTER: &str = r#"
@@ -28,7 +28,8 @@ set -eu
 mount --make-rslave /
 groups=
 for point in $(awk '$3 ~ /^cgroup2?$/ { print $2 }' /proc/self/mounts); do
-    mkdir "$point/$GROUP"
+    # One may be mounted twice, or under another.
+    mkdir "$point/$GROUP" 2>/dev/null || continue
     if [ -e "$point/$GROUP/cpuset.cpus" ] && [ ! -e "$point/cgroup.controllers" ]; then
         cat "$point/cpuset.cpus" >"$point/$GROUP/cpuset.cpus"
         cat "$point/cpuset.mems" >"$point/$GROUP/cpuset.mems"
@@ -79,7 +80,8 @@ v1)
     mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified ;;
 v2) mount -t cgroup2 cgroup2 /sys/fs/cgroup ;;
 esac
-export container=test SYSTEMD_UNIT_PATH=/run/units SYSTEMD_LOG_TARGET=null
+export SYSTEMD_UNIT_PATH=/run/units:/run/systemd/system.control:/run/systemd/transient
+export container=test SYSTEMD_LOG_TARGET=null
 exec /lib/systemd/systemd --system --unit=default.target --show-status=false
 "#;
 
@@ -204,12 +206,6 @@ const PATH: &str = "runsc-test.slice:docker:c1";
 const UNIT: &str = "docker-c1.scope";
 const CGROUP: &str = "runsc.slice/runsc-test.slice/docker-c1.scope";
 
-/// Stops the container, and waits for its end.
-fn end(running: super::common::Running) {
-    running.signal(nix::sys::signal::Signal::SIGKILL);
-    running.wait_or_kill(Duration::from_secs(30));
-}
-
 fn a_scope_has_the_containers_limits(version: Version) {
     let systemd = Systemd::start(version);
     let mut resources = json!({
@@ -307,14 +303,14 @@ fn a_unit_has_one_container() {
 fn what_systemd_refuses_is_one_line_and_leaves_nothing() {
     let systemd = Systemd::start(Version::V2);
     let refused = |path: &str, annotations: Value| {
-        let output = systemd.sandbox("true", path, json!({})).with("/annotations", annotations).run();
-        assert_eq!(output.code(), 128, "{}", output.report());
+        let output = systemd.sandbox("true", path, json!({})).with("/annotations", annotations.clone()).run();
+        assert_eq!(output.code(), 128, "{path} {annotations}: {}", output.report());
         assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
         systemd.is_gone(UNIT, CGROUP);
         output.stderr
     };
     assert!(refused("/docker/c1", json!({})).contains("slice:prefix:name"));
-    assert!(refused("a..slice:docker:c1", json!({})).contains("a..slice"));
+    assert!(refused("a--b.slice:docker:c1", json!({})).contains("a--b.slice"));
     let line = refused(PATH, json!({"org.systemd.property.NoSuchThing": "true"}));
     assert!(line.contains("docker-c1.scope") && line.contains("NoSuchThing"), "{line}");
     let line = refused(PATH, json!({"org.systemd.property.CollectMode": "always"}));

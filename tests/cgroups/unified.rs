@@ -4,13 +4,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::mount::{MsFlags, mount, umount};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
 use super::common::{Runtime, Sandbox};
-use super::place::{done, printed};
+use super::place::{done, end, printed};
 
 /// Runs the rest of the words where v2 is all there is.
 const WITHIN: [&str; 5] = [
@@ -21,7 +21,7 @@ const WITHIN: [&str; 5] = [
     "mount --make-rprivate / && mount -t tmpfs tmpfs /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"$@\"",
 ];
 
-/// The host's v2, mounted for this test.
+/// The host's v2, mounted for this test's thread and what it starts.
 struct V2 {
     point: tempfile::TempDir,
     path: String,
@@ -29,10 +29,11 @@ struct V2 {
 
 impl V2 {
     fn new(name: &str) -> V2 {
+        let nothing = None::<&str>;
+        unshare(CloneFlags::CLONE_NEWNS).expect("root may");
+        mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).expect("root may");
         let point = tempfile::tempdir().unwrap();
-        let mounted =
-            Command::new("mount").args(["-t", "cgroup2", "cgroup2"]).arg(point.path()).status().expect("mount");
-        assert!(mounted.success());
+        mount(Some("cgroup2"), point.path(), Some("cgroup2"), MsFlags::empty(), nothing).expect("Linux 4.5");
         V2 { point, path: format!("/runsc-test-{}-{name}/c1", std::process::id()) }
     }
 
@@ -61,7 +62,8 @@ impl V2 {
 
 impl Drop for V2 {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.point.path()).status();
+        // Its directory goes, too.
+        umount(self.point.path()).expect("it was mounted");
     }
 }
 
@@ -91,8 +93,7 @@ fn controllers_that_are_there_are_used_and_others_named() {
             let mut running = v2.sandbox("echo up; exec sleep 1000", resources).start();
             printed(&mut running, "up");
             assert_eq!(v2.read(file), value, "{controller}");
-            running.signal(Signal::SIGKILL);
-            assert_eq!(running.wait_or_kill(Duration::from_secs(30)).code(), 137);
+            assert_eq!(end(running).code(), 137);
         } else {
             let output = v2.sandbox("true", resources).run();
             assert_eq!(output.code(), 128, "{}", output.report());
@@ -114,8 +115,7 @@ fn time_and_processes_are_counted_without_controllers() {
     let event: Value = serde_json::from_str(&done(running.command(&["events", "--stats"]))).expect("JSON");
     let total = event["data"]["cpu"]["usage"]["total"].as_u64().unwrap_or_else(|| panic!("{event}"));
     assert!(total >= used * 1000, "{used} {event}");
-    running.signal(Signal::SIGKILL);
-    running.wait_or_kill(Duration::from_secs(30));
+    end(running);
     assert!(!v2.dir().parent().unwrap().exists());
 }
 
@@ -127,8 +127,7 @@ fn what_is_left_in_it_is_killed() {
     // One that came there by itself.
     let mut stray = Command::new("sleep").arg("1000").spawn().unwrap();
     fs::write(v2.dir().join("cgroup.procs"), stray.id().to_string()).unwrap();
-    running.signal(Signal::SIGKILL);
-    running.wait_or_kill(Duration::from_secs(30));
+    end(running);
     assert!(!stray.wait().unwrap().success());
     assert!(!Path::new(&v2.dir()).exists());
 }

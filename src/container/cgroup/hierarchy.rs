@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
+
 use crate::container::error::{Context, Error, Result};
 
 /// A mounted hierarchy.
@@ -30,12 +32,13 @@ impl Hierarchies {
     /// Those of this process's mount namespace.
     pub fn detect() -> Result<Hierarchies> {
         let read = |path: &str| fs::read_to_string(path).doing(|| format!("read {path}"));
-        Ok(Hierarchies::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?))
+        Ok(Hierarchies::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?, is_seen))
     }
 
-    /// From the two files' text. A hierarchy that is mounted read-only is left out: nothing can be made there.
-    pub fn parse(mountinfo: &str, own: &str) -> Hierarchies {
-        let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).collect();
+    /// From the two files' text. A hierarchy that is mounted read-only is left out: nothing can be made there; and so is
+    /// what is not `seen`, as something else is mounted above it.
+    pub fn parse(mountinfo: &str, own: &str, seen: impl Fn(&Mount) -> bool) -> Hierarchies {
+        let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).filter(seen).collect();
         let mut found = Hierarchies::default();
         for line in own.lines() {
             let mut fields = line.splitn(3, ':').skip(1);
@@ -79,8 +82,14 @@ impl Mounted {
     }
 }
 
+/// Whether the file system that is found at a mount's place is one of its kind.
+fn is_seen(mount: &Mount) -> bool {
+    let kind = if mount.v2 { CGROUP2_SUPER_MAGIC } else { CGROUP_SUPER_MAGIC };
+    statfs(&mount.point).is_ok_and(|found| found.filesystem_type() == kind)
+}
+
 /// A line of mountinfo.
-struct Mount {
+pub(super) struct Mount {
     root: PathBuf,
     point: PathBuf,
     /// Of the super block: its controllers are among them.
@@ -152,7 +161,7 @@ mod tests {
 
     #[test]
     fn hierarchies_of_a_hybrid_host() {
-        let found = Hierarchies::parse(HYBRID, OWN);
+        let found = Hierarchies::parse(HYBRID, OWN, |_| true);
         let names: Vec<&str> = found.v1.keys().map(String::as_str).collect();
         assert_eq!(names, ["cpu", "cpuacct", "name=systemd"], "memory is read-only, pids is not mounted");
         let cpu = Mounted { point: "/sys/fs/cgroup/cpu,cpuacct".into(), root: "/docker/a b".into(), own: "c".into() };
@@ -170,10 +179,16 @@ mod tests {
 
     #[test]
     fn a_host_with_v2_alone() {
-        let found = Hierarchies::parse("31 30 0:27 / /sys/fs/cgroup rw - cgroup2 none rw\n", "0::/\n");
+        let found = Hierarchies::parse("31 30 0:27 / /sys/fs/cgroup rw - cgroup2 none rw\n", "0::/\n", |_| true);
         assert!(found.unified());
         assert_eq!(found.v2.unwrap().leaf("a".as_ref(), true), Path::new("/sys/fs/cgroup/a"));
-        assert!(!Hierarchies::parse("", "0::/\n").unified());
+        assert!(!Hierarchies::parse("", "0::/\n", |_| true).unified());
+    }
+
+    #[test]
+    fn what_is_mounted_over_is_not_there() {
+        let found = Hierarchies::parse(HYBRID, OWN, |mount| mount.v2);
+        assert!(found.unified() && found.v1.is_empty());
     }
 
     #[test]
