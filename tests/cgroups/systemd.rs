@@ -16,6 +16,8 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::common::leftovers::descendants;
@@ -35,12 +37,15 @@ for point in $(awk '$3 ~ /^cgroup2?$/ { print $2 }' /proc/self/mounts); do
         cat "$point/cpuset.mems" >"$point/$GROUP/cpuset.mems"
     fi
     groups="$groups $point/$GROUP"
+    for controller in $(cat "$point/cgroup.controllers" 2>/dev/null); do
+        echo "+$controller" >"$point/cgroup.subtree_control" || true
+    done
 done
 export groups
 sh -c 'for group in $groups; do echo $$ >"$group/cgroup.procs"; done
        exec unshare --mount --pid --cgroup --uts --ipc --fork --kill-child sh -c "$INNER"' </dev/null &
 while read -r _; do :; done
-kill -KILL $!
+kill -KILL $! 2>/dev/null || true
 wait
 for _ in $(seq 100); do
     find $groups -depth -type d -exec rmdir {} + 2>/dev/null || true
@@ -121,6 +126,7 @@ impl Systemd {
             descendants(shell.id()).into_iter().find(is_systemd)
         });
         let systemd = Systemd { shell, pipe, init, group, _alone: alone };
+        systemd.leave_it_alone();
         until("systemd is up", || {
             let state = systemd.systemctl(&["is-system-running"]);
             (String::from_utf8_lossy(&state.stdout).trim() == "running").then_some(())
@@ -128,11 +134,25 @@ impl Systemd {
         systemd
     }
 
-    /// Words that run a command in its namespaces.
+    /// Takes the process that waits for it out of the cgroup, whose controllers could not be enabled otherwise.
+    fn leave_it_alone(&self) {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.init)).expect("it runs");
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("it has a parent");
+        for directory in self.directories("") {
+            let above = directory.parent().expect("the root of a hierarchy").join("cgroup.procs");
+            fs::write(&above, parent.trim()).unwrap_or_else(|error| panic!("{}: {error}", above.display()));
+        }
+    }
+
+    /// Words that run a command in its namespaces, and where systemd itself is: on a host whose cgroup namespaces are
+    /// borders (`nsdelegate`), it could not move a process from elsewhere.
     fn within(&self) -> Vec<String> {
-        let target = self.init.to_string();
-        let words = ["nsenter", "--target", &target, "--mount", "--net", "--pid", "--cgroup", "--uts", "--ipc", "--"];
-        words.map(str::to_owned).into()
+        let enter = "for dir in $DIRS; do echo $$ 2>/dev/null >$dir/cgroup.procs; done
+                     exec nsenter --target $INIT --mount --net --pid --cgroup --uts --ipc -- \"$@\"";
+        let directories: Vec<String> =
+            self.directories("init.scope").iter().map(|path| path.display().to_string()).collect();
+        let (directories, init) = (format!("DIRS={}", directories.join(" ")), format!("INIT={}", self.init));
+        ["env", &directories, &init, "sh", "-c", enter, "sh"].map(str::to_owned).into()
     }
 
     fn systemctl(&self, words: &[&str]) -> Output {
@@ -206,72 +226,119 @@ const PATH: &str = "runsc-test.slice:docker:c1";
 const UNIT: &str = "docker-c1.scope";
 const CGROUP: &str = "runsc.slice/runsc-test.slice/docker-c1.scope";
 
-fn a_scope_has_the_containers_limits(version: Version) {
-    let systemd = Systemd::start(version);
-    let mut resources = json!({
+/// What a test asks of limits, and where that is to be found: the unit's property, then the file of its cgroup.
+struct Limits {
+    memory: (&'static str, &'static str),
+    /// Of 512 shares.
+    shares: (&'static str, &'static str),
+    /// Of 33333 us in each 100000.
+    quota: (&'static str, &'static str),
+}
+
+impl Version {
+    /// Those that this host lets a systemd have: without a v1 of its own it makes none.
+    fn all() -> Vec<Version> {
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc is mounted");
+        let has_v1 = mounts.lines().any(|line| line.split(' ').nth(2) == Some("cgroup"));
+        if has_v1 { vec![Version::V1, Version::V2] } else { vec![Version::V2] }
+    }
+
+    fn limits(self) -> Limits {
+        match self {
+            Version::V1 => Limits {
+                memory: ("MemoryLimit", "memory.limit_in_bytes"),
+                shares: ("CPUShares", "512"),
+                quota: ("cpu.cfs_quota_us", "33333"),
+            },
+            Version::V2 => Limits {
+                memory: ("MemoryMax", "memory.max"),
+                shares: ("CPUWeight", "59"),
+                quota: ("cpu.max", "33333 100000"),
+            },
+        }
+    }
+}
+
+/// The version whose controllers are this host's: the other can be asked for nothing.
+fn has_controllers(systemd: &Systemd, version: Version) -> bool {
+    version == Version::V1 || !systemd.directories("memory.max").is_empty()
+}
+
+#[test]
+fn a_scope_is_made_for_the_container() {
+    for version in Version::all() {
+        let systemd = Systemd::start(version);
+        let devices = json!([
+            {"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 10, "minor": 200, "access": "rw"},
+        ]);
+        let sandbox = systemd.sandbox("echo up; while :; do sleep 1; done", PATH, json!({"devices": devices}));
+        let annotations = json!({"org.systemd.property.TimeoutStopSec": "uint64 7"});
+        let mut running = sandbox.with("/annotations", annotations).start();
+        printed(&mut running, "up");
+
+        let show = |property| systemd.show(UNIT, property);
+        assert_eq!((show("ActiveState"), show("SubState")), ("active".into(), "running".into()));
+        assert_eq!((show("Slice"), show("ControlGroup")), ("runsc-test.slice".into(), format!("/{CGROUP}")));
+        assert_eq!((show("Description"), show("Delegate")), ("runsc container c1".into(), "yes".into()));
+        assert_eq!((show("Transient"), show("DefaultDependencies")), ("yes".into(), "no".into()));
+        assert_eq!((show("TimeoutStopUSec"), show("DevicePolicy")), ("7s".into(), "strict".into()));
+        assert!(show("DeviceAllow").contains("/dev/char/10:200 rw"), "{}", show("DeviceAllow"));
+        // Every process of the sandbox's is there, in every hierarchy.
+        let everywhere = systemd.directories(CGROUP);
+        assert!(!everywhere.is_empty());
+        for directory in &everywhere {
+            let count = fs::read_to_string(directory.join("cgroup.procs")).unwrap().lines().count();
+            assert!(count >= 3, "{}: {count} processes", directory.display());
+        }
+        end(running);
+        systemd.is_gone(UNIT, CGROUP);
+    }
+}
+
+#[test]
+fn a_scope_has_the_containers_limits() {
+    let mut done_for = Vec::new();
+    for version in Version::all() {
+        let systemd = Systemd::start(version);
+        if has_controllers(&systemd, version) {
+            has_limits(&systemd, version.limits());
+            done_for.push(version);
+        }
+    }
+    assert!(!done_for.is_empty(), "no version has a controller of memory");
+}
+
+fn has_limits(systemd: &Systemd, limits: Limits) {
+    let resources = json!({
         "memory": {"limit": 256 << 20}, "cpu": {"shares": 512, "quota": 33_333, "period": 100_000},
         "pids": {"limit": 20},
-        "devices": [{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 10, "minor": 200, "access": "rw"}],
     });
-    // What a controller of v2 could be asked for that is v1's here is in the unit alone.
-    let files = version == Version::V1 || !systemd.directories("memory.max").is_empty();
-    if !files {
-        resources = json!({"devices": resources["devices"]});
-    }
-    let sandbox = systemd.sandbox("echo up; while :; do sleep 1; done", PATH, resources);
-    let annotations = json!({"org.systemd.property.TimeoutStopSec": "uint64 7"});
-    let mut running = sandbox.with("/annotations", annotations).start();
+    let mut running = systemd.sandbox("echo up; while :; do sleep 1; done", PATH, resources).start();
     printed(&mut running, "up");
-
     let show = |property| systemd.show(UNIT, property);
-    assert_eq!((show("ActiveState"), show("SubState")), ("active".into(), "running".into()));
-    assert_eq!((show("Slice"), show("ControlGroup")), ("runsc-test.slice".into(), format!("/{CGROUP}")));
-    assert_eq!((show("Description"), show("Delegate")), ("runsc container c1".into(), "yes".into()));
-    assert_eq!((show("Transient"), show("DefaultDependencies")), ("yes".into(), "no".into()));
-    assert_eq!(show("TimeoutStopUSec"), "7s");
-    assert_eq!(show("DevicePolicy"), "strict");
-    assert!(show("DeviceAllow").contains("/dev/char/10:200 rw"), "{}", show("DeviceAllow"));
-    // Every process of the sandbox's is there, in every hierarchy.
-    let everywhere = systemd.directories(CGROUP);
-    assert!(!everywhere.is_empty());
-    for directory in &everywhere {
-        let count = fs::read_to_string(directory.join("cgroup.procs")).unwrap().lines().count();
-        assert!(count >= 3, "{}: {count} processes", directory.display());
-    }
-    if version == Version::V1 {
-        assert_eq!(show("MemoryLimit"), (256 << 20).to_string());
-        assert_eq!((show("TasksMax"), show("CPUShares")), ("104".into(), "512".into()));
-        // In hundredths; the file is exact.
-        assert_eq!(show("CPUQuotaPerSecUSec"), "340ms");
-        assert_eq!(systemd.read(CGROUP, "cpu.cfs_quota_us"), "33333");
-        assert_eq!(systemd.read(CGROUP, "memory.limit_in_bytes"), (256 << 20).to_string());
-        assert_eq!(systemd.read(CGROUP, "pids.max"), "104");
+    let (memory, memory_file) = limits.memory;
+    assert_eq!(show(memory), (256 << 20).to_string());
+    assert_eq!((show("TasksMax"), show(limits.shares.0)), ("104".into(), limits.shares.1.into()));
+    // In hundredths; the file is exact.
+    assert_eq!(show("CPUQuotaPerSecUSec"), "340ms");
+    assert_eq!(systemd.read(CGROUP, limits.quota.0), limits.quota.1);
+    assert_eq!(systemd.read(CGROUP, memory_file), (256 << 20).to_string());
+    assert_eq!(systemd.read(CGROUP, "pids.max"), "104");
 
-        done(running.command(&["update", "--memory=128m", "--cpu-quota=50000", "--pids-limit=9"]));
-        assert_eq!((show("MemoryLimit"), show("TasksMax")), ((128 << 20).to_string(), "82".into()));
-        assert_eq!(show("CPUQuotaPerSecUSec"), "500ms");
-        assert_eq!(systemd.read(CGROUP, "cpu.cfs_quota_us"), "50000");
-        // systemd knows of all that there is: it writes nothing else when it looks at its units again.
-        done(systemd.systemctl(&["daemon-reload"]));
-        assert_eq!(systemd.read(CGROUP, "memory.limit_in_bytes"), (128 << 20).to_string());
-        assert_eq!(systemd.read(CGROUP, "pids.max"), "82");
-        let event: Value = serde_json::from_str(&done(running.command(&["events", "--stats"]))).expect("JSON");
-        assert_eq!(event["data"]["memory"]["usage"]["limit"], 128 << 20);
-        let bad = running.command(&["update", "--cpu-period", "1"]);
-        assert_eq!(String::from_utf8_lossy(&bad.stderr).lines().count(), 1, "{bad:?}");
-    }
+    done(running.command(&["update", "--memory=128m", "--cpu-quota=50000", "--pids-limit=9"]));
+    assert_eq!((show(memory), show("TasksMax")), ((128 << 20).to_string(), "82".into()));
+    assert_eq!(show("CPUQuotaPerSecUSec"), "500ms");
+    assert_eq!(systemd.read(CGROUP, limits.quota.0), limits.quota.1.replace("33333", "50000"));
+    // systemd knows of all that there is: it writes nothing else when it looks at its units again.
+    done(systemd.systemctl(&["daemon-reload"]));
+    assert_eq!(systemd.read(CGROUP, memory_file), (128 << 20).to_string());
+    assert_eq!(systemd.read(CGROUP, "pids.max"), "82");
+    let event: Value = serde_json::from_str(&done(running.command(&["events", "--stats"]))).expect("JSON");
+    assert_eq!(event["data"]["memory"]["usage"]["limit"], 128 << 20);
+    let bad = running.command(&["update", "--cpu-period", "1"]);
+    assert_eq!(String::from_utf8_lossy(&bad.stderr).lines().count(), 1, "{bad:?}");
     end(running);
     systemd.is_gone(UNIT, CGROUP);
-}
-
-#[test]
-fn a_scope_in_v1_has_the_containers_limits() {
-    a_scope_has_the_containers_limits(Version::V1);
-}
-
-#[test]
-fn a_scope_in_v2_has_the_containers_limits() {
-    a_scope_has_the_containers_limits(Version::V2);
 }
 
 #[test]
@@ -319,13 +386,18 @@ fn what_systemd_refuses_is_one_line_and_leaves_nothing() {
 
 #[test]
 fn a_scope_goes_with_a_create_that_was_killed() {
-    let systemd = Systemd::start(Version::V1);
-    let sandbox = systemd.sandbox("sleep 1000", PATH, json!({"memory": {"limit": 256 << 20}}));
+    for version in Version::all() {
+        killed_at_any_point(&Systemd::start(version));
+    }
+}
+
+fn killed_at_any_point(systemd: &Systemd) {
+    let sandbox = systemd.sandbox("sleep 1000", PATH, json!({}));
     let bundle = sandbox.work().join("bundle");
     fs::create_dir(&bundle).unwrap();
     fs::write(bundle.join("config.json"), sandbox.config().to_string()).unwrap();
     let errors = sandbox.work().join("errors");
-    for step in 0..30 {
+    for step in 0..25 {
         let mut create = sandbox.command();
         create.args(["--network=none", "create", "--bundle"]).arg(&bundle).arg("c1");
         create.stdout(Stdio::null()).stderr(fs::File::create(&errors).unwrap());
@@ -334,8 +406,7 @@ fn a_scope_goes_with_a_create_that_was_killed() {
         // nsenter waits for its child, the command itself.
         for pid in descendants(create.id()) {
             if fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "runsc\n") {
-                let _ =
-                    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL);
+                let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
             }
         }
         let _ = create.kill();
