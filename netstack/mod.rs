@@ -5,7 +5,7 @@ pub mod device;
 mod dns;
 mod ioctl;
 pub mod netlink;
-mod options;
+pub mod options;
 pub mod raw;
 mod socket;
 pub mod stack;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
+use crate::netstack::unix::Cred;
 use crate::vfs::anon::AnonAttr;
 use crate::vfs::file::{File, IoctlMemory, OpenFile};
 use crate::vfs::inode::{Attr, SetAttr};
@@ -49,8 +50,8 @@ pub enum SockAddr {
 pub struct Ancillary {
     /// `SCM_RIGHTS`.
     pub files: Vec<Arc<OpenFile>>,
-    /// `SCM_CREDENTIALS`: pid, uid, gid of the sender.
-    pub credentials: Option<(i32, u32, u32)>,
+    /// `SCM_CREDENTIALS`: the sender.
+    pub credentials: Option<Cred>,
     /// Other control messages, already in wire form: `(level, type, data)`.
     pub other: Vec<(i32, i32, Vec<u8>)>,
 }

@@ -98,9 +98,19 @@ pub trait Source {
     /// How many more bytes it gives.
     fn left(&self) -> usize;
 
-    /// Fills a prefix of `buf` and returns its length: less than all when the source ends or the rest of it is not
-    /// readable. `EFAULT` when not one byte could be fetched though `left` and `buf` were not empty.
-    fn take(&mut self, buf: &mut [u8]) -> Result<usize>;
+    /// Fills a prefix of `buf` with what comes next and returns its length: less than all when the source ends or the rest of
+    /// it is not readable. `EFAULT` when not one byte could be fetched though `left` and `buf` were not empty.
+    fn peek(&mut self, buf: &mut [u8]) -> Result<usize>;
+
+    /// Takes the next `n` bytes, which were peeked at.
+    fn skip(&mut self, n: usize);
+
+    /// Takes what [`Source::peek`] fills `buf` with.
+    fn take(&mut self, buf: &mut [u8]) -> Result<usize> {
+        let n = self.peek(buf)?;
+        self.skip(n);
+        Ok(n)
+    }
 
     /// Takes at most `limit` bytes as a vector.
     fn take_vec(&mut self, limit: usize) -> Result<Vec<u8>> {
@@ -195,19 +205,25 @@ impl Source for Slices<'_> {
         self.slices.iter().map(|slice| slice.len()).sum::<usize>() - self.taken
     }
 
-    fn take(&mut self, buf: &mut [u8]) -> Result<usize> {
+    fn peek(&mut self, buf: &mut [u8]) -> Result<usize> {
         let mut filled = 0;
-        while let Some((first, rest)) = self.slices.split_first().filter(|_| filled < buf.len()) {
-            let piece = &first[self.taken..];
+        for (index, slice) in self.slices.iter().enumerate() {
+            let piece = if index == 0 { &slice[self.taken..] } else { slice };
             let n = piece.len().min(buf.len() - filled);
             buf[filled..filled + n].copy_from_slice(&piece[..n]);
             filled += n;
-            self.taken += n;
-            if self.taken == first.len() {
-                (self.slices, self.taken) = (rest, 0);
+            if filled == buf.len() {
+                break;
             }
         }
         Ok(filled)
+    }
+
+    fn skip(&mut self, n: usize) {
+        self.taken += n;
+        while let Some((first, rest)) = self.slices.split_first().filter(|(first, _)| self.taken >= first.len()) {
+            (self.slices, self.taken) = (rest, self.taken - first.len());
+        }
     }
 }
 
@@ -217,12 +233,14 @@ impl Source for &[u8] {
         self.len()
     }
 
-    fn take(&mut self, buf: &mut [u8]) -> Result<usize> {
+    fn peek(&mut self, buf: &mut [u8]) -> Result<usize> {
         let n = self.len().min(buf.len());
-        let (now, rest) = self.split_at(n);
-        buf[..n].copy_from_slice(now);
-        *self = rest;
+        buf[..n].copy_from_slice(&self[..n]);
         Ok(n)
+    }
+
+    fn skip(&mut self, n: usize) {
+        *self = &self[n.min(self.len())..];
     }
 }
 
@@ -244,11 +262,14 @@ impl Source for Limited<'_> {
         self.inner.left().min(self.limit)
     }
 
-    fn take(&mut self, buf: &mut [u8]) -> Result<usize> {
+    fn peek(&mut self, buf: &mut [u8]) -> Result<usize> {
         let n = buf.len().min(self.limit);
-        let n = self.inner.take(&mut buf[..n])?;
-        self.limit -= n;
-        Ok(n)
+        self.inner.peek(&mut buf[..n])
+    }
+
+    fn skip(&mut self, n: usize) {
+        self.inner.skip(n);
+        self.limit -= n.min(self.limit);
     }
 }
 

@@ -8,7 +8,11 @@
 //! A pipe may take part of what is offered and then wait, so no more than `PIPE_BUF` bytes, which a ready pipe is certain
 //! to take at once, are written to it in one go.
 //!
+//! Of a socket the host never waits whatever was asked before: `socket`.
+//!
 //! Lock order: the watcher's table is a leaf.
+
+mod socket;
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -20,6 +24,7 @@ use parking_lot::Mutex;
 
 use crate::errno::{Errno, Result, check};
 use crate::io::{Limited, Sink, Source, host_write};
+use crate::netstack::{Ancillary, RecvFlags, Socket};
 use crate::vfs::anon::next_ino;
 use crate::vfs::file::{File, IoctlMemory, Mapping};
 use crate::vfs::inode::{Attr, NodeType, SetAttr, TimeSpec};
@@ -36,6 +41,8 @@ pub struct HostFile {
     ino: u64,
     kind: NodeType,
     terminal: bool,
+    /// Set if it is a socket.
+    socket: Option<socket::Known>,
     queue: WaitQueue,
     me: Weak<HostFile>,
     /// Attributes that the container changed, which the host does not hear of.
@@ -49,11 +56,13 @@ impl HostFile {
         let kind = NodeType::from_mode(stat.st_mode).unwrap_or(NodeType::Regular);
         // SAFETY: isatty(3) only asks about a descriptor that we own.
         let terminal = kind == NodeType::CharDevice && unsafe { libc::isatty(fd.as_raw_fd()) } == 1;
+        let socket = socket::Known::of(&fd, kind);
         Ok(Arc::new_cyclic(|me| HostFile {
             fd,
             ino: next_ino(),
             kind,
             terminal,
+            socket,
             queue: WaitQueue::new(),
             me: me.clone(),
             changed: Mutex::default(),
@@ -109,11 +118,17 @@ impl HostFile {
 
 impl File for HostFile {
     fn read(&self, _offset: u64, sink: &mut dyn Sink) -> Result<usize> {
+        if self.socket.is_some() {
+            return self.recv(sink, RecvFlags::empty()).map(|message| message.len);
+        }
         self.need(Events::IN)?;
         sink.put_from_fd(self.fd.as_fd(), None, CHUNK)
     }
 
     fn write(&self, _offset: u64, source: &mut dyn Source) -> Result<usize> {
+        if self.socket.is_some() {
+            return self.send(source, None, Ancillary::default(), 0);
+        }
         let chunk = if self.waits() { PIPE_BUF } else { CHUNK };
         let mut done = 0;
         while source.left() > 0 {
@@ -194,6 +209,11 @@ impl File for HostFile {
         check(unsafe { if data_only { libc::fdatasync(fd) } else { libc::fsync(fd) } }.into()).map(drop)
     }
 
+    fn sync_range(&self, offset: i64, len: i64, flags: u32) -> Result<()> {
+        // SAFETY: takes numbers alone.
+        check(unsafe { libc::sync_file_range(self.fd.as_raw_fd(), offset, len, flags) }.into()).map(drop)
+    }
+
     fn anonymous_attr(&self) -> Option<Attr> {
         let stat = nix::sys::stat::fstat(&self.fd).ok()?;
         let time = |sec, nsec: i64| TimeSpec { sec, nsec: u32::try_from(nsec).unwrap_or(0) };
@@ -241,6 +261,10 @@ impl File for HostFile {
             _ => "host",
         };
         Some(format!("{kind}:[{}]", self.ino))
+    }
+
+    fn as_socket(&self) -> Option<&dyn Socket> {
+        self.socket.is_some().then_some(self as &dyn Socket)
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -301,6 +325,7 @@ impl Watcher {
     }
 
     fn run(&self) {
+        crate::platform::placement::serve_all();
         let mut events = [EpollEvent::empty(); 16];
         loop {
             let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {

@@ -27,7 +27,7 @@ mod stream;
 mod tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -40,6 +40,8 @@ use self::side::{ALL, Phase, Side, WRITE};
 use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
 use crate::netstack::{Ancillary, Endpoint, Message, RecvFlags, SockAddr, Socket, SocketOption};
+use crate::sentry::namespaces::Pid;
+use crate::vfs::Path;
 use crate::vfs::anon::{AnonAttr, DEV_SOCKET};
 use crate::vfs::file::{File, IoctlMemory};
 use crate::vfs::inode::NodeType;
@@ -80,7 +82,7 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cred {
     /// Process id.
-    pub pid: i32,
+    pub pid: Pid,
     /// User.
     pub uid: u32,
     /// Group.
@@ -93,6 +95,8 @@ pub struct UnixSocket {
     side: Arc<Side>,
     ns: Arc<UnixNamespace>,
     attr: AnonAttr,
+    /// The node that it is bound to, which is kept: it is found by what hangs there.
+    node: OnceLock<Path>,
     /// The maker's, or who called `connect` or `listen`; leaf lock.
     cred: Mutex<Cred>,
     /// `SO_PASSCRED`.
@@ -106,7 +110,7 @@ pub struct UnixSocket {
 impl UnixSocket {
     /// `socket(2)`. `cred` is the maker's identity.
     pub fn new(kind: Kind, ns: &Arc<UnixNamespace>, cred: Cred) -> Arc<UnixSocket> {
-        Self::with_side(Side::new(kind), ns, cred, false)
+        Self::with_side(Side::new(kind, ns.settings.default_buffers()[1]), ns, cred, false)
     }
 
     fn with_side(side: Arc<Side>, ns: &Arc<UnixNamespace>, cred: Cred, embryo: bool) -> Arc<UnixSocket> {
@@ -114,11 +118,12 @@ impl UnixSocket {
             me: me.clone(),
             side,
             ns: ns.clone(),
+            node: OnceLock::new(),
             attr: AnonAttr::new(DEV_SOCKET, NodeType::Socket, 0o777, (cred.uid, cred.gid)),
             cred: Mutex::new(cred),
             pass_cred: AtomicBool::new(false),
             embryo: AtomicBool::new(embryo),
-            options: Mutex::default(),
+            options: Mutex::new(Options::new(ns.settings.default_buffers()[0])),
         })
     }
 
@@ -186,15 +191,12 @@ impl UnixSocket {
 
     /// The credentials that go with a message: those given, else the socket's own.
     fn sender_cred(&self, ancillary: &Ancillary) -> Cred {
-        match ancillary.credentials {
-            Some((pid, uid, gid)) => Cred { pid, uid, gid },
-            None => *self.cred.lock(),
-        }
+        ancillary.credentials.unwrap_or_else(|| *self.cred.lock())
     }
 
     /// What the receiver is told of the sender.
-    fn visible_cred(&self, cred: Cred) -> Option<(i32, u32, u32)> {
-        self.pass_cred.load(Ordering::Relaxed).then_some((cred.pid, cred.uid, cred.gid))
+    fn visible_cred(&self, cred: Cred) -> Option<Cred> {
+        self.pass_cred.load(Ordering::Relaxed).then_some(cred)
     }
 }
 
@@ -380,6 +382,11 @@ impl Socket for UnixSocket {
 
     fn set_option(&self, option: SocketOption, value: &[u8]) -> Result<()> {
         self.change_option(option, value)
+    }
+
+    fn low_water(&self) -> usize {
+        let stream = self.kind() == Kind::Stream;
+        if stream { usize::try_from(self.options.lock().low_water).unwrap_or(1) } else { 1 }
     }
 
     fn timeout(&self, send: bool) -> Option<Duration> {

@@ -8,20 +8,25 @@ use parking_lot::Mutex;
 
 use super::{Kind, UnixSocket};
 use crate::errno::{Errno, Result};
+use crate::netstack::stack::settings::Settings;
+use crate::vfs::Path;
 
 type Key = (Kind, Arc<[u8]>);
 
-/// The abstract names of one network namespace. Sockets of different types may have the same name, as on Linux.
+/// What UNIX sockets have of one network namespace: abstract names, and settings. Sockets of different types may have the same
+/// name, as on Linux.
 #[derive(Default)]
 pub struct UnixNamespace {
     names: Mutex<HashMap<Key, Weak<UnixSocket>>>,
     next_auto: AtomicU32,
+    /// The namespace's.
+    pub(super) settings: Arc<Settings>,
 }
 
 impl UnixNamespace {
-    /// An empty one.
-    pub fn new() -> Arc<UnixNamespace> {
-        Arc::default()
+    /// One without names.
+    pub fn new(settings: &Arc<Settings>) -> Arc<UnixNamespace> {
+        Arc::new(UnixNamespace { settings: settings.clone(), ..UnixNamespace::default() })
     }
 
     /// The socket with this abstract name (leading NUL included).
@@ -74,6 +79,11 @@ impl UnixSocket {
         }
         self.side().name.set(path.into()).map_err(|_| Errno::EINVAL)?;
         Ok(Arc::new(BoundSocket { socket: self.me.clone() }))
+    }
+
+    /// Keeps the node that it is bound to as long as it is there itself, as on Linux.
+    pub fn keep_node(&self, node: Path) {
+        let _ = self.node.set(node); // it is bound once
     }
 
     pub(super) fn bind_abstract(&self, name: &[u8]) -> Result<()> {

@@ -5,10 +5,14 @@ use crate::io::SliceSink;
 use crate::vfs::eventfd::EventFd;
 use crate::vfs::file::OpenFile;
 
-const CRED: Cred = Cred { pid: 7, uid: 1000, gid: 100 };
+const CRED: Cred = Cred { pid: pid(7), uid: 1000, gid: 100 };
+
+const fn pid(number: i32) -> Pid {
+    Pid { number, namespace: 1 }
+}
 
 fn pair(kind: Kind) -> (Arc<UnixSocket>, Arc<UnixSocket>) {
-    UnixSocket::pair(kind, &UnixNamespace::new(), CRED)
+    UnixSocket::pair(kind, &Arc::<UnixNamespace>::default(), CRED)
 }
 
 fn send(socket: &UnixSocket, bytes: &[u8]) -> Result<usize> {
@@ -160,14 +164,14 @@ fn a_closed_datagram_peer_refuses_once() {
 
 #[test]
 fn unconnected_sockets_refuse() {
-    let ns = UnixNamespace::new();
+    let ns = Arc::<UnixNamespace>::default();
     let none = b"\0none";
     let [stream, dgram, packet] = [Kind::Stream, Kind::Dgram, Kind::SeqPacket].map(|k| UnixSocket::new(k, &ns, CRED));
     assert_eq!([poll(&stream), poll(&dgram), poll(&packet)], [0x314, 0x304, 0x314]);
     for socket in [&stream, &dgram, &packet] {
         assert_eq!(send(socket, b"x"), Err(Errno::ENOTCONN));
         assert_eq!(socket.connect(&SockAddr::Unix(none.to_vec())), Err(Errno::ECONNREFUSED));
-        assert_eq!(socket.option(SocketOption { level: 1, name: libc::SO_PEERCRED }).map(|c| c[4]), Ok(255));
+        assert_eq!(socket.peer_cred(), Cred { pid: Pid::default(), uid: u32::MAX, gid: u32::MAX });
     }
     assert_eq!(recv(&stream, 1), Err(Errno::EINVAL));
     assert_eq!(recv(&dgram, 1), Err(Errno::EAGAIN));
@@ -185,7 +189,7 @@ fn unconnected_sockets_refuse() {
 
 #[test]
 fn listening_and_connecting() {
-    let ns = UnixNamespace::new();
+    let ns = Arc::<UnixNamespace>::default();
     let new = |kind| UnixSocket::new(kind, &ns, CRED);
     let name = abstract_name("abcd");
     let listener = new(Kind::Stream);
@@ -195,7 +199,7 @@ fn listening_and_connecting() {
     let client = new(Kind::Stream);
     assert_eq!(client.bind(&name), Err(Errno::EADDRINUSE));
     assert_eq!(client.connect(&name), Err(Errno::ECONNREFUSED), "not listening yet");
-    listener.set_cred(Cred { pid: 1, ..CRED });
+    listener.set_cred(Cred { pid: pid(1), ..CRED });
     listener.listen(1).expect("bound");
     assert_eq!((poll(&listener), int(&listener, libc::SO_ACCEPTCONN)), (0, 1));
     client.connect(&name).expect("listens");
@@ -216,7 +220,7 @@ fn listening_and_connecting() {
     assert_eq!((accepted.local_name(), client.peer_name()), (Ok(name.clone()), Ok(name.clone())));
     assert_eq!(accepted.peer_name(), Ok(SockAddr::Unix(vec![])));
     let peer_pid = |socket: &UnixSocket| socket.side.state.lock().peer_cred.map(|cred| cred.pid);
-    assert_eq!((peer_pid(&client), peer_pid(&accepted)), (Some(1), Some(7)));
+    assert_eq!((peer_pid(&client), peer_pid(&accepted)), (Some(pid(1)), Some(pid(7))));
 
     listener.shutdown(libc::SHUT_RD).expect("always");
     assert_eq!((poll(&listener), third.connect(&name)), (0x2041, Err(Errno::ECONNREFUSED)));
@@ -228,7 +232,7 @@ fn listening_and_connecting() {
 
 #[test]
 fn paths_lead_to_sockets_through_what_hangs_on_the_inode() {
-    let ns = UnixNamespace::new();
+    let ns = Arc::<UnixNamespace>::default();
     let (listener, client) = (UnixSocket::new(Kind::Stream, &ns, CRED), UnixSocket::new(Kind::Stream, &ns, CRED));
     let bound = listener.bind_path(b"/run/x").expect("no name yet");
     assert_eq!(listener.bind_path(b"/run/y").err(), Some(Errno::EINVAL));
@@ -247,7 +251,7 @@ fn paths_lead_to_sockets_through_what_hangs_on_the_inode() {
 
 #[test]
 fn datagram_receivers_choose_their_senders() {
-    let ns = UnixNamespace::new();
+    let ns = Arc::<UnixNamespace>::default();
     let new = || UnixSocket::new(Kind::Dgram, &ns, CRED);
     let (name, raw) = (abstract_name("dg"), b"\0dg");
     let (receiver, sender, other) = (new(), new(), new());
@@ -313,7 +317,8 @@ fn files_end_a_read_and_come_with_their_first_byte() {
 #[test]
 fn credentials_are_told_to_those_who_ask() {
     let (a, b) = pair(Kind::Stream);
-    let as_user = |uid| Ancillary { credentials: Some((9, uid, 9)), ..Ancillary::default() };
+    let other = |uid| Cred { pid: pid(9), uid, gid: 9 };
+    let as_user = |uid| Ancillary { credentials: Some(other(uid)), ..Ancillary::default() };
     let creds = |room| {
         let (bytes, message) = recv_message(&b, room, RecvFlags::empty()).expect("something");
         (bytes, message.ancillary.credentials)
@@ -325,9 +330,9 @@ fn credentials_are_told_to_those_who_ask() {
     }
     send(&a, b"d").expect("room");
     set(&b, libc::SO_PASSCRED, 1);
-    assert_eq!(creds(9), (b"ab".to_vec(), Some((9, 1, 9))), "another sender's bytes are apart");
-    assert_eq!(creds(9), (b"c".to_vec(), Some((9, 2, 9))));
-    assert_eq!(creds(9), (b"d".to_vec(), Some((7, 1000, 100))));
+    assert_eq!(creds(9), (b"ab".to_vec(), Some(other(1))), "another sender's bytes are apart");
+    assert_eq!(creds(9), (b"c".to_vec(), Some(other(2))));
+    assert_eq!(creds(9), (b"d".to_vec(), Some(CRED)));
 }
 
 #[test]
@@ -365,7 +370,7 @@ fn sockets_in_flight_that_can_still_be_received_are_kept() {
     let (c, d) = pair(Kind::Stream);
     // `c` is only in flight, and holds data and another socket; but `b` can be read.
     send(&d, b"data").expect("room");
-    let inner = open(&UnixSocket::new(Kind::Dgram, &UnixNamespace::new(), CRED));
+    let inner = open(&UnixSocket::new(Kind::Dgram, &Arc::<UnixNamespace>::default(), CRED));
     send_files(&d, b"s", &[&inner]).expect("room");
     let file = open(&c);
     drop(c);

@@ -27,6 +27,16 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// The faster platform where the host has what it takes; `RUNSC_PLATFORM` where a caller's flags cannot be changed.
+fn default_platform() -> &'static str {
+    let wanted = std::env::var("RUNSC_PLATFORM").unwrap_or_default();
+    match wanted.as_str() {
+        "ptrace" => "ptrace",
+        _ if !crate::platform::systrap::is_possible() => "ptrace",
+        _ => "systrap",
+    }
+}
+
 /// Flags before the command.
 #[derive(Debug, Args)]
 pub struct Globals {
@@ -35,7 +45,7 @@ pub struct Globals {
     pub root: Option<PathBuf>,
 
     /// How system calls are captured
-    #[arg(long, default_value = "ptrace", value_parser = PossibleValuesParser::new(["ptrace"]))]
+    #[arg(long, default_value = default_platform(), value_parser = PossibleValuesParser::new(["systrap", "ptrace"]))]
     pub platform: String,
 
     /// The container's network: `sandbox` is the stack of its own, with loopback and the TAP device of --tap; `none` is
@@ -74,7 +84,7 @@ pub struct Globals {
           default_value = "false", hide_default_value = true, hide_possible_values = true)]
     pub ignore_cgroups: bool,
 
-    /// Make cgroups through systemd: refused, as that is not supported yet
+    /// Make cgroups through systemd: linux.cgroupsPath of config.json is SLICE:PREFIX:NAME then
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", hide_default_value = true, hide_possible_values = true)]
     pub systemd_cgroup: bool,
@@ -457,6 +467,11 @@ impl Globals {
             .unwrap_or_else(|| "/var/run/runsc".into())
     }
 
+    /// Whether cgroups are systemd's to make.
+    pub fn systemd_cgroup(&self) -> bool {
+        self.systemd_cgroup && !self.ignore_cgroups
+    }
+
     /// What may go unheeded.
     pub fn leniency(&self) -> Leniency {
         Leniency { ignore_cgroups: self.ignore_cgroups }
@@ -477,7 +492,7 @@ impl Globals {
         }
         Ok(Options {
             state_root: self.state_root(),
-            systemd_cgroup: self.systemd_cgroup,
+            systemd_cgroup: self.systemd_cgroup(),
             platform: self.platform.clone(),
             strace: self.strace,
             debug: self.debug,
@@ -491,6 +506,8 @@ impl Globals {
             console: false,
             console_socket: None,
             preserved: Vec::new(),
+            listening: 0,
+            infra: false,
         })
     }
 

@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 
 use super::args::{CreateArgs, Globals};
 use super::preserved;
-use crate::container::pod::{self, Member};
+use crate::container::pod::{self, Member, Role};
 use crate::container::sandbox::Sandbox;
 use crate::container::spec::Bundle;
 use crate::container::state::check_id;
@@ -58,6 +58,13 @@ pub fn run(globals: &Globals, args: &CreateArgs) -> Result<i32> {
     Ok(0)
 }
 
+/// How many sockets whoever started this command has handed to it, `sd_listen_fds(3)`: they are the container's.
+fn listening() -> u32 {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+    let meant = number("LISTEN_PID") == Some(std::process::id());
+    number("LISTEN_FDS").filter(|_| meant).unwrap_or(0)
+}
+
 /// Makes it and writes its process number down. When it is attached to this command and has a terminal, that appears on the
 /// command's own, which passes every key on as long as the first value is there.
 pub fn create(globals: &Globals, args: &CreateArgs, attached: bool) -> Result<(Option<Raw>, Made)> {
@@ -66,16 +73,18 @@ pub fn create(globals: &Globals, args: &CreateArgs, attached: bool) -> Result<(O
     }
     check_id(&args.id)?;
     let mut options = globals.options(attached)?;
-    let pod = |spec: &mut _| pod::membership(&options.state_root, spec);
-    let (bundle, membership) = Bundle::load(&args.bundle, globals.leniency(), pod)?;
+    let pod = |spec: &mut _| pod::role(&options.state_root, spec);
+    let (bundle, role) = Bundle::load(&args.bundle, globals.leniency(), pod)?;
     terminal::check(bundle.terminal(), !attached, args.console_socket.as_deref())?;
     options.console_socket.clone_from(&args.console_socket);
     options.console = bundle.terminal() && attached;
-    options.preserved = preserved(args.preserve_fds)?.iter().map(AsRawFd::as_raw_fd).collect();
+    options.listening = listening();
+    let passed_on = preserved(options.listening, args.preserve_fds)?;
+    options.preserved = passed_on.iter().map(AsRawFd::as_raw_fd).collect();
     let raw = if options.console { Raw::if_terminal()? } else { None };
-    let made = match membership {
-        Some(membership) => Made::Member(Box::new(Member::create(&args.id, &bundle, &options, membership)?)),
-        None => Made::Sandbox(Box::new(Sandbox::create(&args.id, &bundle, &options)?)),
+    let made = match role {
+        Role::Member(membership) => Made::Member(Box::new(Member::create(&args.id, &bundle, &options, membership)?)),
+        Role::First(pinned) => Made::Sandbox(Box::new(Sandbox::create(&args.id, &bundle, &options, &pinned)?)),
     };
     if let Some(file) = &args.pid_file {
         super::write_pid(file, made.pid())?;

@@ -16,7 +16,7 @@ fn delete(globals: &Globals, id: &str, force: bool) -> Result<()> {
     let container = match Container::open(&root, id) {
         Err(Error::NotFound(_)) if force => return Ok(()),
         Err(Error::Io { .. }) if force => {
-            return life::destroy_damaged(&root, id);
+            return life::destroy_damaged(&root, id, globals.systemd_cgroup());
         }
         container => container?,
     };

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::args::{DoArgs, Globals, ID_PREFIX};
 use crate::container::life::Container;
+use crate::container::pod::pinned::Pinned;
 use crate::container::sandbox::Sandbox;
 use crate::container::spec::Bundle;
 use crate::container::state::{StateDir, Status};
@@ -31,7 +32,7 @@ pub fn run(globals: &Globals, args: &DoArgs, id: &str) -> Result<i32> {
     // Before anything reads from it: an end of file that was typed by then would pass for the end of the terminal.
     let _raw = if options.console { Some(Raw::new()?) } else { None };
     sweep(&options.state_root);
-    let mut sandbox = Sandbox::create(id, &bundle, &options)?;
+    let mut sandbox = Sandbox::create(id, &bundle, &options, &Pinned::default())?;
     sandbox.start()?;
     sandbox.wait(false)
 }

@@ -47,18 +47,8 @@ fn follow(globals: &Globals, record: &Record, interval: Duration) -> Result<i32>
                 Err(error) => return Err(error),
             }
         }
-        let mut fds = vec![PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-        fds.extend(kills.as_ref().map(|kills| PollFd::new(kills.as_fd(), PollFlags::POLLIN | PollFlags::POLLPRI)));
-        // Rounded up: waking early would only mean to wait again.
-        let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(std::io::Error::from(error)).doing(|| "wait for events"),
-        }
-        let ended = fds[0].any() == Some(true);
-        let killed = fds.get(1).is_some_and(|fd| fd.any() == Some(true));
-        drop(fds);
-        if killed && let Some(kills) = &mut kills {
+        let ended = wait(&process, kills.as_ref(), next)?;
+        if let Some(kills) = &mut kills {
             for _ in 0..kills.take(&record.cgroup) {
                 print(&record.id, "oom", None)?;
             }
@@ -67,6 +57,20 @@ fn follow(globals: &Globals, record: &Record, interval: Duration) -> Result<i32>
             return Ok(0);
         }
     }
+}
+
+/// Sleeps until something may have happened, `next` at the latest. Whether the container has ended.
+fn wait(process: &OwnedFd, kills: Option<&OomEvents>, next: Instant) -> Result<bool> {
+    let mut fds = vec![PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    fds.extend(kills.map(|kills| PollFd::new(kills.as_fd(), PollFlags::POLLIN | PollFlags::POLLPRI)));
+    // Rounded up: waking early would only mean to wait again.
+    let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+    let left = kills.and_then(OomEvents::again_in).map_or(left, |again| again.min(left));
+    match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+        Err(error) => return Err(std::io::Error::from(error)).doing(|| "wait for events"),
+    }
+    Ok(fds[0].any() == Some(true))
 }
 
 fn pidfd(pid: i32) -> Option<OwnedFd> {

@@ -36,7 +36,7 @@ pub fn run(globals: &Globals, args: &ExecArgs) -> Result<i32> {
     let sandbox = state::sandbox_directory(&globals.state_root(), &record)?;
     let socket = state::socket_in(&sandbox);
     let mut connection = Client::connect(&socket)?;
-    let extra = preserved(args.preserve_fds)?;
+    let extra = preserved(0, args.preserve_fds)?;
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     let mut fds: Vec<BorrowedFd<'_>> = match &slave {
         Some(slave) => vec![slave.as_fd(); 3],

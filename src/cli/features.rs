@@ -4,7 +4,9 @@
 use serde_json::{Value, json};
 
 use crate::container::Result;
+use crate::container::cgroup::ANNOTATION_PREFIX;
 use crate::container::spec::MAX_VERSION;
+use crate::sentry::boot::mounts::options;
 
 /// Prints the document.
 pub fn run() -> Result<i32> {
@@ -17,11 +19,11 @@ fn document() -> Value {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": MAX_VERSION,
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
-        "mountOptions": MOUNT_OPTIONS,
+        "mountOptions": options::known(),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
             "capabilities": super::do_command::CAPABILITIES,
-            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": false, "rdma": true},
             "seccomp": {
                 "enabled": true,
                 "actions": [
@@ -42,36 +44,10 @@ fn document() -> Value {
         "annotations": {
             "org.runsc.version": env!("CARGO_PKG_VERSION"),
         },
+        // By these a container's owner reaches systemd.
+        "potentiallyUnsafeConfigAnnotations": [ANNOTATION_PREFIX],
     })
 }
-
-/// Those of `mounts[].options` that have an effect.
-const MOUNT_OPTIONS: &[&str] = &[
-    "atime",
-    "bind",
-    "dev",
-    "diratime",
-    "exec",
-    "noatime",
-    "nodev",
-    "nodiratime",
-    "noexec",
-    "norelatime",
-    "nostrictatime",
-    "nosuid",
-    "nosymfollow",
-    "private",
-    "rbind",
-    "relatime",
-    "ro",
-    "rprivate",
-    "rslave",
-    "rw",
-    "slave",
-    "strictatime",
-    "suid",
-    "symfollow",
-];
 
 #[cfg(test)]
 mod tests {

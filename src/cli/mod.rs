@@ -156,13 +156,18 @@ fn write_pid(file: &Path, pid: i32) -> Result<()> {
     written.doing(|| format!("write {}", file.display()))
 }
 
-/// The descriptors from 3 on that `--preserve-fds` counts.
-fn preserved(count: u32) -> Result<Vec<BorrowedFd<'static>>> {
-    let last = 3u32.saturating_add(count).min(i32::MAX as u32) as i32;
+/// The descriptors from 3 on: those that `LISTEN_FDS` counts and, behind them, `--preserve-fds`.
+fn preserved(listening: u32, count: u32) -> Result<Vec<BorrowedFd<'static>>> {
+    let listening_end = 3u32.saturating_add(listening).min(i32::MAX as u32) as i32;
+    let last = 3u32.saturating_add(listening).saturating_add(count).min(i32::MAX as u32) as i32;
     let one = |fd: i32| {
         // SAFETY: only asks about a number.
         if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
-            return Err(Error::Usage(format!("--preserve-fds={count}: descriptor {fd} is not open")));
+            let counts = match fd < listening_end {
+                true => format!("LISTEN_FDS={listening}"),
+                false => format!("--preserve-fds={count}"),
+            };
+            return Err(Error::Usage(format!("{counts}: descriptor {fd} is not open")));
         }
         // SAFETY: it is open, and nothing in this process closes descriptors that it was started with.
         Ok(unsafe { BorrowedFd::borrow_raw(fd) })

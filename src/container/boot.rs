@@ -5,14 +5,18 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Capabilities, PosixRlimitType, Spec};
 use serde::{Deserialize, Serialize};
 
-use super::error::{Context, Result};
+use super::control::Channel;
+use super::error::{Context, Error, Result};
+use super::isolate::Capability;
 use super::network::NetConfig;
+use super::spec::volumes::Volume;
 use super::{isolate, report, terminal};
 use crate::logging::{self, Format, Sink};
 use crate::seccomp;
@@ -22,6 +26,8 @@ use crate::seccomp;
 pub struct BootConfig {
     /// The first container.
     pub container: ContainerConfig,
+    /// Volumes of its containers that its annotations describe.
+    pub volumes: Vec<Volume>,
     /// The platform's name: `ptrace`.
     pub platform: String,
     /// Whether system calls are traced.
@@ -104,8 +110,8 @@ impl LogTarget {
 pub fn main(config_fd: RawFd) -> i32 {
     end_on_panic();
     match prepare(config_fd) {
-        Ok(config) => {
-            let status = crate::sentry::boot::run(config);
+        Ok((config, counters)) => {
+            let status = crate::sentry::boot::run(config, counters);
             report::exited(status);
             status
         }
@@ -129,13 +135,13 @@ fn end_on_panic() {
     }));
 }
 
-fn prepare(config_fd: RawFd) -> Result<BootConfig> {
+fn prepare(config_fd: RawFd) -> Result<(BootConfig, Vec<NamedFile>)> {
     let mut config: BootConfig = read_config(config_fd)?;
     report::init(take(config.report_fd));
     if let Some(log) = config.log {
         log.init("boot");
     }
-    hold(config.hold_fd)?;
+    let counters = hold(config.hold_fd)?;
     config.container.stdio = move_stdio(config.container.stdio, config.attached)?;
     if config.container.controls_terminal {
         terminal::control(config.container.stdio[0])?;
@@ -148,22 +154,54 @@ fn prepare(config_fd: RawFd) -> Result<BootConfig> {
     crate::platform::ptrace::prepare().map_err(std::io::Error::from).doing(|| "look for the vDSO")?;
     isolate::private_mounts()?;
     isolate::empty_root()?;
-    isolate::become_nobody()?;
+    isolate::become_nobody(needed(&config.container.spec))?;
     if config.attached {
         isolate::die_with_parent()?;
     }
     seccomp::sentry::install()?;
     isolate::give_back_memory();
     log::debug!("sandbox of {} is set up", config.container.id);
-    Ok(config)
+    Ok((config, counters))
+}
+
+/// An open file, by its name.
+pub type NamedFile = (String, OwnedFd);
+
+/// The capabilities that the sentry must keep: that to make threads less nice, where the container may ask for that and the
+/// host did not let [`isolate::raise_limits`] raise the limit that allows it as well.
+fn needed(spec: &Spec) -> &'static [Capability] {
+    let asks = spec.process().as_ref().is_some_and(|process| {
+        let sets = process.capabilities().as_ref();
+        let has =
+            |set: &Option<Capabilities>| set.iter().flatten().any(|one| *one == oci_spec::runtime::Capability::SysNice);
+        let capable = sets.is_some_and(|sets| has(sets.bounding()) || has(sets.permitted()) || has(sets.effective()));
+        let limits = process.rlimits().iter().flatten();
+        capable || limits.into_iter().any(|limit| limit.typ() == PosixRlimitType::RlimitNice && limit.hard() > 0)
+    });
+    if asks && !isolate::may_be_less_nice() { &[Capability::SysNice] } else { &[] }
 }
 
 /// Waits until the command line says to begin: it has by then written down that this process is there, and has put it in
-/// its cgroup. A command line that was killed before leaves nothing that nobody knows of.
-pub fn hold(fd: RawFd) -> Result<()> {
-    let mut go = [0];
-    let told = File::from(take(fd)).read(&mut go).doing(|| "wait for the command that made this process")?;
-    if told == 0 { Err(super::Error::Usage("the command that made this process is gone".into())) } else { Ok(()) }
+/// its cgroup, some of whose files it may pass on. A command line that was killed before leaves nothing that nobody knows
+/// of.
+pub fn hold(fd: RawFd) -> Result<Vec<NamedFile>> {
+    let doing = || "wait for the command that made this process";
+    let said = Channel::new(take(fd).into()).receive().doing(doing)?;
+    let (names, fds) = said.ok_or_else(|| Error::Usage("the command that made this process is gone".into()))?;
+    let names: Vec<String> = serde_json::from_slice(&names).map_err(io::Error::from).doing(doing)?;
+    Ok(names.into_iter().zip(fds).collect())
+}
+
+/// Has a process go on that waits in [`hold`] at the other end. One that has failed already tells so itself.
+pub fn go(hold: UnixStream, files: &[(&'static str, File)]) -> Result<()> {
+    let doing = || "start the sandbox's processes";
+    let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+    let names = serde_json::to_vec(&names).map_err(io::Error::from).doing(doing)?;
+    let fds: Vec<BorrowedFd<'_>> = files.iter().map(|(_, file)| file.as_fd()).collect();
+    match Channel::new(hold).send(names, &fds) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
+        sent => sent.doing(doing),
+    }
 }
 
 /// Reads the configuration that the command line left in a memory file.
@@ -188,7 +226,7 @@ fn move_stdio(given: [RawFd; 3], attached: bool) -> Result<[RawFd; 3]> {
         // SAFETY: duplicates a descriptor; no memory is passed.
         *fd = unsafe { libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, 3) };
         if *fd < 0 {
-            return Err(super::Error::last_os("duplicate standard input and output"));
+            return Err(Error::last_os("duplicate standard input and output"));
         }
     }
     if given[0] > 2 {

@@ -62,7 +62,8 @@ pub enum Request {
     },
     /// Makes a further container in the sandbox, whose program is loaded and not let go. Descriptors: standard input,
     /// output and error (with `process.terminal` the one host terminal three times), the file that gets the exit status, one
-    /// connection to the gofer for each of `mounts`, then those that become 3, 4 and so on. When the connection is closed
+    /// connection to the gofer for each of `mounts`, `cgroups` files that put a process into the container's own cgroup, then
+    /// those that become 3, 4 and so on. When the connection is closed
     /// before the container has ended, it is killed. The answer has no content.
     Create {
         /// The new container.
@@ -71,6 +72,9 @@ pub enum Request {
         spec: Box<Spec>,
         /// What its gofer serves; the first is the root.
         mounts: Vec<Served>,
+        /// How many files there are for the container's cgroup; none when it has no cgroup of its own.
+        #[serde(default)]
+        cgroups: usize,
         /// Whether the root gets a writable layer in memory.
         overlay: bool,
         /// What it shares with another container of the sandbox.

@@ -50,6 +50,14 @@ pub enum Error {
         /// What it said, or how it ended.
         problem: String,
     },
+    /// systemd did not do what it was asked for.
+    #[error("{doing}: {problem}")]
+    Systemd {
+        /// What was asked of it.
+        doing: String,
+        /// What it said, or why it said nothing.
+        problem: String,
+    },
     /// One of the sandbox's processes failed.
     #[error("{process}: {problem}")]
     Process {

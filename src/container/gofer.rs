@@ -47,6 +47,8 @@ pub struct Tree {
     pub recursive: bool,
     /// Whether it may be changed.
     pub writable: bool,
+    /// Whether programs in it may be run even if its file system on the host forbids that.
+    pub executable: bool,
     /// The connection to the sentry.
     pub socket: RawFd,
 }
@@ -73,7 +75,7 @@ fn prepare(config_fd: RawFd) -> Result<Vec<Export>> {
     if let Some(log) = config.log {
         log.init("gofer");
     }
-    hold(config.hold_fd)?;
+    let _files = hold(config.hold_fd)?; // none are passed
     // The container's input and output are none of the gofer's business, nor is the end of what others read from them.
     isolate::silence(if config.attached { &[0, 1] } else { &[0, 1, 2] })?;
     isolate::raise_limits()?;
@@ -126,7 +128,7 @@ fn export(tree: &Tree) -> Result<Export> {
     }
     // SAFETY: a descriptor that was just made.
     let root = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
-    restrict(&root, tree.writable).doing(doing)?;
+    restrict(&root, tree).doing(doing)?;
     let root_file = open_root_file(&root, tree.writable).doing(doing)?;
     Ok(Export { socket: take(tree.socket), root, root_file, writable: tree.writable })
 }
@@ -146,11 +148,11 @@ fn open_root_file(root: &OwnedFd, writable: bool) -> io::Result<Option<RootFile>
 }
 
 /// Has the kernel itself refuse devices and set-id programs, and changes unless they are allowed.
-fn restrict(tree: &OwnedFd, writable: bool) -> io::Result<()> {
-    let read_only = if writable { 0 } else { libc::MOUNT_ATTR_RDONLY };
+fn restrict(root: &OwnedFd, tree: &Tree) -> io::Result<()> {
+    let read_only = if tree.writable { 0 } else { libc::MOUNT_ATTR_RDONLY };
     let attributes = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | read_only,
-        attr_clr: 0,
+        attr_clr: if tree.executable { libc::MOUNT_ATTR_NOEXEC } else { 0 },
         propagation: libc::MS_PRIVATE,
         userns_fd: 0,
     };
@@ -159,7 +161,7 @@ fn restrict(tree: &OwnedFd, writable: bool) -> io::Result<()> {
     let done = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
+            root.as_raw_fd(),
             c"".as_ptr(),
             flags,
             &raw const attributes,

@@ -13,6 +13,7 @@ use super::cgroup::Cgroup;
 use super::control::{Client, Exit, Request, State, Target};
 use super::error::{Error, Result};
 use super::hooks::{self, Point};
+use super::pod::infra;
 use super::spec::Bundle;
 use super::state::{self, Record, StateDir, Status};
 use super::{network, spawn};
@@ -143,21 +144,25 @@ impl Container {
             hooks::run_all(&spec, &[Point::Poststop], &self.record)?;
         }
         self.record.cgroup.destroy()?;
-        self.directory.remove()
+        let root = self.root().to_owned();
+        self.directory.remove()?;
+        if own_sandbox { Ok(()) } else { infra::retire(&root) }
     }
 }
 
 /// Ends and removes a container whose record cannot be read. Its sentry is found by a file of the state directory that no
 /// other process writes, and its cgroups by its specification; the gofer and the stand-ins end when the sentry does.
-pub fn destroy_damaged(root: &Path, id: &str) -> Result<()> {
+/// `systemd`: whether its cgroups are systemd's.
+pub fn destroy_damaged(root: &Path, id: &str, systemd: bool) -> Result<()> {
     let directory = StateDir::open(root, id)?;
     for process in directory.users()? {
         spawn::kill_and_wait(process)?;
     }
     if let Ok(spec) = directory.spec() {
-        Cgroup::left_by(&spec, id)?.destroy()?;
+        Cgroup::left_by(&spec, id, systemd)?.destroy()?;
     }
-    directory.remove()
+    directory.remove()?;
+    infra::retire(root)
 }
 
 impl Container {

@@ -17,6 +17,7 @@
 pub mod boot;
 pub mod cgroup;
 pub mod control;
+pub mod dbus;
 pub mod error;
 pub mod files;
 pub mod gofer;

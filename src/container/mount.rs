@@ -187,7 +187,7 @@ fn start(id: &str, point: &Point, device: &File, files: &OwnedFd, connection: Cl
     memory.write_all(&text).doing(doing)?;
     let inherited = [config.device, config.files, config.connection, config.ready, memory.as_raw_fd()];
     let descriptor = format!("--config-fd={}", memory.as_raw_fd());
-    let manner = Manner { namespaces: 0, network: None, blocked: SigSet::all(), silent: true };
+    let manner = Manner { namespaces: 0, joined: Vec::new(), blocked: SigSet::all(), silent: true };
     let child = spawn_as(&manner, &["runsc-view", "view", &descriptor, "--id", id], &inherited)?;
     drop(says_ready);
     await_ready(ready)?;

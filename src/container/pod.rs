@@ -6,16 +6,19 @@
 //! its own; its processes are the sandbox's sentry's. On the host a stand-in is its first process ([`stand_in`]).
 //!
 //! ```text
-//! pod     runsc-sandbox (sentry) ─ runsc-gofer     cgroup of pod: sentry, stubs of all containers, gofer
-//! web     runsc-stand-in         ─ runsc-gofer     cgroup of web: stand-in, gofer
+//! pod     runsc-sandbox (sentry) ─ runsc-gofer     cgroup of pod: sentry, stubs, gofer
+//! web     runsc-stand-in         ─ runsc-gofer     cgroup of web: stand-in, stubs, gofer
 //! ```
 //!
 //! All share network and abstract UNIX sockets. System V IPC, host name and process numbers are shared where the
 //! specification names a namespace of the pod or of another of its containers, by path: those that the sandbox has are the
 //! sentry's, so the paths stand for them and are taken out before the specification is checked.
 //!
-//! Stubs are the sentry's children and stay in its cgroup: limits of memory, CPU time and I/O hold for the pod as a whole, as
-//! its cgroup has them; the limit of processes holds for each container, as the sentry keeps it.
+//! CRI-O makes the network, IPC and UTS namespaces of a pod before its first container and pins them to files; the sentry
+//! joins them ([`pinned`]). It may leave the first container out altogether ([`infra`]).
+//!
+//! Stubs are the sentry's children. Those of a further container are put into its own cgroup, for which the sentry is given
+//! files; what the sentry itself uses for a container counts in the pod's. The limit of processes is kept by the sentry.
 
 use std::fs::{self, File};
 use std::io;
@@ -31,7 +34,7 @@ use super::control::{Client, Request, Served, Shares};
 use super::error::{Error, Result};
 use super::hooks::{self, Point};
 use super::report::{Reader, Report};
-use super::sandbox::{Claim, Connection, Options, connections, new_record, start_gofer};
+use super::sandbox::{Claim, Connection, Options, connections, for_sentry, new_record, start_gofer};
 use super::spawn::Child;
 use super::spec::{Bundle, Problem};
 use super::stand_in::{self, Stood};
@@ -39,6 +42,11 @@ use super::state::{self, HostProcess, Record, Status};
 use super::terminal;
 use super::watch;
 use super::{Context, life};
+use infra::Infra;
+use pinned::Pinned;
+
+pub mod infra;
+pub mod pinned;
 
 /// What a specification says, or what is wrong with it.
 type Found<T> = std::result::Result<T, Problem>;
@@ -49,36 +57,64 @@ const ANNOTATIONS: [(&str, &str); 2] = [
     ("io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID"),
 ];
 
+/// What a container is to a pod.
+#[derive(Debug)]
+pub enum Role {
+    /// One without a pod, or a pod's first one.
+    First(Pinned),
+    /// A further one.
+    Member(Membership),
+}
+
 /// What makes a container one of a pod, besides the first.
 #[derive(Debug)]
 pub struct Membership {
-    sandbox: Record,
+    sandbox: Joined,
     shares: Shares,
 }
 
-/// Whether a specification is that of a container of a pod, besides the first. The namespaces of the pod that it names are
-/// taken out of it.
-pub fn membership(root: &Path, spec: &mut Spec) -> Found<Option<Membership>> {
+/// The sandbox that a container joins.
+#[derive(Debug)]
+enum Joined {
+    /// That of the pod's first container.
+    First(Box<Record>),
+    /// That of a pod whose containers have none that is the first.
+    Infra(Infra),
+}
+
+/// What the container of a specification is to a pod. The namespaces of the pod that it names are taken out of it.
+pub fn role(root: &Path, spec: &mut Spec) -> Found<Role> {
     let annotations = spec.annotations().clone().unwrap_or_default();
     let field = |name: &str| format!("annotations[{name:?}]");
     let named = ANNOTATIONS.iter().find_map(|(kind, id)| Some((*kind, annotations.get(*kind)?, *id)));
-    let Some((kind, value, id)) = named else { return joined(root, spec) };
+    let Some((kind, value, id)) = named else {
+        let joined = joined(root, spec)?;
+        return Ok(joined.map_or_else(|| Role::First(Pinned::default()), Role::Member));
+    };
     match value.as_str() {
-        "sandbox" => return Ok(None),
+        "sandbox" => return Pinned::take(spec).map(Role::First),
         "container" => {}
         other => return Err(Problem::new(field(kind), format!("{other:?} is neither \"sandbox\" nor \"container\""))),
     }
     let name = annotations.get(id).ok_or_else(|| Problem::new(field(id), "is missing"))?;
     let wrong = |text: String| Problem::new(field(id), text);
-    let sandbox = state::load(root, name).map_err(|error| wrong(error.to_string()))?;
+    let sandbox = match state::load(root, name) {
+        // Only CRI-O leaves it out.
+        Err(Error::NotFound(_)) if kind == ANNOTATIONS[1].0 => None,
+        found => Some(found.map_err(|error| wrong(error.to_string()))?),
+    };
+    let sandbox = match sandbox {
+        Some(sandbox) if !sandbox.infra => sandbox,
+        sandbox => return infra(root, spec, name, sandbox),
+    };
     if sandbox.sandbox.is_some() {
         return Err(wrong(format!("container {name:?} is not the first of a pod")));
     }
     let others = state::list(root).map_err(|error| wrong(error.to_string()))?;
-    member_of(root, sandbox, &others, &field(id), spec).map(Some)
+    member_of(root, sandbox, &others, &field(id), spec).map(Role::Member)
 }
 
-/// As [`membership`], without annotations: a container that joins the network of another by the path of one of its processes.
+/// As [`role`], without annotations: a container that joins the network of another by the path of one of its processes.
 fn joined(root: &Path, spec: &mut Spec) -> Found<Option<Membership>> {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().clone()).unwrap_or_default();
     let processes: Vec<_> = namespaces.iter().map(|namespace| process_of(namespace.path().as_deref()?)).collect();
@@ -97,9 +133,7 @@ fn joined(root: &Path, spec: &mut Spec) -> Found<Option<Membership>> {
     let first = target.sandbox.as_deref().unwrap_or(&target.id);
     let sandbox = records.iter().find(|record| record.id == first).cloned();
     let gone = || Problem::new(&field, format!("container {first:?} does not exist"));
-    let membership = member_of(root, sandbox.ok_or_else(gone)?, &records, &field, spec)?;
-    without_limits(spec)?;
-    Ok(Some(membership))
+    member_of(root, sandbox.ok_or_else(gone)?, &records, &field, spec).map(Some)
 }
 
 /// A namespace of another kind than the network alone: the sentry that has it has its own network too, and one that the
@@ -109,21 +143,6 @@ fn alone(namespaces: &[LinuxNamespace], owners: &[Option<&Record>]) -> Option<Pr
     let kind = namespaces[index].typ();
     let text = format!("the {kind} namespace of container {:?} can be joined only along with its network", owner.id);
     Some(Problem::new(format!("linux.namespaces[{index}].path"), text))
-}
-
-/// Refuses limits that nothing would keep: the container's programs are in the cgroup of the sandbox. Of a pod they are left
-/// to the engine, which sets them on a cgroup above all of it, too.
-fn without_limits(spec: &Spec) -> Found<()> {
-    let Some(resources) = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) else { return Ok(()) };
-    let memory = resources.memory().as_ref().and_then(|memory| memory.limit());
-    let quota = resources.cpu().as_ref().and_then(|cpu| cpu.quota());
-    for (field, limit) in [("memory.limit", memory), ("cpu.quota", quota)] {
-        if limit.is_some_and(|limit| limit > 0) {
-            let text = "a container in the sandbox of another has no limit of its own: set it for that one";
-            return Err(Problem::new(format!("linux.resources.{field}"), text));
-        }
-    }
-    Ok(())
 }
 
 /// The process in `/proc/PID/ns/KIND`.
@@ -138,8 +157,39 @@ fn member_of(root: &Path, sandbox: Record, others: &[Record], field: &str, spec:
     if matches!(status, Status::Creating | Status::Stopped) {
         return Err(Problem::new(field, format!("container {:?} is {status}", sandbox.id)));
     }
-    let shares = Pod { sandbox: &sandbox, others }.take_namespaces(spec)?;
-    Ok(Membership { sandbox, shares })
+    let shares = Pod { sandbox: &sandbox, others }.take_namespaces(spec, Network::Now)?;
+    Ok(Membership { sandbox: Joined::First(Box::new(sandbox)), shares })
+}
+
+/// The part of a container in a pod that has no first one. Its sandbox may be there already.
+fn infra(root: &Path, spec: &mut Spec, name: &str, sandbox: Option<Record>) -> Found<Role> {
+    let pinned = Pinned::take(spec)?;
+    let others = state::list(root).unwrap_or_default();
+    let mut shares = match &sandbox {
+        Some(sandbox) => Pod { sandbox, others: &others }.take_namespaces(spec, Network::Later)?,
+        None => Shares::default(),
+    };
+    let of_pod = |pinned: bool| pinned.then(|| name.to_owned());
+    shares.ipc = of_pod(pinned.has_ipc()).or(shares.ipc);
+    shares.uts = of_pod(pinned.has_uts()).or(shares.uts);
+    Ok(Role::Member(Membership { sandbox: Joined::Infra(Infra { name: name.to_owned(), pinned }), shares }))
+}
+
+impl Joined {
+    fn name(&self) -> &str {
+        match self {
+            Joined::First(record) => &record.id,
+            Joined::Infra(infra) => &infra.name,
+        }
+    }
+}
+
+/// When it is seen to that a container names the pod's network.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Network {
+    Now,
+    /// With [`Infra::ready`]: the sandbox may be just being made.
+    Later,
 }
 
 /// The containers whose namespaces can be joined.
@@ -149,7 +199,7 @@ struct Pod<'a> {
 }
 
 impl Pod<'_> {
-    fn take_namespaces(&self, spec: &mut Spec) -> Found<Shares> {
+    fn take_namespaces(&self, spec: &mut Spec, network: Network) -> Found<Shares> {
         let mut shares = Shares::default();
         let Some(linux) = spec.linux_mut() else { return Ok(shares) };
         let mut namespaces = linux.namespaces().clone().unwrap_or_default();
@@ -157,7 +207,7 @@ impl Pod<'_> {
             let path = namespace.path().clone().filter(|path| !path.as_os_str().is_empty());
             let (typ, of) = (namespace.typ(), path.as_deref().and_then(|path| self.owner(namespace.typ(), path)));
             let share = match typ {
-                LinuxNamespaceType::Network if of.is_none() => {
+                LinuxNamespaceType::Network if of.is_none() && network == Network::Now => {
                     let text = "a container of a pod has the pod's network and no other";
                     return Err(Problem::new(format!("linux.namespaces[{index}].path"), text));
                 }
@@ -233,20 +283,24 @@ impl Member {
         let signals = if options.attached { stand_in::take_all_signals()? } else { watch::take_signals()? };
         let Membership { sandbox, shares } = membership;
         let mut record = new_record(id, bundle);
-        record.sandbox = Some(sandbox.id.clone());
-        record.sentry = sandbox.sentry;
+        record.sandbox = Some(sandbox.name().to_owned());
         let mut claim = Claim::new(&options.state_root, record, bundle)?;
+        let sandbox = match sandbox {
+            Joined::First(record) => *record,
+            Joined::Infra(infra) => infra.ready(bundle, options)?,
+        };
+        claim.container()?.record.sentry = sandbox.sentry;
         let (to_gofer, trees) = connections(bundle, options)?;
-        let cgroup = claim.make_cgroup(bundle, options)?;
+        let mut cgroup = claim.make_cgroup(bundle, options)?;
         let (gofer, pipes) = start_gofer(id, bundle, options, trees)?;
         let container = claim.container()?;
         container.record.gofer = HostProcess::of(gofer.pid());
         container.directory.save(&container.record)?;
-        cgroup.enter(&[gofer.pid()])?;
-        pipes.go()?;
+        claim.enter_cgroup(&mut cgroup, &[gofer.pid()])?;
+        let reports = pipes.go(&[])?;
         let before = [Point::Prestart, Point::CreateRuntime, Point::CreateContainer];
-        hooks::run_all(&bundle.spec, &before, &container.record)?;
-        wait_started(Reader::new(pipes.reports))?;
+        hooks::run_all(&bundle.spec, &before, &claim.container()?.record)?;
+        wait_started(reports)?;
         let directory = state::sandbox_directory(&options.state_root, &sandbox)?;
         let making = Making { id, bundle, options, sandbox: &directory };
         let life = making.make(&mut claim, to_gofer, shares, cgroup)?;
@@ -330,7 +384,7 @@ struct Making<'a> {
 }
 
 impl Making<'_> {
-    fn make(&self, claim: &mut Claim, to_gofer: Vec<Connection>, shares: Shares, cgroup: Held) -> Result<Life> {
+    fn make(&self, claim: &mut Claim, to_gofer: Vec<Connection>, shares: Shares, mut cgroup: Held) -> Result<Life> {
         let slave = match (self.bundle.spec.process(), &self.options.console_socket) {
             (Some(process), Some(socket)) => Some(terminal::make(process, socket)?),
             _ => None,
@@ -343,6 +397,8 @@ impl Making<'_> {
         let exit = claim.dir()?.make_exit()?;
         fds.push(exit.as_fd());
         fds.extend(to_gofer.iter().map(|connection| connection.socket.as_fd()));
+        let cgroups = claim.container()?.record.cgroup.entrances()?;
+        fds.extend(cgroups.iter().map(AsFd::as_fd));
         // SAFETY: the command line has found them open, and nothing in this process closes them.
         fds.extend(self.options.preserved.iter().map(|&fd| unsafe { BorrowedFd::borrow_raw(fd) }));
         let mounts = to_gofer.iter().map(|connection| Served {
@@ -351,8 +407,9 @@ impl Making<'_> {
         });
         let request = Request::Create {
             id: self.id.to_owned(),
-            spec: Box::new(self.bundle.spec.clone()),
+            spec: Box::new(for_sentry(self.bundle, self.options)),
             mounts: mounts.collect(),
+            cgroups: cgroups.len(),
             overlay: self.options.overlay,
             shares,
         };

@@ -6,8 +6,8 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixListener;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -16,10 +16,10 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::pipe2;
-use oci_spec::runtime::LinuxNamespaceType;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde::Serialize;
 
-use super::boot::{BootConfig, ContainerConfig, GoferMount, LogTarget};
+use super::boot::{BootConfig, ContainerConfig, GoferMount, LogTarget, go};
 use super::cgroup::{self, Cgroup};
 use super::control;
 use super::error::{Context, Error, Result};
@@ -27,8 +27,11 @@ use super::gofer::{GoferConfig, Tree};
 use super::hooks::{self, Point};
 use super::life::Container;
 use super::network::{self, NetConfig, Tap, find_tap, open_tap};
+use super::pod::infra;
+use super::pod::pinned::Pinned;
 use super::report::Reader;
 use super::spawn::{Child, spawn_in};
+use super::spec::volumes::volumes;
 use super::spec::{Bundle, Problem, is_bind};
 use super::state::{HostProcess, Record, StateDir, Status};
 use super::terminal;
@@ -68,6 +71,10 @@ pub struct Options {
     pub console_socket: Option<PathBuf>,
     /// Descriptors of this command that become the container's from 3 on.
     pub preserved: Vec<RawFd>,
+    /// How many of them, the first ones, are sockets that the container's program is told of.
+    pub listening: u32,
+    /// Whether the container is one that only pauses, for others: see [`infra`].
+    pub infra: bool,
 }
 
 /// A sandbox whose first container this command has made. Unless detached it ends with this value.
@@ -85,7 +92,7 @@ pub struct Sandbox {
 impl Sandbox {
     /// Claims the name, makes the sandbox and returns once the container's program is loaded, or with the reason why it
     /// cannot be. Nothing is left behind then.
-    pub fn create(id: &str, bundle: &Bundle, options: &Options) -> Result<Sandbox> {
+    pub fn create(id: &str, bundle: &Bundle, options: &Options, pinned: &Pinned) -> Result<Sandbox> {
         if !nix::unistd::geteuid().is_root() {
             return Err(Error::Usage("must be run as root: rootless sandboxes are not supported yet".into()));
         }
@@ -99,29 +106,33 @@ impl Sandbox {
         // Nobody can put an interface into a new namespace of a sandbox that only this command knows of, but hooks.
         let known = bundle.network_namespace().is_some() || bundle.spec.hooks().is_some() || !options.attached;
         record.takes_interfaces = options.interface && tap.is_none() && known;
+        record.infra = options.infra;
         let mut claim = Claim::new(&options.state_root, record, bundle)?;
+        if options.infra {
+            infra::make_root(claim.dir()?)?;
+        }
         let (to_gofer, trees) = connections(bundle, options)?;
-        let cgroup = claim.make_cgroup(bundle, options)?;
+        let mut cgroup = claim.make_cgroup(bundle, options)?;
         // Both processes set themselves up at the same time, once they are written down.
         let (gofer, gofer_pipes) = start_gofer(id, bundle, options, trees)?;
-        let (sentry, sentry_pipes) = start_sentry(id, bundle, options, &claim, to_gofer, tap)?;
+        let (sentry, sentry_pipes) = start_sentry(id, bundle, options, &claim, to_gofer, (tap, pinned))?;
         let container = claim.container()?;
         container.record.sentry = HostProcess::of(sentry.pid());
         container.record.gofer = HostProcess::of(gofer.pid());
         container.directory.save(&container.record)?;
-        cgroup.enter(&[sentry.pid(), gofer.pid()])?;
+        claim.enter_cgroup(&mut cgroup, &[sentry.pid(), gofer.pid()])?;
         // It goes with the claim now.
         cgroup.release();
-        gofer_pipes.go()?;
+        let gofer_reports = gofer_pipes.go(&[])?;
         let before = [Point::Prestart, Point::CreateRuntime, Point::CreateContainer];
-        hooks::run_all(&bundle.spec, &before, &container.record)?;
-        sentry_pipes.go()?;
+        hooks::run_all(&bundle.spec, &before, &claim.container()?.record)?;
+        let sentry_reports = sentry_pipes.go(&claim.container()?.record.cgroup.counters())?;
         let mut sandbox = Sandbox {
             sentry,
             gofer,
             claim,
-            sentry_reports: Some(Reader::new(sentry_pipes.reports)),
-            gofer_reports: Some(Reader::new(gofer_pipes.reports)),
+            sentry_reports: Some(sentry_reports),
+            gofer_reports: Some(gofer_reports),
             signals,
             progress: Progress::default(),
         };
@@ -180,9 +191,20 @@ impl Claim {
         let plan = Cgroup::plan(&bundle.spec, &container.record.id, options.systemd_cgroup)?;
         container.record.cgroup = plan.cgroup().clone();
         container.directory.save(&container.record)?;
-        let held = cgroup::Held::make(plan)?;
+        let held = plan.make()?;
         container.record.cgroup = held.cgroup();
         Ok(held)
+    }
+
+    /// Puts processes there. A systemd that makes the cgroup needs some for it, so that it is known only then.
+    pub(super) fn enter_cgroup(&mut self, cgroup: &mut cgroup::Held, processes: &[i32]) -> Result<()> {
+        cgroup.enter(processes)?;
+        let container = self.container()?;
+        if container.record.cgroup != cgroup.cgroup() {
+            container.record.cgroup = cgroup.cgroup();
+            container.directory.save(&container.record)?;
+        }
+        Ok(())
     }
 
     /// Leaves it to later commands.
@@ -204,18 +226,15 @@ impl Drop for Claim {
 /// The command line's ends of a process's pipes.
 pub(super) struct Pipes {
     /// What it reports.
-    pub(super) reports: OwnedFd,
-    hold: OwnedFd,
+    reports: OwnedFd,
+    hold: UnixStream,
 }
 
 impl Pipes {
-    /// Lets the process begin; see [`super::boot::hold`].
-    pub(super) fn go(&self) -> Result<()> {
-        match nix::unistd::write(&self.hold, b"1") {
-            // It has failed already, which its report or its end tells.
-            Ok(_) | Err(nix::errno::Errno::EPIPE) => Ok(()),
-            Err(error) => Err(io::Error::from(error)).doing(|| "start the sandbox's processes"),
-        }
+    /// Lets the process begin, with some files; see [`super::boot::hold`].
+    pub(super) fn go(self, files: &[(&'static str, File)]) -> Result<Reader> {
+        go(self.hold, files)?;
+        Ok(Reader::new(self.reports))
     }
 }
 
@@ -233,6 +252,7 @@ pub(super) fn new_record(id: &str, bundle: &Bundle) -> Record {
         sandbox: None,
         stand_in: None,
         takes_interfaces: false,
+        infra: false,
         annotations: bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
         cgroup: Default::default(),
     }
@@ -308,14 +328,15 @@ pub(super) fn connections(bundle: &Bundle, options: &Options) -> Result<(Vec<Con
             .doing(|| "connect the sentry to the gofer")?;
         let mount = GoferMount { fd: sentry.as_raw_fd(), destination, read_only: !writable };
         ours.push(Connection { socket: sentry, mount });
-        theirs.push(Served { tree: Tree { source, recursive, writable, socket: gofer.as_raw_fd() }, socket: gofer });
+        let tree = Tree { source, recursive, writable, executable: options.infra, socket: gofer.as_raw_fd() };
+        theirs.push(Served { tree, socket: gofer });
     }
     Ok((ours, theirs))
 }
 
 pub(super) fn start_gofer(id: &str, bundle: &Bundle, options: &Options, served: Vec<Served>) -> Result<(Child, Pipes)> {
     let (reports, report) = pipe()?;
-    let (held, hold) = pipe()?;
+    let (held, hold) = UnixStream::pair().doing(|| "make a pair of sockets")?;
     let log = open_log(options, "gofer", id)?;
     let (sockets, trees): (Vec<OwnedFd>, Vec<Tree>) = served.into_iter().map(|one| (one.socket, one.tree)).unzip();
     let own_mounts = bundle.spec.mounts().iter().flatten().filter(|mount| !is_bind(mount));
@@ -330,7 +351,20 @@ pub(super) fn start_gofer(id: &str, bundle: &Bundle, options: &Options, served: 
     let mut donated = vec![report.as_raw_fd(), held.as_raw_fd()];
     donated.extend(log.as_ref().map(AsRawFd::as_raw_fd));
     donated.extend(sockets.iter().map(AsRawFd::as_raw_fd));
-    Ok((start_process("gofer", id, &config, donated, None)?, Pipes { reports, hold }))
+    Ok((start_process("gofer", id, &config, donated, Vec::new())?, Pipes { reports, hold }))
+}
+
+/// The specification as the sentry is told it: a program that is handed sockets finds them by two variables,
+/// `sd_listen_fds(3)`. The process is the first of its container, as in runc.
+pub(super) fn for_sentry(bundle: &Bundle, options: &Options) -> Spec {
+    let mut spec = bundle.spec.clone();
+    if let Some(process) = spec.process_mut().as_mut().filter(|_| options.listening > 0) {
+        let mut env = process.env().clone().unwrap_or_default();
+        env.retain(|entry| !entry.starts_with("LISTEN_FDS=") && !entry.starts_with("LISTEN_PID="));
+        env.extend([format!("LISTEN_FDS={}", options.listening), "LISTEN_PID=1".to_owned()]);
+        process.set_env(Some(env));
+    }
+    spec
 }
 
 fn start_sentry(
@@ -339,7 +373,7 @@ fn start_sentry(
     options: &Options,
     claim: &Claim,
     to_gofer: Vec<Connection>,
-    tap: Option<Tap>,
+    (tap, pinned): (Option<Tap>, &Pinned),
 ) -> Result<(Child, Pipes)> {
     let control = claim.dir()?.short_path(control::SOCKET);
     let process = bundle.spec.process().as_ref().filter(|process| process.terminal() == Some(true));
@@ -349,7 +383,7 @@ fn start_sentry(
     };
     let control = UnixListener::bind(&control).doing(|| "make the control socket")?;
     let (reports, report) = pipe()?;
-    let (held, hold) = pipe()?;
+    let (held, hold) = UnixStream::pair().doing(|| "make a pair of sockets")?;
     let exit = claim.dir()?.make_exit()?;
     let log = open_log(options, "boot", id)?;
     let mut network = options.network.clone();
@@ -362,7 +396,7 @@ fn start_sentry(
     let config = BootConfig {
         container: ContainerConfig {
             id: id.to_owned(),
-            spec: bundle.spec.clone(),
+            spec: for_sentry(bundle, options),
             gofer_fds,
             stdio: terminal.as_ref().map_or([0, 1, 2], |terminal| [terminal.as_raw_fd(); 3]),
             preserved: options.preserved.clone(),
@@ -371,6 +405,7 @@ fn start_sentry(
             console: options.console || terminal.is_some(),
             controls_terminal: terminal.is_some(),
         },
+        volumes: volumes(&bundle.spec).map_err(|problem| problem.at(&bundle.path.join("config.json")))?,
         platform: options.platform.clone(),
         strace: options.strace,
         debug: options.debug,
@@ -393,7 +428,10 @@ fn start_sentry(
     let network = bundle
         .network_namespace()
         .map(|path| File::open(path).doing(|| format!("open network namespace {}", path.display())));
-    Ok((start_process("boot", id, &config, donated, network.transpose()?)?, Pipes { reports, hold }))
+    let network = network.transpose()?;
+    let joined: Vec<(RawFd, i32)> =
+        network.iter().map(|file| (file.as_raw_fd(), libc::CLONE_NEWNET)).chain(pinned.namespaces()).collect();
+    Ok((start_process("boot", id, &config, donated, joined)?, Pipes { reports, hold }))
 }
 
 /// Starts `runsc COMMAND` with its configuration in a memory file.
@@ -402,7 +440,7 @@ fn start_process(
     id: &str,
     config: &impl Serialize,
     mut donated: Vec<RawFd>,
-    network: Option<File>,
+    joined: Vec<(RawFd, i32)>,
 ) -> Result<Child> {
     let doing = || format!("pass the configuration to runsc {command}");
     let text = serde_json::to_vec(config).map_err(io::Error::from).doing(doing)?;
@@ -413,7 +451,7 @@ fn start_process(
     let descriptor = format!("--config-fd={}", memory.as_raw_fd());
     let name = if command == "boot" { "runsc-sandbox" } else { "runsc-gofer" };
     // The name is for the reader of a process list only.
-    spawn_in(network.as_ref().map(AsFd::as_fd), &[name, command, &descriptor, "--id", id], &donated)
+    spawn_in(joined, &[name, command, &descriptor, "--id", id], &donated)
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {

@@ -1,11 +1,11 @@
 //! Starting the sandbox's processes: this program again, in fresh namespaces, with chosen descriptors.
 //!
 //! `clone(2)` and `execve(2)` rather than a bare fork: the new process then shares no memory with the command line, and
-//! what it uses is what it needs. The child's side of [`spawn`] runs between the two and may only make system calls.
+//! what it uses is what it needs. The child's side of [`spawn_in`] runs between the two and may only make system calls.
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -34,29 +34,23 @@ pub struct Child {
 pub struct Manner {
     /// `CLONE_NEW*`: the namespaces that it has to itself.
     pub namespaces: i32,
-    /// The network namespace that it joins.
-    pub network: Option<RawFd>,
+    /// The namespaces that it joins, each with its `CLONE_NEW*`.
+    pub joined: Vec<(RawFd, i32)>,
     /// The signals that it begins with blocked.
     pub blocked: SigSet,
     /// Whether its standard descriptors are `/dev/null`: whoever reads the caller's output sees its end, not the process's.
     pub silent: bool,
 }
 
-/// Runs this program as `argv` in new [`NAMESPACES`]. Of the caller's descriptors it gets 0 to 2 and `inherited`, under
+/// Runs this program as `argv` in new [`NAMESPACES`], but for those that are there to be joined. Of the caller's descriptors it gets 0 to 2 and `inherited`, under
 /// the same numbers. Must be called while the process has one thread only.
-pub fn spawn(argv: &[&str], inherited: &[RawFd]) -> Result<Child> {
-    spawn_in(None, argv, inherited)
-}
-
-/// As [`spawn`], in a network namespace that is there.
-pub fn spawn_in(network: Option<BorrowedFd<'_>>, argv: &[&str], inherited: &[RawFd]) -> Result<Child> {
-    let namespaces = if network.is_some() { NAMESPACES & !libc::CLONE_NEWNET } else { NAMESPACES };
-    let network = network.map(|network| network.as_raw_fd());
+pub fn spawn_in(joined: Vec<(RawFd, i32)>, argv: &[&str], inherited: &[RawFd]) -> Result<Child> {
+    let namespaces = joined.iter().fold(NAMESPACES, |all, (_, joined)| all & !joined);
     // The command line has blocked the signals that it forwards.
-    spawn_as(&Manner { namespaces, network, blocked: SigSet::empty(), silent: false }, argv, inherited)
+    spawn_as(&Manner { namespaces, joined, blocked: SigSet::empty(), silent: false }, argv, inherited)
 }
 
-/// As [`spawn`], in another manner.
+/// As [`spawn_in`], in another manner.
 pub fn spawn_as(manner: &Manner, argv: &[&str], inherited: &[RawFd]) -> Result<Child> {
     let words: Vec<CString> = argv.iter().filter_map(|word| CString::new(*word).ok()).collect();
     let mut argv: Vec<*const libc::c_char> = words.iter().map(|word| word.as_ptr()).collect();
@@ -87,7 +81,7 @@ pub fn spawn_as(manner: &Manner, argv: &[&str], inherited: &[RawFd]) -> Result<C
     }
 }
 
-/// The child's side of [`spawn`].
+/// The child's side of [`spawn_in`].
 ///
 /// # Safety
 /// `argv` and `envp` hold pointers to C strings and end with a null pointer. Only system calls are made.
@@ -101,10 +95,10 @@ unsafe fn become_program(
     unsafe {
         // A terminal's ^C goes to the command line alone, which passes it on.
         libc::setsid();
-        if let Some(network) = manner.network
-            && libc::setns(network, libc::CLONE_NEWNET) < 0
-        {
-            libc::_exit(126);
+        for &(fd, kind) in &manner.joined {
+            if libc::setns(fd, kind) < 0 {
+                libc::_exit(126);
+            }
         }
         if manner.silent {
             let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);

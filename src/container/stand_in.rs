@@ -76,7 +76,7 @@ pub fn start(stood: Stood, directory: &impl AsFd, terminal: Option<&OwnedFd>) ->
     inherited.extend(config.terminal);
     let descriptor = format!("--config-fd={}", memory.as_raw_fd());
     // No signal may get lost between its birth and its first look.
-    let manner = Manner { namespaces: 0, network: None, blocked: SigSet::all(), silent: true };
+    let manner = Manner { namespaces: 0, joined: Vec::new(), blocked: SigSet::all(), silent: true };
     spawn_as(&manner, &["runsc-stand-in", "stand-in", &descriptor, "--id", &config.id], &inherited)
 }
 

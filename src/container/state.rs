@@ -113,6 +113,9 @@ pub struct Record {
     /// Whether the interfaces in the sentry's network namespace become the sandbox's when it is started.
     #[serde(default)]
     pub takes_interfaces: bool,
+    /// Whether it was made for the other containers of its sandbox, and goes with the last of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub infra: bool,
     /// Annotations of its specification.
     pub annotations: BTreeMap<String, String>,
     /// Its cgroups on the host.
@@ -489,6 +492,7 @@ mod tests {
             sandbox: None,
             stand_in: None,
             takes_interfaces: false,
+            infra: false,
             annotations: Default::default(),
             cgroup: Default::default(),
         }

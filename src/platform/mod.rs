@@ -19,6 +19,7 @@ use crate::errno::Result;
 
 pub mod placement;
 pub mod ptrace;
+pub mod systrap;
 
 /// General registers, in the layout of `PTRACE_GETREGS` on x86_64 (`fs_base` and `gs_base` included).
 pub type Regs = libc::user_regs_struct;
@@ -142,6 +143,14 @@ impl Title<'_> {
     pub const ROOM: u64 = 256;
 }
 
+/// Address space that a platform borrows from the container.
+pub struct Room;
+
+impl Room {
+    /// Bytes of it.
+    pub const LEN: u64 = systrap::patch::ROOM;
+}
+
 /// One container thread, owned by the sentry thread that attached it.
 pub trait UserThread {
     /// The memory it runs in.
@@ -150,8 +159,8 @@ pub trait UserThread {
     /// What stops it from elsewhere.
     fn interrupter(&self) -> Arc<dyn Interrupter>;
 
-    /// Runs on the CPUs that `affinity` names, now and whenever it changes.
-    fn follow(&mut self, affinity: Arc<placement::Affinity>);
+    /// Runs on the CPUs and with the share of them that `scheduling` tells, now and whenever it changes.
+    fn follow(&mut self, scheduling: Arc<placement::Scheduling>);
 
     /// Runs container code from the current registers until something happens.
     fn run(&mut self) -> Event;
@@ -184,7 +193,7 @@ pub trait UserThread {
     /// `madvise(2)` on the container's own pages; the sentry has checked the advice.
     fn advise(&mut self, addr: u64, len: u64, advice: i32) -> Result<()>;
 
-    /// `msync(2)`, `mlock(2)` and `mincore(2)` are the sentry's; this is `MS_INVALIDATE`-free `msync` for shared files.
+    /// `msync(2)` without `MS_INVALIDATE` of shared files.
     fn sync(&mut self, addr: u64, len: u64, flags: i32) -> Result<()>;
 
     /// A thread in a copy of the space (copy-on-write, as `fork(2)`).
@@ -204,4 +213,19 @@ pub trait UserThread {
     /// Atomically: if the word at `addr` is `expected` it becomes `new`. Returns what was there. `EFAULT` when it cannot
     /// be written.
     fn compare_exchange(&mut self, addr: u64, expected: u32, new: u32) -> Result<u32>;
+
+    /// The answers that calls without effect have until this is called again, as `(number, result)`: the platform may give
+    /// them without asking.
+    fn set_answers(&mut self, _answers: &[(usize, u32)]) {}
+
+    /// Whether the platform would like [`Room::LEN`] bytes of address space that the container does not use, within 2 GiB of
+    /// this range.
+    fn wants_room(&mut self) -> Option<Range<u64>> {
+        None
+    }
+
+    /// Gives it that, at `addr`. It is the platform's until the container maps something over it.
+    fn take_room(&mut self, _addr: u64) -> Result<()> {
+        Ok(())
+    }
 }

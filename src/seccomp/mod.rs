@@ -3,3 +3,4 @@
 pub mod gofer;
 pub mod sentry;
 pub mod stub;
+pub mod trap;

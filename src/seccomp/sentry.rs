@@ -38,13 +38,14 @@ const ALLOWED: &[Call] = calls! {
     SYS_read SYS_write SYS_readv SYS_writev SYS_pread64 SYS_pwrite64 SYS_preadv SYS_pwritev SYS_preadv2 SYS_pwritev2
     SYS_lseek SYS_close SYS_close_range SYS_dup SYS_dup2 SYS_dup3 SYS_fcntl SYS_fstat SYS_fstatfs SYS_ftruncate
     SYS_fallocate SYS_fsync SYS_fdatasync SYS_sendfile SYS_splice SYS_copy_file_range SYS_fadvise64 SYS_flock
+    SYS_sync_file_range
     // New ones that lead nowhere on the host.
     SYS_memfd_create SYS_eventfd2 SYS_pipe2 SYS_timerfd_create SYS_timerfd_settime SYS_timerfd_gettime SYS_signalfd4
     SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_wait SYS_epoll_pwait SYS_epoll_pwait2 SYS_poll SYS_ppoll SYS_select
     SYS_pselect6
-    // The gofer, the control socket, what is accepted there.
-    SYS_sendmsg SYS_recvmsg SYS_sendmmsg SYS_recvmmsg SYS_sendto SYS_recvfrom SYS_accept4 SYS_shutdown SYS_getsockopt
-    SYS_setsockopt SYS_getsockname SYS_getpeername
+    // The gofer, the control socket, sockets that the container was given, what is accepted there.
+    SYS_sendmsg SYS_recvmsg SYS_sendmmsg SYS_recvmmsg SYS_sendto SYS_recvfrom SYS_accept4 SYS_listen SYS_shutdown
+    SYS_getsockopt SYS_setsockopt SYS_getsockname SYS_getpeername
     // Memory, its own and the stubs'.
     SYS_mmap SYS_munmap SYS_mprotect SYS_mremap SYS_madvise SYS_brk SYS_msync SYS_mincore SYS_mlock SYS_mlock2
     SYS_munlock SYS_membarrier SYS_process_vm_readv SYS_process_vm_writev SYS_pkey_mprotect
@@ -60,7 +61,7 @@ const ALLOWED: &[Call] = calls! {
     SYS_clock_gettime SYS_clock_getres SYS_clock_nanosleep SYS_nanosleep SYS_gettimeofday SYS_time SYS_times
     SYS_getrandom SYS_sysinfo SYS_uname SYS_getuid SYS_geteuid SYS_getgid SYS_getegid
     // Conditions are in `conditions`.
-    SYS_clone SYS_socketpair SYS_ioctl SYS_prctl SYS_statx SYS_newfstatat
+    SYS_clone SYS_socketpair SYS_ioctl SYS_prctl SYS_statx SYS_newfstatat SYS_sched_setscheduler
 };
 
 /// Tried by libraries, which do without when it fails: glibc's `pthread_create` goes on to `clone`, whose flags can be
@@ -72,7 +73,7 @@ const SOFT: &[Call] = calls! {
 
 /// Some that are refused, for their names.
 const REFUSED: &[Call] = calls! {
-    SYS_socket SYS_connect SYS_bind SYS_listen SYS_accept SYS_execve SYS_execveat SYS_fork SYS_vfork SYS_openat2
+    SYS_socket SYS_connect SYS_bind SYS_accept SYS_execve SYS_execveat SYS_fork SYS_vfork SYS_openat2
     SYS_open_by_handle_at SYS_name_to_handle_at SYS_getdents SYS_getdents64 SYS_chdir SYS_fchdir SYS_mkdir
     SYS_mkdirat SYS_unlink SYS_unlinkat SYS_rename SYS_renameat SYS_renameat2 SYS_link SYS_linkat SYS_symlink
     SYS_symlinkat SYS_mknod SYS_mknodat SYS_chmod SYS_fchmod SYS_fchmodat SYS_chown SYS_fchown SYS_fchownat SYS_umask
@@ -81,7 +82,7 @@ const REFUSED: &[Call] = calls! {
     SYS_pidfd_open SYS_pidfd_getfd SYS_pidfd_send_signal SYS_process_madvise SYS_io_uring_setup SYS_io_uring_enter
     SYS_bpf SYS_perf_event_open SYS_userfaultfd SYS_keyctl SYS_add_key SYS_request_key SYS_init_module
     SYS_finit_module SYS_kexec_load SYS_reboot SYS_timer_create SYS_setitimer SYS_alarm SYS_tee SYS_vmsplice SYS_sync
-    SYS_syncfs SYS_sync_file_range SYS_readahead SYS_inotify_init1 SYS_fanotify_init SYS_sched_setscheduler
+    SYS_syncfs SYS_readahead SYS_inotify_init1 SYS_fanotify_init
     SYS_sched_getparam SYS_sched_getscheduler SYS_sched_setattr SYS_personality SYS_shmget SYS_msgget SYS_semget
     SYS_fgetxattr SYS_fsetxattr SYS_flistxattr SYS_getgroups SYS_getsid SYS_getpgid SYS_setrlimit SYS_mlockall
     SYS_futex_waitv SYS_memfd_secret SYS_pkey_alloc SYS_pkey_free SYS_rt_sigqueueinfo SYS_rt_tgsigqueueinfo SYS_syslog
@@ -144,10 +145,20 @@ pub fn install() -> Result<()> {
     // SAFETY: the handler makes only system calls and touches only its own stack and constants.
     unsafe { sigaction(Signal::SIGSYS, &handler) }.map_err(io::Error::from).doing(doing)?;
     for program in [soft_program(), program()] {
-        let program = program.map_err(io::Error::other).doing(doing)?;
+        let mut program = program.map_err(io::Error::other).doing(doing)?;
+        trap_foreign_calls(&mut program);
         seccompiler::apply_filter(&program).map_err(io::Error::other).doing(doing)?;
     }
     Ok(())
+}
+
+/// Calls through entries of 32-bit programs are trapped and not the end of the process: stubs inherit the filter, and
+/// container code may use any instruction.
+fn trap_foreign_calls(program: &mut BpfProgram) {
+    let kill = (libc::BPF_RET | libc::BPF_K) as u16;
+    for line in program.iter_mut().filter(|line| line.code == kill && line.k == libc::SECCOMP_RET_KILL_PROCESS) {
+        line.k = libc::SECCOMP_RET_TRAP;
+    }
 }
 
 fn soft_program() -> std::result::Result<BpfProgram, BackendError> {
@@ -178,6 +189,11 @@ fn conditions(number: libc::c_long) -> std::result::Result<Vec<SeccompRule>, Bac
             // The stubs inherit this filter.
             own.chain(super::stub::titles()?.into_iter().map(Ok)).collect()
         }
+        // The policies of ordinary programs.
+        libc::SYS_sched_setscheduler => [libc::SCHED_OTHER, libc::SCHED_BATCH, libc::SCHED_IDLE]
+            .iter()
+            .map(|&policy| one(1, Op::Eq, policy as u64))
+            .collect(),
         libc::SYS_statx => Ok(vec![on_descriptor(2)?]),
         libc::SYS_newfstatat => Ok(vec![on_descriptor(3)?]),
         _ => Ok(Vec::new()),

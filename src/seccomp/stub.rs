@@ -22,11 +22,12 @@ pub const CLONE_THREAD: u64 = (libc::CLONE_VM
 /// Size of `struct prctl_mm_map`, `prctl(2)`.
 pub const TITLE_MAP_SIZE: u64 = 104;
 
-/// `prctl` calls by which a stub takes on its program's name and arguments. (That the map of `PR_SET_MM_MAP` names no file,
+/// `prctl` calls by which a stub ends with the sentry, and takes on its program's name and arguments. (That the map of `PR_SET_MM_MAP` names no file,
 /// a filter cannot see; one takes a privilege that stubs do not have.)
 pub(super) fn titles() -> Result<Vec<SeccompRule>, BackendError> {
     let is = |argument, value: u64| SeccompCondition::new(argument, Len::Qword, Op::Eq, value);
     Ok(vec![
+        SeccompRule::new(vec![is(0, libc::PR_SET_PDEATHSIG as u64)?, is(1, libc::SIGKILL as u64)?])?,
         SeccompRule::new(vec![is(0, libc::PR_SET_NAME as u64)?])?,
         SeccompRule::new(vec![
             is(0, libc::PR_SET_MM as u64)?,

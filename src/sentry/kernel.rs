@@ -13,8 +13,10 @@ use crate::netstack::stack::Stack;
 use crate::platform::Platform;
 use crate::sentry::boot::{Console, FurtherProcesses, StartHooks};
 use crate::sentry::bootlog::BootLog;
+use crate::sentry::counters::HostCounters;
 use crate::sentry::creds::Caps;
 use crate::sentry::futex::FutexTable;
+use crate::sentry::home::Home;
 use crate::sentry::ipc::Ipc;
 use crate::sentry::seccomp::Filter;
 use crate::sentry::signal::{PendingCount, SigInfo, Signal};
@@ -59,6 +61,8 @@ pub struct Kernel {
     /// Processes; see [`task`](crate::sentry::task) for the lock order. Containers that share process numbers have one
     /// tree, in which each finds its own processes by [`Kernel::owns`].
     pub tree: Arc<Mutex<TaskTree>>,
+    /// Whose numbers the tree has: [`Pid::namespace`](crate::sentry::namespaces::Pid).
+    pub pid_namespace: u64,
     /// How many threads of the container are in the tree. Changed with the tree locked.
     pub(super) threads: AtomicUsize,
     /// The number of the container's first process, once there is one.
@@ -106,6 +110,10 @@ pub struct Kernel {
     pub seccomp_profile: OnceLock<Arc<Filter>>,
     /// The limits that `/sys/fs/cgroup` shows: `linux.resources`, as last changed. Leaf lock.
     pub resources: Mutex<LinuxResources>,
+    /// What the host counts for the container, if it has a cgroup to itself.
+    pub counters: OnceLock<HostCounters>,
+    /// The cgroup of the container's stubs, unless that is the sandbox's.
+    pub home: OnceLock<Home>,
     /// `CLOCK_BOOTTIME` of the sandbox's start, in nanoseconds.
     pub boot_ns: u64,
 }
@@ -140,9 +148,11 @@ impl Kernel {
     /// A kernel without tasks.
     pub fn new(parts: KernelParts) -> Arc<Kernel> {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
+        let pid_namespace = parts.tree.lock().namespace();
         Arc::new(Kernel {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             platform: parts.platform,
+            pid_namespace,
             tree: parts.tree,
             threads: AtomicUsize::new(0),
             first: OnceLock::new(),
@@ -167,6 +177,8 @@ impl Kernel {
             start_hooks: OnceLock::new(),
             seccomp_profile: OnceLock::new(),
             resources: Mutex::default(),
+            counters: OnceLock::new(),
+            home: OnceLock::new(),
             boot_ns: crate::sentry::task::boottime_ns(),
         })
     }
@@ -183,12 +195,41 @@ impl Kernel {
         count
     }
 
+    /// Puts a fresh stub into the container's cgroup, by [`host_pid`](crate::platform::AddressSpace::host_pid).
+    pub fn take_in(&self, pid: i32) {
+        if let Some(home) = self.home.get() {
+            home.take_in(pid);
+        }
+    }
+
     /// Sets the limits of the container; `pids` is the one that the sentry itself keeps. A limit of 0 is none, as in the
     /// specification.
     pub fn set_resources(&self, resources: LinuxResources) {
         let limit = resources.pids().and_then(|pids| usize::try_from(pids.limit()).ok()).filter(|&limit| limit > 0);
         self.task_limit.store(limit.unwrap_or(usize::MAX), Ordering::Relaxed);
         *self.resources.lock() = resources;
+    }
+
+    /// The limit of memory in bytes, if there is one.
+    pub fn memory_limit(&self) -> Option<u64> {
+        let limit = self.resources.lock().memory().and_then(|memory| memory.limit());
+        limit.and_then(|limit| u64::try_from(limit).ok()).filter(|&limit| limit > 0)
+    }
+
+    /// The limit of swap alone in bytes, if there is one: the specification counts it with the memory, as cgroup v1 did.
+    pub fn swap_limit(&self) -> Option<u64> {
+        let both = self.resources.lock().memory().and_then(|memory| memory.swap());
+        let both = both.and_then(|both| u64::try_from(both).ok()).filter(|&both| both > 0)?;
+        Some(both.saturating_sub(self.memory_limit().unwrap_or(0)))
+    }
+
+    /// Memory in use, in bytes: as the host counts it, or else what the processes have mapped.
+    pub fn memory_in_use(&self) -> u64 {
+        self.counters.get().and_then(HostCounters::memory).unwrap_or_else(|| {
+            let groups = self.processes();
+            let memories = groups.iter().filter_map(|(group, _)| group.leader()?.mm().ok());
+            memories.map(|mm| mm.sizes().resident).sum()
+        })
     }
 
     /// An id for a task that `parent` makes. `EAGAIN`: its user has too many (`RLIMIT_NPROC`), the container has (the

@@ -2,10 +2,12 @@
 
 pub mod boot;
 pub mod bootlog;
+pub mod counters;
 pub mod creds;
 pub mod fdtable;
 pub mod fs;
 pub mod futex;
+pub mod home;
 pub mod ipc;
 pub mod kernel;
 pub mod limits;

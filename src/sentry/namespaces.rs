@@ -10,6 +10,22 @@ use crate::sentry::fs::FsContext;
 use crate::vfs::anon;
 use crate::vfs::mount::MountNamespace;
 
+/// A process number, and in which PID namespace it counts: the containers of a pod may each count from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pid {
+    /// The number; 0 for no process.
+    pub number: i32,
+    /// The namespace: [`TaskTree::namespace`](crate::sentry::task::tree::TaskTree::namespace).
+    pub namespace: u64,
+}
+
+impl Pid {
+    /// The number that processes of `namespace` see: 0 when it is not theirs, `pid_namespaces(7)`.
+    pub fn seen_from(self, namespace: u64) -> i32 {
+        if self.namespace == namespace { self.number } else { 0 }
+    }
+}
+
 /// Host and domain name: `uname(2)`.
 pub struct UtsNamespace {
     /// Its inode number below `/proc/PID/ns`.

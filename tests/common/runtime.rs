@@ -19,6 +19,8 @@ pub struct Runtime {
     pub flags: Vec<String>,
     /// How its sandboxes are connected.
     pub cable: Cable,
+    /// A command that runs it somewhere else: in another mount namespace, say.
+    pub within: Vec<String>,
 }
 
 impl Runtime {
@@ -26,7 +28,7 @@ impl Runtime {
     pub fn ours() -> Runtime {
         // Tests run on the files of the host, which must stay as they are.
         let flags = vec!["--overlay2=root:memory".to_owned()];
-        Runtime { name: "runsc (this)".into(), program: built("runsc"), flags, cable: Cable::Tap }
+        Runtime { name: "runsc (this)".into(), program: built("runsc"), flags, cable: Cable::Tap, within: Vec::new() }
     }
 
     /// What the tests test: this project's, or the gVisor at `RUNSC_PEER`, which tells a mistake of a test from one of the
@@ -79,13 +81,26 @@ impl Runtime {
             program: program.to_owned(),
             flags: vec![format!("--platform={platform}"), overlay.into()],
             cable: Cable::Veth,
+            within: Vec::new(),
+        }
+    }
+
+    /// The program alone.
+    pub fn plain(&self) -> Command {
+        match self.within.split_first() {
+            None => Command::new(&self.program),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(&self.program);
+                command
+            }
         }
     }
 
     /// The program with its flags; the state goes to `root`.
     pub fn command(&self, root: &Path) -> Command {
         let mut command = match self.cable {
-            Cable::Tap => Command::new(&self.program),
+            Cable::Tap => self.plain(),
             Cable::Veth => {
                 let mut command = Command::new("unshare");
                 command.args(["--mount", "sh", "-c", HIDE_NET]).arg(&self.program);
@@ -98,7 +113,7 @@ impl Runtime {
 
     /// `do` with loopback alone; the state goes to `root`.
     pub fn do_command(&self, root: &Path) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = self.plain();
         command.arg("--root").arg(root).args(&self.flags).args(["--network=none", "do"]);
         command
     }

@@ -222,7 +222,7 @@ impl<'a> Sandbox<'a> {
         command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let pid = Pid::from_raw(child.id() as i32);
-        Running { pid, child: Some(child), program: self.runtime.program.clone(), directory: self.directory }
+        Running { pid, child: Some(child), runtime: self.runtime, directory: self.directory }
     }
 }
 
@@ -230,7 +230,7 @@ impl<'a> Sandbox<'a> {
 pub struct Running {
     pid: Pid,
     child: Option<Child>,
-    program: PathBuf,
+    runtime: Runtime,
     directory: TempDir,
 }
 
@@ -283,9 +283,14 @@ impl Running {
 
     /// Gives another command about it to the runtime: `args` and the container's name.
     pub fn command(&self, args: &[&str]) -> std::process::Output {
-        let mut command = Command::new(&self.program);
+        self.about(args).output().expect("the runtime starts")
+    }
+
+    /// Such a command, to be started.
+    pub fn about(&self, args: &[&str]) -> Command {
+        let mut command = self.runtime.plain();
         command.arg("--root").arg(self.directory.path().join("state")).args(args).arg(ID);
-        command.output().expect("the runtime starts")
+        command
     }
 
     /// The process number of the command that runs it.
@@ -336,7 +341,7 @@ impl Drop for Running {
         }
         // Its command was killed. A runtime may wait for processes that this one has adopted and not waited for yet, so the
         // deletion is given a few seconds.
-        let mut delete = Command::new(&self.program);
+        let mut delete = self.runtime.plain();
         delete.arg("--root").arg(state).args(["delete", "--force", ID]).stdout(Stdio::null()).stderr(Stdio::null());
         let Ok(child) = delete.spawn() else { return };
         self.pid = Pid::from_raw(child.id() as i32);

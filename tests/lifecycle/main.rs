@@ -4,10 +4,15 @@
 mod common;
 
 mod commands;
+mod crio;
 mod interrupted;
 mod late_network;
+mod listen;
 mod many;
 mod mount;
 mod order;
 mod place;
+mod pod;
+mod pod_limits;
 mod pods;
+mod volumes;

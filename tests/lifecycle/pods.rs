@@ -1,104 +1,14 @@
 //! Containers of a Kubernetes pod: several in one sandbox, as containerd asks for them by annotations.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::common::leftovers::Watch;
-use crate::place::{Place, alone, is_alive, until};
-
-const KIND: &str = "io.kubernetes.cri.container-type";
-const POD: &str = "io.kubernetes.cri.sandbox-id";
-
-/// A pod whose first container sleeps.
-struct Pod {
-    place: Place,
-    pid: i64,
-}
-
-impl Pod {
-    fn new() -> Pod {
-        let place = Place::with(|config| {
-            config["process"]["args"] = json!(["/bin/sleep", "1000"]);
-            config["hostname"] = json!("podhost");
-            config["annotations"] = json!({KIND: "sandbox", POD: "pod"});
-        });
-        place.run(&["run", "--detach", "pod"]);
-        let pid = place.state("pod")["pid"].as_i64().expect("a number");
-        Pod { place, pid }
-    }
-
-    /// The namespaces that Kubernetes has the containers of a pod share.
-    fn namespaces(&self) -> Value {
-        let of = |kind: &str, file: &str| json!({"type": kind, "path": format!("/proc/{}/ns/{file}", self.pid)});
-        json!([of("network", "net"), of("ipc", "ipc"), of("uts", "uts"), {"type": "pid"}, {"type": "mount"}])
-    }
-
-    /// The bundle of a further container, which runs `script`.
-    fn bundle_with(&self, id: &str, script: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
-        let directory = self.place.file(&format!("bundle-{id}"));
-        fs::create_dir_all(&directory).expect("a directory");
-        let text = fs::read_to_string(self.place.bundle().join("config.json")).expect("a file");
-        let mut config: Value = serde_json::from_str(&text).expect("JSON");
-        config["process"]["args"] = json!(["/bin/bash", "-c", script]);
-        config["annotations"] = json!({KIND: "container", POD: "pod"});
-        config["linux"] = json!({"namespaces": self.namespaces()});
-        config.as_object_mut().expect("an object").remove("hostname");
-        change(&mut config);
-        fs::write(directory.join("config.json"), config.to_string()).expect("a file");
-        directory
-    }
-
-    fn bundle(&self, id: &str, script: &str) -> PathBuf {
-        self.bundle_with(id, script, |_| ())
-    }
-
-    /// Runs a command that takes a bundle; it must succeed.
-    #[track_caller]
-    fn make(&self, words: &[&str], bundle: &Path, id: &str) -> String {
-        let bundle = bundle.to_str().expect("text");
-        self.place.run(&[words, &["--bundle", bundle, id]].concat())
-    }
-
-    /// Starts a container and leaves it.
-    #[track_caller]
-    fn start(&self, id: &str, script: &str) {
-        self.make(&["run", "--detach"], &self.bundle(id, script), id);
-    }
-
-    /// Runs a container to its end; returns what it has written.
-    #[track_caller]
-    fn run(&self, id: &str, script: &str) -> String {
-        self.make(&["run"], &self.bundle(id, script), id)
-    }
-
-    /// A host process of a container's record.
-    fn process(&self, id: &str, name: &str) -> i32 {
-        let text = fs::read_to_string(self.place.root().join(id).join("state.json")).expect("a file");
-        let record: Value = serde_json::from_str(&text).expect("JSON");
-        record[name]["pid"].as_i64().expect("a number") as i32
-    }
-
-    fn with_volume(&self, id: &str, script: &str) -> PathBuf {
-        let volume = self.place.file("volume");
-        fs::create_dir_all(&volume).expect("a directory");
-        self.bundle_with(id, script, |config| {
-            let mount = json!({"destination": "/mnt", "type": "bind", "source": volume, "options": ["rbind", "rw"]});
-            config["mounts"].as_array_mut().expect("a list").push(mount);
-        })
-    }
-
-    #[track_caller]
-    fn delete_all(&self, ids: &[&str]) {
-        for id in ids {
-            self.place.run(&["delete", "--force", id]);
-        }
-        self.place.is_empty();
-    }
-}
+use crate::place::{alone, is_alive, until};
+use crate::pod::{KIND, POD, Pod};
 
 fn kill_now(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is there");
@@ -124,44 +34,6 @@ while True:
     assert_eq!(lines[..3], ["from the pod", "podhost", "1"], "{said}");
     assert!(lines[3].parse::<u32>().is_ok_and(|count| count <= 4), "of this container alone: {said}");
     pod.delete_all(&["server", "pod"]);
-}
-
-#[test]
-fn five_containers_see_each_others_changes_of_a_volume() {
-    let pod = Pod::new();
-    let names = ["c0", "c1", "c2", "c3", "c4"];
-    for name in names {
-        let script = format!(
-            "echo {name} >> /mnt/log; touch /mnt/{name}; until [ $(ls /mnt/c? | wc -l) = 5 ]; do sleep 0.05; done; exit 7"
-        );
-        pod.make(&["run", "--detach"], &pod.with_volume(name, &script), name);
-    }
-    for name in names {
-        assert_eq!(pod.place.wait(name), 7, "{name}");
-    }
-    let log = fs::read_to_string(pod.place.file("volume/log")).expect("a file");
-    assert_eq!(log.lines().count(), 5, "{log}");
-    pod.delete_all(&["c0", "c1", "c2", "c3", "c4", "pod"]);
-}
-
-#[test]
-fn a_shared_mapping_of_a_volumes_file_is_one_between_containers() {
-    let pod = Pod::new();
-    let script = |own: usize, other: usize| {
-        format!(
-            "exec python3 -c \"
-import mmap, os, time
-file = os.open('/mnt/map', os.O_RDWR | os.O_CREAT)
-os.ftruncate(file, 4096)
-shared = mmap.mmap(file, 4096)
-shared[{own}] = 1
-while not shared[{other}]: time.sleep(0.01)\""
-        )
-    };
-    pod.make(&["run", "--detach"], &pod.with_volume("a", &script(0, 1)), "a");
-    pod.make(&["run"], &pod.with_volume("b", &script(1, 0)), "b");
-    assert_eq!(pod.place.wait("a"), 0);
-    pod.delete_all(&["a", "pod"]);
 }
 
 #[test]

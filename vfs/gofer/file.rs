@@ -81,7 +81,7 @@ impl File for GoferFile {
     /// The host finds the end, so that writers outside the sandbox are not overwritten; the lock is for those inside, so
     /// that the size afterwards tells where this one was.
     fn append(&self, source: &mut dyn Source) -> Result<(u64, usize)> {
-        let _one_at_a_time = self.node.append.lock();
+        let _one_at_a_time = self.node.identity().append.lock();
         let n = self.write_chunks(source, |bytes, _| append(&self.fd, bytes))?;
         let end = stat_fd(self.fd.as_fd())?.size;
         Ok((end.saturating_sub(n as u64), n))
@@ -118,6 +118,11 @@ impl File for GoferFile {
         // SAFETY: both take a descriptor alone.
         let ret = unsafe { if data_only { libc::fdatasync(fd) } else { libc::fsync(fd) } };
         check(ret.into()).map(drop)
+    }
+
+    fn sync_range(&self, offset: i64, len: i64, flags: u32) -> Result<()> {
+        // SAFETY: takes numbers alone.
+        check(unsafe { libc::sync_file_range(self.fd.as_raw_fd(), offset, len, flags) }.into()).map(drop)
     }
 
     fn advise(&self, offset: i64, len: i64, advice: i32) -> Result<()> {
@@ -201,7 +206,7 @@ impl File for GoferDir {
 
     fn read_dir(&self, pos: u64, emit: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
         let listing = self.listing(pos)?;
-        let own = self.node.shared.ino_of(self.node.key);
+        let (_, own) = self.node.key;
         for (index, name) in DOTS.into_iter().enumerate().skip(usize::try_from(pos).unwrap_or(usize::MAX)) {
             if !emit(DirEntry { name, ino: own, kind: NodeType::Directory, next: index as u64 + 1 }) {
                 return Ok(());
@@ -211,7 +216,7 @@ impl File for GoferDir {
         for index in first..listing.len() {
             let Some((name, stat)) = listing.get(index) else { break };
             let next = (index + DOTS.len() + 1) as u64;
-            if !emit(DirEntry { name, ino: self.node.shared.ino_of(stat.key()), kind: stat.kind, next }) {
+            if !emit(DirEntry { name, ino: stat.ino, kind: stat.kind, next }) {
                 break;
             }
         }

@@ -440,7 +440,7 @@ impl Inode for Node {
     }
 
     fn attachments(&self) -> Option<&Attachments> {
-        Some(&self.attachments)
+        Some(&self.identity().attachments)
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -15,16 +15,19 @@
 //! In a leased tree an answer that was on its way while something changed is not kept: questions and changes draw numbers
 //! from one counter, a question before it is sent, a change after it is made (`Asked`, `Node::changed`).
 //!
+//! What a file carries inside the sandbox (locks, pipes, sockets, watches) is shared by all trees that show it: `identity`.
+//!
 //! Content never passes through the gofer: a regular file is read, written and mapped through a descriptor that the
 //! gofer has opened and donated.
 //!
-//! Lock order: `Node::append`; `Node::names`, `Node::place`, `Node::fds`; `Shared::warm`, `Shared::fds`;
+//! Lock order: `Identity::append`; `Node::names`, `Node::place`, `Node::fds`; `Shared::warm`, `Shared::fds`;
 //! `Shared::nodes`; the connection's. No lock but the connection's is held over a round trip. An `Arc<Node>` is not dropped
 //! under `Shared::nodes`.
 
 mod ahead;
 mod connection;
 mod file;
+mod identity;
 mod inode;
 #[cfg(test)]
 mod lease_tests;
@@ -36,7 +39,7 @@ mod warm;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
@@ -62,9 +65,6 @@ const WARM_FDS: usize = 1024;
 /// For how long what one call of a thread has just asked is good for the next step of that same call.
 const AHEAD: Duration = Duration::from_millis(2);
 
-/// Device numbers of gofer file systems, which have no device: `makedev(0, …)`.
-static NEXT_DEVICE: AtomicU32 = AtomicU32::new(0x60);
-
 /// A host device and an inode number on it: which file it is.
 type Key = (u64, u64);
 
@@ -80,11 +80,6 @@ struct Shared {
     read_only: bool,
     caching: Caching,
     leases: Arc<Leases>,
-    dev: u64,
-    /// The root's device on the host: most trees have no other.
-    root_device: AtomicU64,
-    /// All host devices in the tree, in the order they were met: for inode numbers.
-    devices: Mutex<Vec<u64>>,
     /// Every node that exists, by host device and inode number: two names of one file are one node.
     nodes: Mutex<HashMap<Key, Weak<Node>>>,
     /// Nodes of an immutable tree with what they know.
@@ -135,9 +130,6 @@ impl GoferFs {
             read_only,
             caching,
             leases,
-            dev: libc::makedev(0, NEXT_DEVICE.fetch_add(1, Ordering::Relaxed)),
-            root_device: AtomicU64::new(0),
-            devices: Mutex::default(),
             nodes: Mutex::default(),
             warm: Mutex::new(Warm::new(WARM_NAMES)),
             fds: Mutex::new(Warm::new(WARM_FDS)),
@@ -150,8 +142,6 @@ impl GoferFs {
         let asked = shared.ask();
         let target = Target { node: ROOT, at: Place { node: ROOT, path: b"" } };
         let stat = shared.connection.call(&Request::Attr(target))?.parse(Stat::get)?;
-        shared.root_device.store(stat.dev, Ordering::Relaxed);
-        shared.devices.lock().push(stat.dev);
         let root = shared.node(&stat, None, ROOT, asked);
         Ok(Arc::new(GoferFs { shared, root }))
     }
@@ -256,23 +246,6 @@ impl Shared {
     /// The node of a file, if there is one.
     fn known(&self, key: Key) -> Option<Arc<Node>> {
         self.nodes.lock().get(&key).and_then(Weak::upgrade)
-    }
-
-    /// An inode number that is unique in the tree: the host's, with which of its devices it is on in the upper bits.
-    fn ino_of(&self, (dev, ino): Key) -> u64 {
-        if dev == self.root_device.load(Ordering::Relaxed) {
-            return ino;
-        }
-        let mut devices = self.devices.lock();
-        let index = devices.iter().position(|&known| known == dev).unwrap_or_else(|| {
-            devices.push(dev);
-            devices.len() - 1
-        });
-        match (index as u64, ino >> 48) {
-            (index @ 1..0x7fff, 0) => index << 48 | ino,
-            // No bits are left: mixed, with the topmost bit set, which makes a clash no more than unlikely.
-            (index, _) => ino.rotate_left(16).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(index) | 1 << 63,
-        }
     }
 
     /// Notes that `node` of an immutable tree knows `weight` names more, and lets go of what has not been used lately.

@@ -6,12 +6,13 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
+use super::identity::{self, Identity};
 use super::listing::Names;
 use super::{Asked, Moment, Shared};
 use crate::errno::{Errno, Result};
 use crate::gofer::codec::{Stat, stat_fd};
 use crate::gofer::protocol::{NONE, Place, ROOT, Request, Target};
-use crate::vfs::inode::{Attachments, Attr, NodeType, TimeSpec};
+use crate::vfs::inode::{Attr, NodeType, TimeSpec};
 use crate::vfs::lease::Stamp;
 
 /// A path from a node on that grows beyond this has the gofer keep a node on the way.
@@ -23,6 +24,8 @@ pub struct Node {
     pub(super) shared: Arc<Shared>,
     /// The host's device and inode number.
     pub(super) key: (u64, u64),
+    /// The device number in the sandbox.
+    dev: u64,
     pub(super) kind: NodeType,
     /// The gofer's number for it, or [`NONE`]; set once.
     number: AtomicU32,
@@ -41,9 +44,7 @@ pub struct Node {
     pub(super) xattrs: OnceLock<Result<Vec<Vec<u8>>>>,
     /// The same in a leased tree.
     pub(super) leased_xattrs: Mutex<Option<(Asked, Vec<Vec<u8>>)>>,
-    /// Held over each write at the end.
-    pub(super) append: Mutex<()>,
-    pub(super) attachments: Attachments,
+    identity: OnceLock<Arc<Identity>>,
     pub(super) warm: Warmth,
     pub(super) fd_used: AtomicBool,
 }
@@ -140,6 +141,7 @@ impl Node {
             me: me.clone(),
             shared,
             key: stat.key(),
+            dev: identity::device(stat.dev),
             kind: stat.kind,
             number: AtomicU32::new(number),
             place: Mutex::new(place),
@@ -150,8 +152,7 @@ impl Node {
             text: OnceLock::new(),
             xattrs: OnceLock::new(),
             leased_xattrs: Mutex::default(),
-            append: Mutex::default(),
-            attachments: Attachments::default(),
+            identity: OnceLock::new(),
             warm: Warmth::default(),
             fd_used: AtomicBool::new(false),
         })
@@ -160,6 +161,12 @@ impl Node {
     /// This node, to be kept. It exists, as somebody called a method of it.
     pub(super) fn arc(&self) -> Result<Arc<Node>> {
         self.me.upgrade().ok_or(Errno::EIO)
+    }
+
+    /// What it has in common with the nodes of other trees that are the same file.
+    pub(super) fn identity(&self) -> &Identity {
+        let make = || if self.shared.immutable() { Identity::alone() } else { Identity::of(self.key) };
+        self.identity.get_or_init(make)
     }
 
     fn number(&self) -> u32 {
@@ -325,8 +332,8 @@ impl Node {
     /// As `stat(2)` tells it.
     pub(super) fn to_attr(&self, stat: &Stat) -> Attr {
         Attr {
-            dev: self.shared.dev,
-            ino: self.shared.ino_of(stat.key()),
+            dev: self.dev,
+            ino: stat.ino,
             kind: stat.kind,
             perm: stat.perm,
             nlink: stat.nlink,

@@ -425,3 +425,23 @@ fn a_gofer_that_is_gone_is_eio() {
     assert_eq!(walk(&fs, "other").err(), Some(Errno::EIO));
     assert_eq!(content(f), b"x", "what is open stays so");
 }
+
+#[test]
+fn two_trees_of_a_file_share_what_hangs_on_it() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("sub")).unwrap();
+    fs::write(dir.path().join("sub/f"), "x").unwrap();
+    let (whole, part, read_only) =
+        (shared(dir.path()), shared(&dir.path().join("sub")), mount(dir.path(), false, Caching::Revalidate));
+    let files = [walk(&whole, "sub/f"), walk(&part, "f"), walk(&read_only, "sub/f")].map(Result::unwrap);
+    files[0].attachments().unwrap().set(Arc::new(7u8));
+    for file in &files {
+        assert_eq!(file.attachments().unwrap().get::<u8>().as_deref(), Some(&7));
+        let (one, other) = (file.attr().unwrap(), files[0].attr().unwrap());
+        assert_eq!((one.dev, one.ino), (other.dev, other.ino));
+    }
+    // It goes with the last of them, and no tree that does not change has part in it.
+    assert!(walk(&immutable(dir.path()), "sub/f").unwrap().attachments().unwrap().get::<u8>().is_none());
+    drop((files, whole, part, read_only));
+    assert!(walk(&shared(dir.path()), "sub/f").unwrap().attachments().unwrap().get::<u8>().is_none());
+}

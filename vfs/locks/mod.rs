@@ -16,6 +16,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::errno::{Errno, Result};
+use crate::sentry::namespaces::Pid;
 use crate::vfs::inode::Inode;
 use crate::wait::{Events, WaitQueue};
 
@@ -48,8 +49,15 @@ pub struct RecordLock {
     pub last: u64,
     /// Who holds it.
     pub owner: LockOwner,
-    /// What `F_GETLK` reports: the process, -1 for an open file description.
-    pub pid: i32,
+    /// The process that took it; `None` for the lock of an open file description.
+    pub pid: Option<Pid>,
+}
+
+impl RecordLock {
+    /// What `F_GETLK` reports to a process of `namespace`; as [`Lock::pid_seen_from`].
+    pub fn pid_seen_from(&self, namespace: u64) -> i32 {
+        self.pid.map_or(-1, |pid| pid.seen_from(namespace))
+    }
 }
 
 /// A lock as `/proc/locks` tells it.
@@ -62,11 +70,19 @@ pub enum Lock {
         /// Its kind.
         kind: LockKind,
         /// The process that took it.
-        pid: i32,
+        pid: Pid,
     },
 }
 
 impl Lock {
+    /// The process that `namespace` sees it to be of: -1 for an open file description's, 0 for a process of another namespace.
+    pub fn pid_seen_from(&self, namespace: u64) -> i32 {
+        match self {
+            Lock::Record(lock) => lock.pid_seen_from(namespace),
+            Lock::Whole { pid, .. } => pid.seen_from(namespace),
+        }
+    }
+
     fn conflicts(&self, held: &Lock) -> bool {
         let kind = |lock: &Lock| match lock {
             Lock::Record(lock) => lock.kind,
@@ -90,7 +106,7 @@ pub const LOCKS_MAX: usize = 16_384;
 struct State {
     records: ranges::Ranges,
     /// `flock(2)`, by description, with the process that took it.
-    whole: HashMap<u64, (LockKind, i32)>,
+    whole: HashMap<u64, (LockKind, Pid)>,
     /// Who waits, by number.
     announced: Vec<(u64, Lock)>,
     next: u64,
@@ -238,13 +254,13 @@ impl FileLocks {
 
     /// `flock(2)` by the process `pid` for the description `id`, which must have noted it ([`OpenFile::note_lock`](super::file::OpenFile::note_lock)).
     /// As on Linux a lock that is converted is let go first. `EAGAIN`.
-    pub fn flock(&self, id: u64, kind: LockKind, pid: i32) -> Result<()> {
+    pub fn flock(&self, id: u64, kind: LockKind, pid: Pid) -> Result<()> {
         let mut state = self.state.lock();
         if state.whole.get(&id).is_some_and(|held| held.0 == kind) {
             return Ok(());
         }
         let had = state.whole.remove(&id).is_some();
-        let conflicts = |held: &(LockKind, i32)| kind == LockKind::Exclusive || held.0 == LockKind::Exclusive;
+        let conflicts = |held: &(LockKind, Pid)| kind == LockKind::Exclusive || held.0 == LockKind::Exclusive;
         let free = !state.whole.values().any(conflicts);
         if free {
             state.whole.insert(id, (kind, pid));

@@ -3,7 +3,11 @@ use super::*;
 const END: u64 = i64::MAX as u64;
 
 fn lock(kind: LockKind, process: u64, start: u64, last: u64) -> RecordLock {
-    RecordLock { kind, start, last, owner: LockOwner::Process(process), pid: process as i32 }
+    RecordLock { kind, start, last, owner: LockOwner::Process(process), pid: Some(pid(process)) }
+}
+
+fn pid(number: u64) -> Pid {
+    Pid { number: number as i32, namespace: 0 }
 }
 
 fn held(locks: &FileLocks) -> Vec<(LockKind, u64, u64)> {
@@ -34,7 +38,12 @@ fn readers_share_and_writers_do_not() {
     locks.lock(&lock(Shared, 1, 0, 9)).unwrap();
     locks.lock(&lock(Shared, 2, 5, END)).unwrap();
     assert_eq!(locks.lock(&lock(Exclusive, 2, 9, 9)), Err(Errno::EAGAIN));
-    assert_eq!(locks.conflict(&lock(Exclusive, 2, 9, 9)).map(|lock| lock.pid), Some(1));
+    assert_eq!(locks.conflict(&lock(Exclusive, 2, 9, 9)).map(|lock| lock.pid_seen_from(0)), Some(1));
+    assert_eq!(
+        locks.conflict(&lock(Exclusive, 2, 9, 9)).map(|lock| lock.pid_seen_from(1)),
+        Some(0),
+        "not one of theirs"
+    );
     locks.lock(&lock(Exclusive, 2, 10, END)).unwrap();
     locks.process_closed(1);
     locks.lock(&lock(Exclusive, 2, 0, END)).unwrap();
@@ -55,10 +64,10 @@ fn a_circle_of_waiting_processes_is_refused() {
 #[test]
 fn flock_conversion_gives_the_old_lock_up_first() {
     let locks = FileLocks::default();
-    locks.flock(1, Shared, 1).unwrap();
-    locks.flock(2, Shared, 1).unwrap();
-    assert_eq!(locks.flock(1, Exclusive, 1), Err(Errno::EAGAIN));
-    locks.flock(2, Exclusive, 1).unwrap();
+    locks.flock(1, Shared, pid(1)).unwrap();
+    locks.flock(2, Shared, pid(1)).unwrap();
+    assert_eq!(locks.flock(1, Exclusive, pid(1)), Err(Errno::EAGAIN));
+    locks.flock(2, Exclusive, pid(1)).unwrap();
     locks.description_closed(2);
-    locks.flock(3, Exclusive, 1).unwrap();
+    locks.flock(3, Exclusive, pid(1)).unwrap();
 }

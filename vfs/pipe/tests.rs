@@ -108,10 +108,11 @@ fn a_fault_part_way_keeps_what_was_copied() {
         fn left(&self) -> usize {
             10_000
         }
-        fn take(&mut self, buf: &mut [u8]) -> Result<usize> {
+        fn peek(&mut self, buf: &mut [u8]) -> Result<usize> {
             let n = buf.len().min(std::mem::take(&mut self.0));
             if n == 0 { Err(Errno::EFAULT) } else { Ok(n) }
         }
+        fn skip(&mut self, _n: usize) {}
     }
     let (reader, writer) = pipe();
     assert_eq!(writer.write(0, &mut Faulty(0)), Err(Errno::EFAULT));

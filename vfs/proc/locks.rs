@@ -21,10 +21,15 @@ pub fn text(kernel: &Kernel) -> String {
     for (file, locks) in all(kernel) {
         let Ok(attr) = attr_of(&file) else { continue };
         for (held, waiters) in locks.show() {
+            // As on Linux those of other namespaces are not shown: another container has the file too.
+            let pid = |lock: &Lock| lock.pid_seen_from(kernel.pid_namespace);
+            if pid(&held) == 0 {
+                continue;
+            }
             number += 1;
-            line(&mut text, number, "", &held, &attr);
-            for waiter in waiters {
-                line(&mut text, number, "-> ", &waiter, &attr);
+            line(&mut text, (number, "", pid(&held)), &held, &attr);
+            for waiter in waiters.iter().filter(|waiter| pid(waiter) != 0) {
+                line(&mut text, (number, "-> ", pid(waiter)), waiter, &attr);
             }
         }
     }
@@ -50,12 +55,12 @@ fn all(kernel: &Kernel) -> Vec<(Arc<OpenFile>, Arc<FileLocks>)> {
     found
 }
 
-fn line(text: &mut String, number: usize, mark: &str, lock: &Lock, attr: &Attr) {
-    let (class, kind, pid, start, last) = match lock {
-        Lock::Whole { kind, pid } => ("FLOCK ", *kind, *pid, 0, i64::MAX as u64),
+fn line(text: &mut String, (number, mark, pid): (usize, &str, i32), lock: &Lock, attr: &Attr) {
+    let (class, kind, start, last) = match lock {
+        Lock::Whole { kind, .. } => ("FLOCK ", *kind, 0, i64::MAX as u64),
         Lock::Record(lock) => {
             let class = if matches!(lock.owner, LockOwner::Process(_)) { "POSIX " } else { "OFDLCK" };
-            (class, lock.kind, lock.pid, lock.start, lock.last)
+            (class, lock.kind, lock.start, lock.last)
         }
     };
     let kind = if kind == LockKind::Shared { "READ" } else { "WRITE" };

@@ -8,6 +8,7 @@ use super::cpuinfo;
 use super::pid::status::TICK_NS;
 use crate::errno::{Errno, Result};
 use crate::platform::placement;
+use crate::sentry::counters::HostCounters;
 use crate::sentry::ipc::Perm;
 use crate::sentry::kernel::Kernel;
 use crate::sentry::syscalls::misc::{RELEASE, VERSION};
@@ -61,8 +62,8 @@ pub fn fill(root: &Arc<Dir>, kernel: &Weak<Kernel>) {
     let clock = cpuinfo::Clock::start();
     root.add_file("cpuinfo", 0o444, move || cpuinfo::text(placement::count(), clock.mhz()).into_bytes());
     root.add_file("interrupts", 0o444, || interrupts(placement::count()).into_bytes());
-    root.add_file("meminfo", 0o444, || meminfo(&memory()).into_bytes());
-    root.add_file("vmstat", 0o444, || vmstat(&memory()).into_bytes());
+    root.add_content("meminfo", 0o444, from_kernel(|kernel| meminfo(&Memory::of(kernel)), kernel));
+    root.add_content("vmstat", 0o444, from_kernel(|kernel| vmstat(&Memory::of(kernel)), kernel));
     root.add_content("locks", 0o444, from_kernel(super::locks::text, kernel));
     root.add_content("loadavg", 0o444, from_kernel(loadavg, kernel));
     root.add_content("stat", 0o444, from_kernel(stat, kernel));
@@ -139,8 +140,8 @@ impl Inode for KmsgNode {
     }
 }
 
-/// What the host tells of its memory, in KiB.
-#[derive(Clone, Copy, Debug, Default)]
+/// Memory in KiB, of the machine or of a container with a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     /// All there is.
     pub total_kib: u64,
@@ -148,6 +149,8 @@ pub struct Memory {
     pub free_kib: u64,
     /// Used for buffers.
     pub buffers_kib: u64,
+    /// Used for pages of files, shared memory included.
+    pub cached_kib: u64,
     /// Shared.
     pub shared_kib: u64,
     /// Swap in all and free.
@@ -156,46 +159,81 @@ pub struct Memory {
     pub loads: [u64; 3],
 }
 
-/// Memory and load of the machine now.
-pub fn memory() -> Memory {
-    // SAFETY: a plain structure of numbers, which the call fills.
-    let info = unsafe {
-        let mut info: libc::sysinfo = std::mem::zeroed();
-        if libc::sysinfo(&mut info) != 0 {
-            return Memory::default();
+impl Memory {
+    /// Of the machine now, with its load. Its page cache is not told apart from what its programs use: what is cached is at
+    /// least what is shared.
+    pub fn of_machine() -> Memory {
+        // SAFETY: a plain structure of numbers, which the call fills.
+        let info = unsafe {
+            let mut info: libc::sysinfo = std::mem::zeroed();
+            if libc::sysinfo(&mut info) != 0 {
+                return Memory::default();
+            }
+            info
+        };
+        let kib = |units: libc::c_ulong| units.saturating_mul(u64::from(info.mem_unit)) / 1024;
+        Memory {
+            total_kib: kib(info.totalram),
+            free_kib: kib(info.freeram),
+            buffers_kib: kib(info.bufferram),
+            cached_kib: kib(info.sharedram),
+            shared_kib: kib(info.sharedram),
+            swap_kib: (kib(info.totalswap), kib(info.freeswap)),
+            loads: info.loads,
         }
-        info
-    };
-    let kib = |units: libc::c_ulong| units.saturating_mul(u64::from(info.mem_unit)) / 1024;
-    Memory {
-        total_kib: kib(info.totalram),
-        free_kib: kib(info.freeram),
-        buffers_kib: kib(info.bufferram),
-        shared_kib: kib(info.sharedram),
-        swap_kib: (kib(info.totalswap), kib(info.freeswap)),
-        loads: info.loads,
+    }
+
+    /// As a container sees it: the machine's, or what its limit leaves it, as gVisor shows.
+    pub fn of(kernel: &Kernel) -> Memory {
+        let machine = Memory::of_machine();
+        match kernel.memory_limit().map(|limit| limit / 1024) {
+            Some(limit) if limit < machine.total_kib => machine.bounded(limit, kernel),
+            _ => machine,
+        }
+    }
+
+    fn bounded(self, limit_kib: u64, kernel: &Kernel) -> Memory {
+        let rows = kernel.counters.get().and_then(HostCounters::memory_stat).unwrap_or_default();
+        let row = |wanted: &str| rows.iter().find(|(name, _)| *name == wanted).map_or(0, |(_, bytes)| bytes / 1024);
+        let used_kib = (kernel.memory_in_use() / 1024).min(limit_kib);
+        let swap_kib = kernel.swap_limit().map_or(u64::MAX, |limit| limit / 1024);
+        Memory {
+            total_kib: limit_kib,
+            free_kib: limit_kib - used_kib,
+            buffers_kib: 0,
+            cached_kib: row("file").min(used_kib),
+            shared_kib: row("shmem").min(used_kib),
+            swap_kib: (self.swap_kib.0.min(swap_kib), self.swap_kib.1.min(swap_kib)),
+            loads: self.loads,
+        }
+    }
+
+    /// What programs can have before something must be written to swap: pages of files that are on a disk make room.
+    fn available_kib(&self) -> u64 {
+        let clean = self.cached_kib.saturating_sub(self.shared_kib);
+        self.free_kib.saturating_add(self.buffers_kib).saturating_add(clean).min(self.total_kib)
     }
 }
 
-/// `/proc/meminfo`. The host's page cache is not told apart from what its programs use: `Cached` is at least what is
-/// shared.
+/// `/proc/meminfo`.
 pub fn meminfo(memory: &Memory) -> String {
     let Memory { total_kib: total, free_kib: free, buffers_kib: buffers, shared_kib: shared, swap_kib, .. } = *memory;
     let used = total.saturating_sub(free).saturating_sub(buffers);
-    let anonymous = used.saturating_sub(shared);
+    let cached = memory.cached_kib;
+    let anonymous = used.saturating_sub(cached);
     let rows = [
         ("MemTotal", total),
         ("MemFree", free),
-        ("MemAvailable", free.saturating_add(buffers).min(total)),
+        ("MemAvailable", memory.available_kib()),
         ("Buffers", buffers),
-        ("Cached", shared),
+        ("Cached", cached),
         ("SwapCached", 0),
         ("Active", anonymous),
-        ("Inactive", buffers.saturating_add(shared)),
+        ("Inactive", buffers.saturating_add(cached)),
         ("Active(anon)", anonymous),
         ("Inactive(anon)", 0),
         ("Active(file)", 0),
-        ("Inactive(file)", buffers.saturating_add(shared)),
+        ("Inactive(file)", buffers.saturating_add(cached)),
         ("Unevictable", 0),
         ("Mlocked", 0),
         ("SwapTotal", swap_kib.0),
@@ -248,7 +286,7 @@ fn vmstat(memory: &Memory) -> String {
         ("nr_free_pages", pages(memory.free_kib)),
         ("nr_anon_pages", pages(memory.total_kib.saturating_sub(memory.free_kib))),
         ("nr_mapped", pages(memory.shared_kib)),
-        ("nr_file_pages", pages(memory.buffers_kib.saturating_add(memory.shared_kib))),
+        ("nr_file_pages", pages(memory.buffers_kib.saturating_add(memory.cached_kib))),
         ("nr_dirty", 0),
         ("nr_writeback", 0),
         ("nr_shmem", pages(memory.shared_kib)),
@@ -320,7 +358,7 @@ fn uptime(kernel: &Kernel) -> String {
 fn loadavg(kernel: &Kernel) -> String {
     let totals = Totals::of(kernel);
     let load = |load: u64| hundredths(load.saturating_mul(1_000_000_000) >> 16);
-    let [one, five, fifteen] = memory().loads;
+    let [one, five, fifteen] = Memory::of_machine().loads;
     let Totals { running, tasks, last_id, .. } = totals;
     format!("{} {} {} {running}/{tasks} {last_id}\n", load(one), load(five), load(fifteen))
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use self::memory::{Counter, Memory};
 use crate::errno::{Errno, Result};
 use crate::sentry::creds::{Caps, Credentials};
+use crate::sentry::namespaces::Pid;
 use crate::vfs::file::OpenFile;
 use crate::vfs::inode::{Caching, NodeType, RenameFlags};
 use crate::vfs::mount::UmountFlags;
@@ -384,10 +385,10 @@ fn locks_of_a_description_end_with_it() {
     let (one, two) = (world.open("/a/f", 0).unwrap(), world.open("/a/f", 0).unwrap());
     let locks = locks::FileLocks::of(one.path().unwrap().inode().unwrap()).unwrap();
     one.note_lock();
-    locks.flock(one.id(), locks::LockKind::Exclusive, 1).unwrap();
-    assert_eq!(locks.flock(two.id(), locks::LockKind::Shared, 1), Err(Errno::EAGAIN));
+    locks.flock(one.id(), locks::LockKind::Exclusive, Pid::default()).unwrap();
+    assert_eq!(locks.flock(two.id(), locks::LockKind::Shared, Pid::default()), Err(Errno::EAGAIN));
     drop(one);
-    locks.flock(two.id(), locks::LockKind::Shared, 1).unwrap();
+    locks.flock(two.id(), locks::LockKind::Shared, Pid::default()).unwrap();
 }
 
 #[test]

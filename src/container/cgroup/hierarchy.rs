@@ -11,6 +11,8 @@ use crate::container::error::{Context, Error, Result};
 pub(super) struct Mounted {
     /// Where it is mounted.
     pub point: PathBuf,
+    /// The cgroup that is mounted there, as the hierarchy has it.
+    pub root: PathBuf,
     /// This process's cgroup in it, relative to the mount.
     pub own: PathBuf,
 }
@@ -69,6 +71,12 @@ impl Mounted {
             Err(_) => self.point.join(&self.own).join(path),
         }
     }
+
+    /// The directory of a cgroup that is told as `/proc/PID/cgroup` tells it.
+    pub fn of_group(&self, group: &Path) -> PathBuf {
+        let below = group.strip_prefix(&self.root).or_else(|_| group.strip_prefix("/")).unwrap_or(group);
+        self.point.join(below)
+    }
 }
 
 /// A line of mountinfo.
@@ -102,7 +110,8 @@ impl Mount {
         let own = Path::new(own);
         let below = own.strip_prefix(&self.root).unwrap_or(Path::new(""));
         let inside = below.components().all(|part| matches!(part, Component::Normal(_)));
-        Mounted { point: self.point.clone(), own: if inside { below.to_owned() } else { PathBuf::new() } }
+        let own = if inside { below.to_owned() } else { PathBuf::new() };
+        Mounted { point: self.point.clone(), root: self.root.clone(), own }
     }
 }
 
@@ -146,7 +155,7 @@ mod tests {
         let found = Hierarchies::parse(HYBRID, OWN);
         let names: Vec<&str> = found.v1.keys().map(String::as_str).collect();
         assert_eq!(names, ["cpu", "cpuacct", "name=systemd"], "memory is read-only, pids is not mounted");
-        let cpu = Mounted { point: "/sys/fs/cgroup/cpu,cpuacct".into(), own: "c".into() };
+        let cpu = Mounted { point: "/sys/fs/cgroup/cpu,cpuacct".into(), root: "/docker/a b".into(), own: "c".into() };
         assert_eq!(found.v1["cpu"], cpu);
         assert_eq!(found.v1["name=systemd"].own, Path::new(""), "outside of the mount");
         assert!(!found.unified());
@@ -155,6 +164,8 @@ mod tests {
         assert_eq!(v2.leaf("a/b".as_ref(), true), Path::new("/sys/fs/cgroup/unified/user/a/b"));
         assert_eq!(v2.leaf("/a/b".as_ref(), true), Path::new("/sys/fs/cgroup/unified/a/b"));
         assert_eq!(cpu.leaf("a".as_ref(), false), Path::new("/sys/fs/cgroup/cpu,cpuacct/c/a"));
+        assert_eq!(cpu.of_group("/docker/a b/x.slice".as_ref()), Path::new("/sys/fs/cgroup/cpu,cpuacct/x.slice"));
+        assert_eq!(v2.of_group("/x.slice/y".as_ref()), Path::new("/sys/fs/cgroup/unified/x.slice/y"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -82,14 +83,19 @@ fn set(pid: i32, adjustment: i32) -> io::Result<()> {
     fs::write(format!("/proc/{pid}/oom_score_adj"), adjustment.to_string())
 }
 
+/// How long after v1's notification the kill may be counted.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// Notices kills for want of memory.
 pub struct OomEvents {
     /// An eventfd (v1) or an inotify descriptor (v2).
     fd: OwnedFd,
-    /// Holds v1's control file open, as its notification asks.
-    _control: Option<File>,
+    /// v1's control file, held open as its notification asks.
+    control: Option<File>,
     /// The kills that have been told.
     told: u64,
+    /// A notification of v1, which comes before the kill, is still without one; until when it is waited for.
+    awaited: Option<Instant>,
 }
 
 impl OomEvents {
@@ -111,7 +117,8 @@ impl OomEvents {
             }
             Some(Place::V2(dir)) => (inotify(&dir.0.join("memory.events")).doing(doing)?, None),
         };
-        Ok(Some(OomEvents { fd, _control: control, told: cgroup.oom_count().unwrap_or(0) }))
+        let told = cgroup.oom_count().unwrap_or(0);
+        Ok(Some(OomEvents { fd, control, told, awaited: None }))
     }
 
     /// What becomes readable when there may be some.
@@ -119,14 +126,51 @@ impl OomEvents {
         self.fd.as_fd()
     }
 
-    /// How many there were since the last time.
+    /// When to look again, though nothing may be readable.
+    pub fn again_in(&self) -> Option<Duration> {
+        self.awaited.map(|_| Duration::from_millis(1))
+    }
+
+    /// How many there were since the last time. In v1 a cgroup that is out of memory and whose OOM killer is off counts too,
+    /// as with runc.
     pub fn take(&mut self, cgroup: &Cgroup) -> u64 {
-        let mut buffer = [0u8; 4096];
-        while nix::unistd::read(&self.fd, &mut buffer).is_ok_and(|n| n > 0) {}
-        let count = cgroup.oom_count().unwrap_or(self.told);
+        let notified = self.drain();
+        let Some(count) = cgroup.oom_count() else {
+            // It went before its kill was seen. (Its end is notified too, when there is no count any more.)
+            return u64::from(self.awaited.take().is_some());
+        };
         let new = count.saturating_sub(self.told);
         self.told = count;
-        new
+        if new > 0 {
+            self.awaited = None;
+            return new;
+        }
+        if notified && self.control.is_some() {
+            self.awaited.get_or_insert_with(|| Instant::now() + GRACE);
+        }
+        match self.awaited.take_if(|until| Instant::now() >= *until) {
+            Some(_) => u64::from(cgroup.is_under_oom()),
+            None => 0,
+        }
+    }
+
+    /// Whether there was a notification.
+    fn drain(&self) -> bool {
+        let mut buffer = [0u8; 4096];
+        let mut any = false;
+        while nix::unistd::read(&self.fd, &mut buffer).is_ok_and(|n| n > 0) {
+            any = true;
+        }
+        any
+    }
+}
+
+impl Cgroup {
+    fn is_under_oom(&self) -> bool {
+        match self.place("memory") {
+            Some(Place::V1(dir)) => dir.entry("memory.oom_control", "under_oom") == Some(1),
+            _ => false,
+        }
     }
 }
 

@@ -254,7 +254,9 @@ impl Cgroup {
         if let Some(Place::V1(dir)) = self.place("cpuacct") {
             cpu.usage = cpu_usage_v1(dir);
         }
-        match self.place("cpu") {
+        // v2 counts time without the controller too.
+        let own = self.v2.as_deref().filter(|_| !self.v1.contains_key("cpuacct")).map(|dir| Place::V2(Dir(dir)));
+        match self.place("cpu").or(own) {
             Some(Place::V1(dir)) => cpu.throttling = throttling(dir, "throttled_time", 1),
             Some(Place::V2(dir)) => {
                 let micros = |name| dir.entry("cpu.stat", name).unwrap_or(0).saturating_mul(1000);

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -70,7 +71,7 @@ impl Host {
                 fs::write(point.join("cpuset.cpus"), "0-3\n").unwrap();
                 fs::write(point.join("cpuset.mems"), "0\n").unwrap();
             }
-            hierarchies.v1.insert((*controller).to_owned(), Mounted { point, own: "self".into() });
+            hierarchies.v1.insert((*controller).to_owned(), Mounted { point, root: "/".into(), own: "self".into() });
         }
         Host { directory, hierarchies }
     }
@@ -84,15 +85,15 @@ impl Host {
             fs::write(dir.join("cgroup.procs"), "").unwrap();
             fs::write(dir.join("cgroup.controllers"), "cpuset cpu io memory hugetlb pids\n").unwrap();
         }
-        let mounted = Mounted { point: directory.path().into(), own: "self/leaf".into() };
+        let mounted = Mounted { point: directory.path().into(), root: "/".into(), own: "self/leaf".into() };
         Host { directory, hierarchies: Hierarchies { v2: Some(mounted), ..Hierarchies::default() } }
     }
 
     fn create(&self, resources: Value) -> Result<Cgroup> {
         let spec = json!({"ociVersion": "1.0.0", "linux": {"cgroupsPath": "/pod/c1", "resources": resources}});
-        let cgroup =
-            Cgroup::plan_in(self.hierarchies.clone(), &serde_json::from_value(spec).unwrap(), "c1", false)?.make()?;
-        cgroup.apply()?;
+        let held = Cgroup::plan_in(self.hierarchies.clone(), &serde_json::from_value(spec).unwrap(), "c1")?.make()?;
+        let cgroup = held.cgroup();
+        held.release();
         Ok(cgroup)
     }
 
@@ -207,7 +208,7 @@ fn only_what_was_made_is_removed() {
     let spec = json!({"ociVersion": "1.0.0", "linux": {"resources": {"pids": {"limit": 10}}}});
     let spec: Spec = serde_json::from_value(spec).unwrap();
     // No path: the container's name, below the runtime's own cgroup. There are no control files in a new directory here.
-    assert!(Cgroup::plan_in(host.hierarchies.clone(), &spec, "c1", false).and_then(Plan::make).is_err());
+    assert!(Cgroup::plan_in(host.hierarchies.clone(), &spec, "c1").and_then(Plan::make).is_err());
     let left: Vec<PathBuf> = ["memory/self", "pids/self"].map(|part| host.directory.path().join(part)).into();
     assert!(left.iter().all(|path| !path.exists()), "a failure left something");
     let cgroup = host.create(json!({"pids": {"limit": 10}})).unwrap();
@@ -226,7 +227,7 @@ fn a_cgroup_in_use_is_refused() {
 fn no_limits_and_no_path_mean_no_cgroup() {
     let spec: Spec =
         serde_json::from_value(json!({"ociVersion": "1.0.0", "linux": {"resources": {"cpu": {}}}})).unwrap();
-    let cgroup = Cgroup::plan_in(Host::v1().hierarchies.clone(), &spec, "c1", false).and_then(Plan::make).unwrap();
+    let cgroup = Cgroup::plan_in(Host::v1().hierarchies.clone(), &spec, "c1").and_then(Plan::make).unwrap().cgroup();
     assert_eq!(cgroup, Cgroup::default());
     cgroup.add(std::process::id() as i32).unwrap();
 }

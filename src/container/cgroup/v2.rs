@@ -45,7 +45,7 @@ pub(super) fn memory(dir: Dir<'_>, memory: &LinuxMemory) -> Result<()> {
 }
 
 /// `memory.swap.max` counts swap alone where `memory.swap` counts memory and swap: -1 is no limit, `None` leaves it.
-fn swap(memory: &LinuxMemory) -> Result<Option<i64>> {
+pub(super) fn swap(memory: &LinuxMemory) -> Result<Option<i64>> {
     let refuse = |problem: String| Err(refusal("memory.swap", problem));
     match (given(memory.limit()), given(memory.swap())) {
         (Some(-1), None) => Ok(Some(-1)),
@@ -136,7 +136,7 @@ pub(super) fn block_io(dir: Dir<'_>, io: &LinuxBlockIo) -> Result<()> {
 }
 
 /// 10 to 1000 in v1 is 1 to 10000 in v2.
-fn io_weight(weight: u16) -> u64 {
+pub(super) fn io_weight(weight: u16) -> u64 {
     1 + u64::from(weight).saturating_sub(10) * 9999 / 990
 }
 

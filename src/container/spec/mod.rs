@@ -12,6 +12,7 @@ use serde::Deserialize;
 #[cfg(test)]
 mod docker;
 mod linux;
+pub mod volumes;
 
 use super::error::{Context, Error, Result};
 use crate::sentry::boot::mounts::options;

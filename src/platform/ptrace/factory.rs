@@ -17,6 +17,7 @@ use crate::platform::ptrace::stub::{self, CLONE_ADDR, USER_RANGE};
 use crate::platform::ptrace::thread::zero_regs;
 use crate::platform::ptrace::trace;
 use crate::seccomp::stub::{CLONE_PROCESS, filter};
+use crate::seccomp::trap::Seal;
 
 /// Stubs that wait ready: enough for a shell's pipeline.
 const STOCK: usize = 3;
@@ -31,28 +32,53 @@ struct State {
     closed: bool,
 }
 
+/// What the stubs are for.
+pub enum Kind {
+    /// To be traced whenever they run.
+    Traced,
+    /// To run without a tracer too.
+    Free {
+        /// What tells the sentry's calls from the container's.
+        seal: Seal,
+        /// Their filter.
+        filter: seccompiler::BpfProgram,
+        /// The signal handler's address.
+        handler: u64,
+        /// What the container may map.
+        range: Range<u64>,
+    },
+}
+
 /// Makes stub processes.
 pub struct Factory {
     state: Mutex<State>,
     refill: Condvar,
     filled: Condvar,
     vdso: (Range<u64>, u64),
+    range: Range<u64>,
+    seal: Option<Seal>,
 }
 
 impl Factory {
     /// Forks the template and starts the thread that keeps it.
-    pub fn start() -> Result<Arc<Factory>> {
-        let program = filter().map_err(|_| Errno::EINVAL)?;
+    pub fn start(kind: Kind) -> Result<Arc<Factory>> {
+        let (seal, program, handler, range) = match kind {
+            Kind::Traced => (None, filter().map_err(|_| Errno::EINVAL)?, None, USER_RANGE),
+            Kind::Free { seal, filter, handler, range } => (Some(seal), filter, Some(handler), range),
+        };
+        let here = stub::vdso_range()?;
+        let vdso = stub::place_below(&here, range.end);
         let factory = Arc::new(Factory {
             state: Mutex::default(),
             refill: Condvar::new(),
             filled: Condvar::new(),
-            vdso: stub::vdso_range()?,
+            vdso: vdso.clone(),
+            range,
+            seal,
         });
         let keeper = factory.clone();
         let (started, outcome) = std::sync::mpsc::channel();
-        let vdso = factory.vdso.0.clone();
-        let main = move || match Template::new(&program, &vdso) {
+        let main = move || match Template::new(&program, handler, &here.0, &vdso.0, &keeper) {
             Ok(template) => {
                 let _ = started.send(Ok(()));
                 keeper.keep(template);
@@ -69,6 +95,16 @@ impl Factory {
     /// The vDSO's place in every fresh stub.
     pub fn vdso(&self) -> (Range<u64>, u64) {
         self.vdso.clone()
+    }
+
+    /// What the container may map.
+    pub fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+
+    /// The arguments of a call that the sentry has a stub make, as the stub's filter wants them.
+    pub fn mark(&self, number: i64, args: [u64; 6]) -> [u64; 6] {
+        self.seal.map_or(args, |seal| seal.mark(number, args))
     }
 
     /// A stub process that holds nothing, waiting in its loop.
@@ -107,15 +143,18 @@ impl Factory {
                 continue;
             }
             drop(state);
-            let made = template.clone_stub();
+            let made = template.clone_stub(self);
             state = self.state.lock();
             match made {
                 Ok(process) => state.ready.push_back(process),
                 Err(error) => {
+                    // The thread stays: stubs may end with it.
                     log::error!("the template of stub processes failed: {error}");
                     state.broken = Some(error);
                     self.filled.notify_all();
-                    return;
+                    while !state.closed {
+                        self.refill.wait(&mut state);
+                    }
                 }
             }
             self.filled.notify_one();
@@ -130,22 +169,36 @@ struct Template {
 }
 
 impl Template {
-    fn new(program: &seccompiler::BpfProgram, vdso: &Range<u64>) -> Result<Template> {
-        let pid = stub::spawn_template(program)?;
+    fn new(
+        program: &seccompiler::BpfProgram,
+        handler: Option<u64>,
+        here: &Range<u64>,
+        vdso: &Range<u64>,
+        factory: &Factory,
+    ) -> Result<Template> {
+        let pid = stub::spawn_template(program, handler)?;
         let process = StubProcess::new(pid);
         wait_until_in_loop(pid)?;
         let mut regs = zero_regs();
         trace::get_regs(pid, &mut regs)?;
-        let gaps = [USER_RANGE.start..vdso.start, vdso.end..USER_RANGE.end];
-        for gap in gaps {
-            let args = [gap.start, gap.end - gap.start, 0, 0, 0, 0];
-            trace::syscall(pid, &regs, libc::SYS_munmap, args, &mut false)?;
+        let call = |number, args| trace::syscall(pid, &regs, number, factory.mark(number, args), &mut false);
+        let unmap = |gap: Range<u64>| call(libc::SYS_munmap, [gap.start, gap.end - gap.start, 0, 0, 0, 0]);
+        for gap in [USER_RANGE.start..here.start, here.end..USER_RANGE.end] {
+            unmap(gap)?;
+        }
+        if here != vdso {
+            let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+            for part in stub::vdso_parts()? {
+                let (len, to) = (part.end - part.start, part.start - here.start + vdso.start);
+                call(libc::SYS_mremap, [part.start, len, len, flags, to, 0])?;
+            }
         }
         Ok(Template { process, regs: Regs { fs_base: 0, gs_base: 0, ..regs } })
     }
 
-    fn clone_stub(&mut self) -> Result<Arc<StubProcess>> {
-        let regs = trace::call_regs(&self.regs, CLONE_ADDR, libc::SYS_clone, [CLONE_PROCESS, 0, 0, 0, 0, 0]);
+    fn clone_stub(&mut self, factory: &Factory) -> Result<Arc<StubProcess>> {
+        let args = factory.mark(libc::SYS_clone, [CLONE_PROCESS, 0, 0, 0, 0, 0]);
+        let regs = trace::call_regs(&self.regs, CLONE_ADDR, libc::SYS_clone, args);
         let pid = trace::call(self.process.pid, &regs, &mut false).and_then(trace::result)?;
         Ok(StubProcess::new(pid as i32))
     }

@@ -14,12 +14,12 @@
 //! A system call costs four host calls (`PTRACE_SYSEMU`, `wait4`, `PTRACE_GETREGS`, `PTRACE_SETREGS`) and two switches
 //! between the pair on one CPU: about 6 us where this was measured.
 
-mod factory;
-mod space;
-mod stub;
-mod thread;
+pub(super) mod factory;
+pub(super) mod space;
+pub(super) mod stub;
+pub(super) mod thread;
 mod title;
-mod trace;
+pub(super) mod trace;
 
 #[cfg(test)]
 mod tests;
@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use crate::errno::Result;
 use crate::platform::{Platform, Seed};
-use factory::Factory;
+use factory::{Factory, Kind};
 use thread::StubSeed;
 
 /// The platform.
@@ -45,7 +45,8 @@ impl PtracePlatform {
     /// Forks the template of all stubs. Called early, while the sentry is small: the template begins as a copy of it.
     pub fn new() -> Result<PtracePlatform> {
         crate::platform::placement::count();
-        Ok(PtracePlatform { factory: Factory::start()? })
+        crate::platform::placement::best_nice();
+        Ok(PtracePlatform { factory: Factory::start(Kind::Traced)? })
     }
 }
 

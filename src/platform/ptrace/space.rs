@@ -1,12 +1,12 @@
 //! A stub process: the memory of one or more user threads.
 
+use std::any::Any;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::errno::{Errno, Result};
 use crate::platform::AddressSpace;
-use crate::platform::ptrace::stub::USER_RANGE;
 
 /// A host process that holds container memory. It is killed and reaped with its last user.
 pub struct StubProcess {
@@ -16,12 +16,15 @@ pub struct StubProcess {
     pub threads: AtomicUsize,
     /// Set when the container has touched the vDSO's mapping: the process cannot be used for another program.
     pub vdso_changed: AtomicBool,
+    /// What another platform keeps for as long as the process may run.
+    pub kept: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl StubProcess {
     /// Takes charge of a process with one thread.
     pub fn new(pid: i32) -> Arc<StubProcess> {
-        Arc::new(StubProcess { pid, threads: AtomicUsize::new(1), vdso_changed: AtomicBool::new(false) })
+        let (threads, vdso_changed) = (AtomicUsize::new(1), AtomicBool::new(false));
+        Arc::new(StubProcess { pid, threads, vdso_changed, kept: OnceLock::new() })
     }
 }
 
@@ -46,15 +49,17 @@ pub struct Space {
     pub alive: AtomicBool,
     /// The vDSO's pages and image.
     pub vdso: (Range<u64>, u64),
+    /// What the container may map.
+    pub range: Range<u64>,
 }
 
 impl Space {
     /// The part of `addr..addr + len` that the container may use: `EFAULT` if its first byte is not.
     fn clamp(&self, addr: u64, len: usize) -> Result<usize> {
-        if !USER_RANGE.contains(&addr) || !self.alive.load(Ordering::Acquire) {
+        if !self.range.contains(&addr) || !self.alive.load(Ordering::Acquire) {
             return Err(Errno::EFAULT);
         }
-        Ok(len.min((USER_RANGE.end - addr) as usize))
+        Ok(len.min((self.range.end - addr) as usize))
     }
 
     /// The parts that may be used, up to the first that may not.
@@ -109,7 +114,7 @@ fn local_ref(buf: &[u8]) -> libc::iovec {
 
 impl AddressSpace for Space {
     fn range(&self) -> Range<u64> {
-        USER_RANGE
+        self.range.clone()
     }
 
     fn vdso(&self) -> (Range<u64>, u64) {

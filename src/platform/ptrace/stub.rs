@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use seccompiler::BpfProgram;
 
 use crate::errno::{Errno, Result, check};
+use crate::platform::systrap::code;
 
 /// Where the stub's page is: the lowest address that Linux lets programs map (`vm.mmap_min_addr`).
 pub const STUB: u64 = 0x1_0000;
@@ -22,8 +23,13 @@ const WAIT: [u8; 9] = [0xb8, 0x22, 0x00, 0x00, 0x00, 0x0f, 0x05, 0xeb, 0xf7];
 /// One call chosen by the sentry: `syscall; int3`.
 const CALL: [u8; 3] = [0x0f, 0x05, 0xcc];
 
-/// `clone`, whose child goes on to wait: `syscall; test %rax,%rax; jz WAIT; int3`.
-const CLONE: [u8; 8] = [0x0f, 0x05, 0x48, 0x85, 0xc0, 0x74, 0, 0xcc];
+/// `clone`, whose child sees to it that it does not outlive the sentry, forgets the call's sixth argument, and goes on to
+/// wait: `syscall; test %rax,%rax; jnz 1f; mov $SYS_prctl,%eax; mov $PR_SET_PDEATHSIG,%edi; mov $SIGKILL,%esi; syscall;
+/// xor %r9d,%r9d; jmp WAIT; 1: int3`.
+const CLONE: [u8; 30] = [
+    0x0f, 0x05, 0x48, 0x85, 0xc0, 0x75, 0x16, 0xb8, 0x9d, 0, 0, 0, 0xbf, 1, 0, 0, 0, 0xbe, 9, 0, 0, 0, 0x0f, 0x05,
+    0x45, 0x31, 0xc9, 0xeb, 0, 0xcc,
+];
 
 /// `lock cmpxchg %edx,(%rdi); int3`, comparing with `eax`.
 const COMPARE_EXCHANGE: [u8; 5] = [0xf0, 0x0f, 0xb1, 0x17, 0xcc];
@@ -37,9 +43,9 @@ const TWO_CALLS: [u8; 28] = [
 ];
 
 const CALL_AT: usize = 0x10;
-const CLONE_AT: usize = 0x20;
 const COMPARE_EXCHANGE_AT: usize = 0x30;
 const TWO_CALLS_AT: usize = 0x40;
+const CLONE_AT: usize = 0x60;
 
 /// Address of the waiting loop.
 pub const WAIT_ADDR: u64 = STUB;
@@ -52,6 +58,19 @@ pub const COMPARE_EXCHANGE_ADDR: u64 = STUB + COMPARE_EXCHANGE_AT as u64;
 /// Address of the code that makes two calls.
 pub const TWO_CALLS_ADDR: u64 = STUB + TWO_CALLS_AT as u64;
 
+/// Behind the waiting loop's call.
+pub const PAUSE_END: u64 = STUB + 7;
+
+/// Behind each `syscall` that the sentry has stopped stubs make.
+pub fn sealed_calls() -> Vec<u64> {
+    let ends = |code: &[u8]| -> Vec<u64> {
+        let calls = code.windows(2).enumerate().filter(|(_, pair)| *pair == [0x0f, 0x05]);
+        calls.map(|(at, _)| at as u64 + 2).collect()
+    };
+    let gadgets: [(u64, &[u8]); 3] = [(CALL_ADDR, &CALL), (CLONE_ADDR, &CLONE), (TWO_CALLS_ADDR, &TWO_CALLS)];
+    gadgets.iter().flat_map(|(at, code)| ends(code).into_iter().map(move |end| at + end)).collect()
+}
+
 /// Length of the stub's page, in bytes.
 pub const PAGE: usize = 4096;
 
@@ -63,8 +82,9 @@ fn page_image() -> [u8; PAGE] {
     put(CLONE_AT, &CLONE);
     put(COMPARE_EXCHANGE_AT, &COMPARE_EXCHANGE);
     put(TWO_CALLS_AT, &TWO_CALLS);
-    // The displacement of `jz` counts from behind it.
-    page[CLONE_AT + 6] = (-(CLONE_AT as i8 + 7)) as u8;
+    put(code::AT, &code::image());
+    // The displacement of `jmp` counts from behind it.
+    page[CLONE_AT + CLONE.len() - 2] = (-((CLONE_AT + CLONE.len() - 1) as i8)) as u8;
     page
 }
 
@@ -102,25 +122,53 @@ pub fn vdso_range() -> Result<(Range<u64>, u64)> {
     Ok(FOUND.get_or_init(|| found).clone())
 }
 
+/// The mappings that make up [`vdso_range`].
+pub fn vdso_parts() -> Result<Vec<Range<u64>>> {
+    static FOUND: OnceLock<Vec<Range<u64>>> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(found.clone());
+    }
+    let found = find_parts()?;
+    Ok(FOUND.get_or_init(|| found).clone())
+}
+
+/// Where the vDSO goes when the container may map only what is below `end`.
+pub fn place_below(here: &(Range<u64>, u64), end: u64) -> (Range<u64>, u64) {
+    let (range, image) = here;
+    if range.end <= end {
+        return here.clone();
+    }
+    /// Far enough below for a stack above it.
+    const ROOM: u64 = 1 << 30;
+    let start = end - ROOM - (range.end - range.start);
+    (start..end - ROOM, image - range.start + start)
+}
+
 fn find_vdso() -> Result<(Range<u64>, u64)> {
     // SAFETY: getauxval only reads the process's auxiliary vector.
     let image = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) };
-    let maps = std::fs::read_to_string("/proc/self/maps")?;
-    let mut range: Option<Range<u64>> = None;
-    for line in maps.lines().filter(|line| line.contains("[vvar") || line.ends_with("[vdso]")) {
-        let span = line.split(' ').next().and_then(|span| span.split_once('-'));
-        let Some((start, end)) = span else { continue };
-        let parse = |text| u64::from_str_radix(text, 16).map_err(|_| Errno::EIO);
-        let (start, end) = (parse(start)?, parse(end)?);
-        range = Some(range.map_or(start..end, |range| range.start.min(start)..range.end.max(end)));
-    }
+    let parts = vdso_parts()?;
+    let (start, end) = (parts.iter().map(|part| part.start).min(), parts.iter().map(|part| part.end).max());
+    let range = start.zip(end).map(|(start, end)| start..end);
     let range = range.filter(|range| range.contains(&image)).ok_or(Errno::ENODEV)?;
     Ok((range, image))
 }
 
+fn find_parts() -> Result<Vec<Range<u64>>> {
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    let mut parts = Vec::new();
+    for line in maps.lines().filter(|line| line.contains("[vvar") || line.ends_with("[vdso]")) {
+        let span = line.split(' ').next().and_then(|span| span.split_once('-'));
+        let Some((start, end)) = span else { continue };
+        let parse = |text| u64::from_str_radix(text, 16).map_err(|_| Errno::EIO);
+        parts.push(parse(start)?..parse(end)?);
+    }
+    Ok(parts)
+}
+
 /// Clones the calling process into a first stub, which waits with a copy of the whole sentry still mapped: its tracer
 /// removes that before anything else. The filter is in force when this returns a process that has reached its loop.
-pub fn spawn_template(filter: &BpfProgram) -> Result<i32> {
+pub fn spawn_template(filter: &BpfProgram, handler: Option<u64>) -> Result<i32> {
     map_page()?;
     let rseq = rseq_area();
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr() as *mut libc::sock_filter };
@@ -132,14 +180,14 @@ pub fn spawn_template(filter: &BpfProgram) -> Result<i32> {
         if pid != 0 {
             return check(pid).map(|pid| pid as i32);
         }
-        become_stub(&program, rseq)
+        become_stub(&program, rseq, handler)
     }
 }
 
 /// # Safety
 ///
 /// Only in a freshly forked child that nobody waits for.
-unsafe fn become_stub(program: &libc::sock_fprog, rseq: Option<u64>) -> ! {
+unsafe fn become_stub(program: &libc::sock_fprog, rseq: Option<u64>, handler: Option<u64>) -> ! {
     // SAFETY: raw calls that touch only this process, which then stays in the stub's loop for good.
     unsafe {
         if let Some(area) = rseq {
@@ -149,7 +197,7 @@ unsafe fn become_stub(program: &libc::sock_fprog, rseq: Option<u64>) -> ! {
             // Until a program gives it another.
             && libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, c"runsc-stub".as_ptr(), 0, 0, 0) == 0
             && libc::syscall(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && default_signals()
+            && set_signals(handler)
             && libc::syscall(libc::SYS_prctl, libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, program, 0, 0) == 0;
         if !filtered {
             loop {
@@ -189,16 +237,27 @@ unsafe fn forget_rseq(area: u64) {
     }
 }
 
-/// No handlers, nothing blocked.
+/// Nothing blocked, no handlers; or the one for what container code raises itself, and nothing else heard: whoever sends a
+/// stub a signal on the host means to end it no more than with a tracer.
 ///
 /// # Safety
 ///
 /// As for [`become_stub`].
-unsafe fn default_signals() -> bool {
-    let (action, empty) = ([0u64; 4], 0u64);
-    // SAFETY: kernel sigaction structures of zeros (SIG_DFL) and an empty set, valid for the calls.
+unsafe fn set_signals(handler: Option<u64>) -> bool {
+    const RESTORER: u64 = 0x400_0000;
+    const FLAGS: u64 = RESTORER | (libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER) as u64;
+    let empty = 0u64;
+    // SAFETY: the kernel's structure: handler, flags, restorer (which must be there, and is not used), mask.
     unsafe {
         for signal in (1..=64).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
+            let action = match (handler, signal) {
+                (
+                    Some(at),
+                    libc::SIGSYS | libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGTRAP,
+                ) => [at, FLAGS, at, 0],
+                (Some(_), _) => [libc::SIG_IGN as u64, 0, 0, 0],
+                (None, _) => [libc::SIG_DFL as u64, 0, 0, 0],
+            };
             libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), 0, 8);
         }
         libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &empty, 0, 8) == 0
@@ -212,9 +271,11 @@ mod tests {
     #[test]
     fn the_clone_gadget_jumps_to_the_loop() {
         let page = page_image();
-        let jump = CLONE_AT + 5;
-        assert_eq!(page[jump], 0x74);
+        let jump = CLONE_AT + CLONE.len() - 3;
+        assert_eq!(page[jump], 0xeb);
         assert_eq!(jump as i32 + 2 + i32::from(page[jump + 1] as i8), 0);
+        // The parent's `jnz`.
+        assert_eq!((CLONE[5], 7 + usize::from(CLONE[6])), (0x75, CLONE.len() - 1));
     }
 
     #[test]

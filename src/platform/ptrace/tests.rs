@@ -153,6 +153,12 @@ fn threads_share_memory_and_outlive_the_first() {
     drop(user);
     gone.send(()).unwrap();
     other.join().unwrap();
+    // The last one has killed the process, which takes its time to end.
+    // SAFETY: the kernel fills the structure; the process stays to be reaped.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        libc::waitid(libc::P_PID, pid as u32, &mut info, libc::WEXITED | libc::WNOWAIT);
+    }
     assert_eq!(space.read(DATA, &mut [0; 1]), Err(Errno::EFAULT));
     drop(space);
     // SAFETY: no pointers.

@@ -1,14 +1,14 @@
 //! A user thread: one stub thread, traced by the sentry thread that attached it.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::errno::{Errno, Result};
 use crate::platform::placement::{self, Place};
 use crate::platform::ptrace::factory::Factory;
 use crate::platform::ptrace::space::{Space, StubProcess};
-use crate::platform::ptrace::stub::{CLONE_ADDR, COMPARE_EXCHANGE_ADDR, USER_RANGE, WAIT_ADDR};
+use crate::platform::ptrace::stub::{CLONE_ADDR, COMPARE_EXCHANGE_ADDR, WAIT_ADDR};
 use crate::platform::ptrace::title;
 use crate::platform::ptrace::trace::{self, KICK, Stop};
 use crate::platform::{
@@ -16,23 +16,41 @@ use crate::platform::{
 };
 use crate::seccomp::stub::{CLONE_PROCESS, CLONE_THREAD};
 
-const IDLE: u8 = 0;
+/// Not running container code.
+pub const IDLE: u8 = 0;
+/// Running it, traced.
 const RUNNING: u8 = 1;
-const KICKED: u8 = 2;
+/// To be stopped.
+pub const KICKED: u8 = 2;
+/// Running it without a tracer: the waker stops it.
+pub const FREE: u8 = 3;
 
 /// Stops a stub thread. A token: an interruption that comes while the thread is not running ends its next run.
 pub struct Kicker {
-    state: AtomicU8,
+    /// One of the values above.
+    pub state: AtomicU8,
     pid: i32,
     tid: i32,
+    /// How one stops it that runs without a tracer.
+    pub waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl Kicker {
+    fn new(state: u8, pid: i32, tid: i32) -> Arc<Kicker> {
+        Arc::new(Kicker { state: AtomicU8::new(state), pid, tid, waker: OnceLock::new() })
+    }
 }
 
 impl Interrupter for Kicker {
     fn interrupt(&self) {
-        if self.state.swap(KICKED, Ordering::SeqCst) == RUNNING {
-            // SAFETY: no pointers. The thread is running container code for its tracer, so the id is its own; a signal
-            // that comes late is swallowed.
-            unsafe { libc::syscall(libc::SYS_tgkill, self.pid, self.tid, KICK) };
+        match self.state.swap(KICKED, Ordering::SeqCst) {
+            RUNNING => {
+                // SAFETY: no pointers. The thread is running container code for its tracer, so the id is its own; a signal
+                // that comes late is swallowed.
+                unsafe { libc::syscall(libc::SYS_tgkill, self.pid, self.tid, KICK) };
+            }
+            FREE => self.waker.get().into_iter().for_each(|wake| wake()),
+            _ => {}
         }
     }
 }
@@ -77,8 +95,9 @@ fn reap(tid: i32) {
     }
 }
 
-impl SeedThread for StubSeed {
-    fn attach(mut self: Box<Self>) -> Result<Box<dyn UserThread>> {
+impl StubSeed {
+    /// Makes the calling thread its owner: [`SeedThread::attach`].
+    pub fn attach_thread(mut self) -> Result<StubThread> {
         let process = self.process.take().ok_or(Errno::ESRCH)?;
         let place = Place::new(self.tid, self.near);
         let mut base = zero_regs();
@@ -97,10 +116,11 @@ impl SeedThread for StubSeed {
         }
         let space = self.space.take().unwrap_or_else(|| {
             let vdso = self.vdso.clone();
-            Arc::new(Space { process: process.clone(), alive: AtomicBool::new(true), vdso })
+            let range = self.factory.range();
+            Arc::new(Space { process: process.clone(), alive: AtomicBool::new(true), vdso, range })
         });
-        let kicker = Arc::new(Kicker { state: AtomicU8::new(IDLE), pid: process.pid, tid: self.tid });
-        Ok(Box::new(StubThread {
+        let kicker = Kicker::new(IDLE, process.pid, self.tid);
+        Ok(StubThread {
             shared: space.clone(),
             space,
             process: Some(process),
@@ -110,7 +130,13 @@ impl SeedThread for StubSeed {
             kicker,
             place,
             factory: self.factory.clone(),
-        }))
+        })
+    }
+}
+
+impl SeedThread for StubSeed {
+    fn attach(self: Box<Self>) -> Result<Box<dyn UserThread>> {
+        Ok(Box::new(self.attach_thread()?))
     }
 }
 
@@ -123,26 +149,34 @@ impl Drop for StubSeed {
     }
 }
 
-struct StubThread {
-    space: Arc<Space>,
+/// One container thread and the stub thread that it runs in, traced by the thread that owns this.
+pub struct StubThread {
+    /// Its memory.
+    pub space: Arc<Space>,
     /// The same, as the trait hands it out.
     shared: Arc<dyn AddressSpace>,
     /// Taken when dropped.
     process: Option<Arc<StubProcess>>,
-    tid: i32,
-    regs: Regs,
+    /// The stub thread's id.
+    pub tid: i32,
+    /// The container's registers.
+    pub regs: Regs,
     /// Whether the stub's registers are not `regs`.
-    dirty: bool,
-    kicker: Arc<Kicker>,
-    place: Place,
-    factory: Arc<Factory>,
+    pub dirty: bool,
+    /// What stops it.
+    pub kicker: Arc<Kicker>,
+    /// Where the pair runs.
+    pub place: Place,
+    /// Where it is from.
+    pub factory: Arc<Factory>,
 }
 
 impl StubThread {
     /// Has the stub make one system call.
-    fn call(&mut self, number: i64, args: [u64; 6]) -> Result<u64> {
+    pub fn call(&mut self, number: i64, args: [u64; 6]) -> Result<u64> {
         self.dirty = true;
         let mut kicked = false;
+        let args = self.factory.mark(number, args);
         let result = trace::syscall(self.tid, &self.regs, number, args, &mut kicked);
         self.note_kick(kicked);
         result
@@ -152,7 +186,8 @@ impl StubThread {
     fn two_calls(&mut self, calls: [(i64, [u64; 5]); 2]) -> Result<u64> {
         self.dirty = true;
         let mut kicked = false;
-        let result = trace::two_syscalls(self.tid, &self.regs, calls, &mut kicked);
+        let [.., sixth] = self.factory.mark(calls[0].0, [0; 6]);
+        let result = trace::two_syscalls(self.tid, &self.regs, calls, sixth, &mut kicked);
         self.note_kick(kicked);
         result
     }
@@ -165,7 +200,8 @@ impl StubThread {
 
     fn clone_stub(&mut self, flags: u64) -> Result<i32> {
         self.dirty = true;
-        let regs = trace::call_regs(&self.regs, CLONE_ADDR, libc::SYS_clone, [flags, 0, 0, 0, 0, 0]);
+        let args = self.factory.mark(libc::SYS_clone, [flags, 0, 0, 0, 0, 0]);
+        let regs = trace::call_regs(&self.regs, CLONE_ADDR, libc::SYS_clone, args);
         let mut kicked = false;
         let pid = trace::call(self.tid, &regs, &mut kicked).and_then(trace::result);
         self.note_kick(kicked);
@@ -199,11 +235,15 @@ impl StubThread {
         Event::Fault(info)
     }
 
-    fn stopped_by_signal(&mut self, signal: i32) -> Event {
+    /// What the signal means that the stub has stopped for.
+    pub fn stopped_by_signal(&mut self, signal: i32) -> Event {
         if trace::get_regs(self.tid, &mut self.regs).is_err() {
             return Event::Lost;
         }
         self.regs.orig_rax = u64::MAX;
+        if signal == libc::SIGSYS {
+            return self.stopped_by_filter();
+        }
         if !matches!(signal, libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGTRAP) {
             return Event::Interrupted;
         }
@@ -215,8 +255,40 @@ impl StubThread {
     }
 }
 
+impl StubThread {
+    /// The filter of a stub without a tracer has turned a call into a signal, which was about to be delivered.
+    fn stopped_by_filter(&mut self) -> Event {
+        match trace::get_siginfo(self.tid) {
+            Ok(info) if from_kernel(&info) => self.trapped_call(&info),
+            Ok(_) => Event::Interrupted,
+            Err(_) => Event::Lost,
+        }
+    }
+
+    /// A call that has become the signal `info`: the registers are those at the call.
+    pub fn trapped_call(&mut self, info: &SigInfo) -> Event {
+        self.regs.orig_rax = self.regs.rax;
+        self.dirty = true;
+        if is_foreign_call(info) {
+            return self.refused_entry();
+        }
+        self.regs.rax = (-i64::from(libc::ENOSYS)) as u64;
+        Event::Syscall
+    }
+}
+
+/// Whether a `SIGSYS` is of a call through an entry for 32-bit programs.
+fn is_foreign_call(info: &SigInfo) -> bool {
+    // `AUDIT_ARCH_X86_64`: linux/audit.h. The structure's second half begins with the call's address, its number, this.
+    const X86_64: u32 = 0xc000_003e;
+    const ARCH: usize = 28;
+    // SAFETY: within the structure, aligned for a u32; any value is one.
+    let arch = unsafe { std::ptr::from_ref(info).cast::<u8>().add(ARCH).cast::<u32>().read() };
+    arch != X86_64
+}
+
 /// Whether an instruction raised the signal, not somebody on the host.
-fn from_kernel(info: &SigInfo) -> bool {
+pub fn from_kernel(info: &SigInfo) -> bool {
     info.si_code > 0
 }
 
@@ -229,8 +301,8 @@ impl UserThread for StubThread {
         self.kicker.clone()
     }
 
-    fn follow(&mut self, affinity: Arc<placement::Affinity>) {
-        self.place.follow(affinity);
+    fn follow(&mut self, scheduling: Arc<placement::Scheduling>) {
+        self.place.follow(scheduling);
     }
 
     fn run(&mut self) -> Event {
@@ -335,35 +407,11 @@ impl UserThread for StubThread {
     }
 
     fn fork(&mut self) -> Result<Seed> {
-        let pid = self.clone_stub(CLONE_PROCESS)?;
-        let process = StubProcess::new(pid);
-        process.vdso_changed.store(self.space.process.vdso_changed.load(Ordering::Relaxed), Ordering::Relaxed);
-        Ok(Box::new(StubSeed {
-            process: Some(process),
-            tid: pid,
-            regs: self.regs,
-            vdso: self.space.vdso.clone(),
-            space: None,
-            factory: self.factory.clone(),
-            near: placement::here(),
-        }))
+        Ok(Box::new(self.fork_seed()?))
     }
 
     fn spawn_thread(&mut self) -> Result<Seed> {
-        let process = self.space.process.clone();
-        process.threads.fetch_add(1, Ordering::SeqCst);
-        let tid = self.clone_stub(CLONE_THREAD).inspect_err(|_| {
-            process.threads.fetch_sub(1, Ordering::SeqCst);
-        })?;
-        Ok(Box::new(StubSeed {
-            process: Some(process),
-            tid,
-            regs: self.regs,
-            vdso: self.space.vdso.clone(),
-            space: Some(self.space.clone()),
-            factory: self.factory.clone(),
-            near: None,
-        }))
+        Ok(Box::new(self.thread_seed()?))
     }
 
     fn renew(&mut self) -> Result<()> {
@@ -373,8 +421,10 @@ impl UserThread for StubThread {
             self.space.alive.store(false, Ordering::Release);
             let vdso = self.space.vdso.0.clone();
             let unmap = |gap: Range<u64>| (libc::SYS_munmap, [gap.start, gap.end - gap.start, 0, 0, 0]);
-            self.two_calls([unmap(USER_RANGE.start..vdso.start), unmap(vdso.end..USER_RANGE.end)])?;
-            let space = Arc::new(Space { process, alive: AtomicBool::new(true), vdso: self.space.vdso.clone() });
+            let range = self.factory.range();
+            self.two_calls([unmap(range.start..vdso.start), unmap(vdso.end..range.end)])?;
+            let vdso = self.space.vdso.clone();
+            let space = Arc::new(Space { process, alive: AtomicBool::new(true), vdso, range });
             self.shared = space.clone();
             self.space = space;
         } else {
@@ -403,7 +453,7 @@ impl UserThread for StubThread {
     }
 
     fn compare_exchange(&mut self, addr: u64, expected: u32, new: u32) -> Result<u32> {
-        if !USER_RANGE.contains(&addr) {
+        if !self.space.range.contains(&addr) {
             return Err(Errno::EFAULT);
         }
         self.dirty = true;
@@ -417,6 +467,40 @@ impl UserThread for StubThread {
 }
 
 impl StubThread {
+    /// [`UserThread::fork`].
+    pub fn fork_seed(&mut self) -> Result<StubSeed> {
+        let pid = self.clone_stub(CLONE_PROCESS)?;
+        let process = StubProcess::new(pid);
+        process.vdso_changed.store(self.space.process.vdso_changed.load(Ordering::Relaxed), Ordering::Relaxed);
+        Ok(StubSeed {
+            process: Some(process),
+            tid: pid,
+            regs: self.regs,
+            vdso: self.space.vdso.clone(),
+            space: None,
+            factory: self.factory.clone(),
+            near: placement::here(),
+        })
+    }
+
+    /// [`UserThread::spawn_thread`].
+    pub fn thread_seed(&mut self) -> Result<StubSeed> {
+        let process = self.space.process.clone();
+        process.threads.fetch_add(1, Ordering::SeqCst);
+        let tid = self.clone_stub(CLONE_THREAD).inspect_err(|_| {
+            process.threads.fetch_sub(1, Ordering::SeqCst);
+        })?;
+        Ok(StubSeed {
+            process: Some(process),
+            tid,
+            regs: self.regs,
+            vdso: self.space.vdso.clone(),
+            space: Some(self.space.clone()),
+            factory: self.factory.clone(),
+            near: None,
+        })
+    }
+
     /// Goes on in another, fresh stub process.
     fn move_to(&mut self, process: Arc<StubProcess>) -> Result<()> {
         trace::seize(process.pid)?;
@@ -424,10 +508,9 @@ impl StubThread {
         self.tid = process.pid;
         self.place.replace_stub(process.pid);
         let kicked = self.kicker.state.load(Ordering::SeqCst) == KICKED;
-        let state = AtomicU8::new(if kicked { KICKED } else { IDLE });
-        self.kicker = Arc::new(Kicker { state, pid: process.pid, tid: process.pid });
-        let space =
-            Arc::new(Space { process: process.clone(), alive: AtomicBool::new(true), vdso: self.factory.vdso() });
+        self.kicker = Kicker::new(if kicked { KICKED } else { IDLE }, process.pid, process.pid);
+        let (vdso, range) = (self.factory.vdso(), self.factory.range());
+        let space = Arc::new(Space { process: process.clone(), alive: AtomicBool::new(true), vdso, range });
         self.process = Some(process);
         self.shared = space.clone();
         self.space = space;
@@ -463,7 +546,8 @@ impl StubThread {
             let regs = Regs { rip: WAIT_ADDR, orig_rax: u64::MAX, ..self.regs };
             let _gone = trace::set_regs(self.tid, &regs).and_then(|()| trace::detach(self.tid));
         } else {
-            let regs = trace::call_regs(&self.regs, super::stub::CALL_ADDR, libc::SYS_exit, [0; 6]);
+            let args = self.factory.mark(libc::SYS_exit, [0; 6]);
+            let regs = trace::call_regs(&self.regs, super::stub::CALL_ADDR, libc::SYS_exit, args);
             // That fails when another thread has just killed the process. This one must be reaped all the same: as long as
             // it is not, the host keeps the process, and whoever waits for that (this thread, perhaps) waits for ever.
             let _gone = trace::set_regs(self.tid, &regs).and_then(|()| trace::resume(libc::PTRACE_CONT, self.tid));

@@ -58,6 +58,70 @@ fn until_event(tid: i32) -> Result<()> {
     }
 }
 
+/// Becomes the tracer of a stub thread wherever it is, and stops it there. A signal that was just about to be delivered is
+/// not, and returned. Nothing is blocked from then on: a thread without a tracer can block signals by returning from one,
+/// [`KICK`] included.
+pub fn halt(tid: i32) -> Result<Option<i32>> {
+    // SAFETY: no pointers.
+    unsafe {
+        ptrace(libc::PTRACE_SEIZE, tid, 0, OPTIONS as u64)?;
+        ptrace(libc::PTRACE_INTERRUPT, tid, 0, 0)?;
+    }
+    let signal = match wait(tid) {
+        Stop::Event => None,
+        Stop::Gone => return Err(Errno::ESRCH),
+        Stop::Signal(signal) => Some(signal),
+        Stop::Syscall => return Err(Errno::EPROTO),
+    };
+    let nothing = 0u64;
+    // SAFETY: the kernel reads a mask of the size given.
+    unsafe { ptrace(SET_SIGMASK, tid, size_of_val(&nothing) as u64, std::ptr::from_ref(&nothing) as u64)? };
+    Ok(signal)
+}
+
+/// `PTRACE_SETSIGMASK`.
+const SET_SIGMASK: libc::c_uint = 0x420b;
+
+/// Whether an instruction has raised a signal that has not been delivered to the stopped thread yet. It comes before the thread
+/// runs on.
+pub fn has_raised(tid: i32) -> bool {
+    const PEEKSIGINFO: libc::c_uint = 0x4209;
+    /// `struct ptrace_peeksiginfo_args`, of the thread's own queue.
+    #[repr(C)]
+    struct Args {
+        from: u64,
+        flags: u32,
+        count: i32,
+    }
+    // SAFETY: a siginfo_t of zeros is a value.
+    let mut queue: [SigInfo; 8] = unsafe { std::mem::zeroed() };
+    let args = Args { from: 0, flags: 0, count: queue.len() as i32 };
+    // SAFETY: the kernel reads the arguments and fills as many entries as they say at most.
+    let found = unsafe { libc::ptrace(PEEKSIGINFO, tid, std::ptr::from_ref(&args) as u64, queue.as_mut_ptr() as u64) };
+    let found = usize::try_from(found).unwrap_or(0).min(queue.len());
+    queue[..found].iter().any(|info| info.si_code > 0 && info.si_signo != KICK)
+}
+
+/// One instruction further, having got `signal` if that is not 0. The fault that it raises, if it does; signals that somebody
+/// sends meanwhile are swallowed.
+pub fn step(tid: i32, signal: i32) -> Result<Option<i32>> {
+    // SAFETY: no pointers.
+    unsafe { ptrace(libc::PTRACE_SINGLESTEP, tid, 0, signal as u64)? };
+    match wait(tid) {
+        Stop::Signal(fault @ (libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGSYS)) => {
+            Ok(Some(fault))
+        }
+        Stop::Gone => Err(Errno::ESRCH),
+        Stop::Signal(_) | Stop::Event | Stop::Syscall => Ok(None),
+    }
+}
+
+/// Stores eight bytes, whatever the protection of the page: `PTRACE_POKEDATA`.
+pub fn poke(tid: i32, addr: u64, bytes: [u8; 8]) -> Result<()> {
+    // SAFETY: the address is another process's, which the kernel checks.
+    unsafe { ptrace(libc::PTRACE_POKEDATA, tid, addr, u64::from_ne_bytes(bytes)) }
+}
+
 /// Waits for the next stop.
 pub fn wait(tid: i32) -> Stop {
     let mut status = 0;
@@ -99,10 +163,19 @@ pub fn get_regs(tid: i32, regs: &mut Regs) -> Result<()> {
     unsafe { ptrace(libc::PTRACE_GETREGS, tid, 0, std::ptr::from_mut(regs) as u64) }
 }
 
-/// Writes the general registers.
+/// Writes the general registers. Bases that the host refuses, since they are not of user memory, become zero: programs can
+/// load them with `wrfsbase`, but nothing is there.
 pub fn set_regs(tid: i32, regs: &Regs) -> Result<()> {
     // SAFETY: the structure is the kernel's, and only read.
-    unsafe { ptrace(libc::PTRACE_SETREGS, tid, 0, std::ptr::from_ref(regs) as u64) }
+    let set = |regs: &Regs| unsafe { ptrace(libc::PTRACE_SETREGS, tid, 0, std::ptr::from_ref(regs) as u64) };
+    let end = super::stub::USER_RANGE.end;
+    match set(regs) {
+        Err(Errno::EIO) => {
+            let base = |base: u64| if base < end { base } else { 0 };
+            set(&Regs { fs_base: base(regs.fs_base), gs_base: base(regs.gs_base), ..*regs })
+        }
+        outcome => outcome,
+    }
 }
 
 /// What is known of the signal that stopped it.
@@ -181,12 +254,12 @@ pub fn syscall(tid: i32, base: &Regs, number: i64, args: [u64; 6], kicked: &mut 
     call(tid, &call_regs(base, super::stub::CALL_ADDR, number, args), kicked).and_then(result)
 }
 
-/// As [`syscall`] for two calls of up to five arguments, in little more than the time of one: the result of the second, or
+/// As [`syscall`] for two calls of up to five arguments and one common sixth, in little more than the time of one: the result of the second, or
 /// the error of the first, after which the second is not made.
-pub fn two_syscalls(tid: i32, base: &Regs, calls: [(i64, [u64; 5]); 2], kicked: &mut bool) -> Result<u64> {
+pub fn two_syscalls(tid: i32, base: &Regs, calls: [(i64, [u64; 5]); 2], sixth: u64, kicked: &mut bool) -> Result<u64> {
     let [(first, [a, b, c, d, e]), (second, [rbp, r12, r13, r14, r15])] = calls;
     let base = Regs { rbx: second as u64, rbp, r12, r13, r14, r15, ..*base };
-    call(tid, &call_regs(&base, super::stub::TWO_CALLS_ADDR, first, [a, b, c, d, e, 0]), kicked).and_then(result)
+    call(tid, &call_regs(&base, super::stub::TWO_CALLS_ADDR, first, [a, b, c, d, e, sixth]), kicked).and_then(result)
 }
 
 /// Registers for a system call at `rip`.

@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use super::peer::wait_for;
 use super::{Outcome, Shared};
 use crate::container::state::Status;
+use crate::platform::placement;
 use crate::sentry::kernel::Kernel;
 use crate::sentry::namespaces::UtsNamespace;
 
@@ -135,6 +136,18 @@ impl Containers {
         }
         drop(list);
         container.kernel.forget_processes();
+    }
+
+    /// The host may have changed which CPUs the sandbox may use: its threads go where they may be.
+    pub fn cpus_changed(&self) {
+        placement::refresh();
+        let all: Vec<Arc<Container>> = self.list.lock().values().cloned().collect();
+        for (group, _) in all.iter().flat_map(|container| container.kernel.processes()) {
+            group
+                .threads()
+                .iter()
+                .for_each(|task| task.reschedule(|scheduling| scheduling.set_affinity(scheduling.affinity())));
+        }
     }
 
     /// The container of that name.

@@ -81,8 +81,8 @@ fn answer(
         Leases::sandbox().new_epoch();
     }
     let request = match request {
-        Request::Create { id, spec, mounts, overlay, shares } => {
-            let new = NewContainer::further(id, *spec, mounts, overlay, fds)?;
+        Request::Create { id, spec, mounts, cgroups, overlay, shares } => {
+            let new = NewContainer::further(id, *spec, (mounts, cgroups), overlay, fds)?;
             owned.push(Owned::Container(create::create(containers, new, &shares)?));
             return Ok(Value::Null);
         }
@@ -129,6 +129,9 @@ fn answer(
         }
         Request::Limit { resources, .. } => {
             kernel.set_resources(*resources);
+            if container.is_root() {
+                containers.cpus_changed();
+            }
             Ok(Value::Null)
         }
         Request::Network { links, dns, .. } => {

@@ -1,5 +1,6 @@
 //! Making a container in the sandbox, the first one as any further one.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,10 +11,12 @@ use super::containers::{Container, Containers};
 use super::init::{self, Names};
 use super::peer::wait_for;
 use super::{Doing, Outcome, kernel, mounts};
-use crate::container::boot::{ContainerConfig, take};
+use crate::container::boot::{ContainerConfig, NamedFile, take};
 use crate::container::control::{Served, Shares};
 use crate::container::report;
 use crate::errno::Errno;
+use crate::sentry::counters::HostCounters;
+use crate::sentry::home::Home;
 use crate::sentry::namespaces::UtsNamespace;
 
 /// Host memory for the stack of a thread.
@@ -31,12 +34,16 @@ pub struct NewContainer {
     pub exit: OwnedFd,
     /// Its gofer; the first connection is for the root.
     pub gofers: Vec<GoferConnection>,
+    /// The files of its cgroup; none when it is in the sandbox's.
+    pub cgroups: Vec<OwnedFd>,
     /// Whether the root gets a writable layer in memory.
     pub overlay: bool,
     /// Whether it gets a terminal of its own in place of the operator's, on standard input and output.
     pub console: bool,
     /// Whether the sentry is told of new sizes of the operator's terminal.
     pub controls_terminal: bool,
+    /// Files of its cgroup, if its processes are there.
+    pub counters: Vec<NamedFile>,
 }
 
 /// One tree of files that the gofer serves.
@@ -51,7 +58,7 @@ pub struct GoferConnection {
 
 impl NewContainer {
     /// The sandbox's first one.
-    pub fn first(config: ContainerConfig) -> NewContainer {
+    pub fn first(config: ContainerConfig, counters: Vec<NamedFile>) -> NewContainer {
         let connection = |mount: crate::container::boot::GoferMount| GoferConnection {
             socket: take(mount.fd),
             destination: mount.destination,
@@ -63,9 +70,11 @@ impl NewContainer {
             files: config.stdio.into_iter().chain(config.preserved).map(take).collect(),
             exit: take(config.exit_fd),
             gofers: config.gofer_fds.into_iter().map(connection).collect(),
+            cgroups: Vec::new(),
             overlay: config.overlay,
             console: config.console,
             controls_terminal: config.controls_terminal,
+            counters,
         }
     }
 
@@ -73,7 +82,7 @@ impl NewContainer {
     pub fn further(
         id: String,
         spec: Spec,
-        served: Vec<Served>,
+        (served, cgroups): (Vec<Served>, usize),
         overlay: bool,
         fds: Vec<OwnedFd>,
     ) -> Outcome<NewContainer> {
@@ -88,12 +97,24 @@ impl NewContainer {
         };
         let count = served.len();
         let gofers: Vec<GoferConnection> = served.into_iter().zip(fds.by_ref().take(count)).map(connection).collect();
-        if gofers.len() < count {
+        let places: Vec<OwnedFd> = fds.by_ref().take(cgroups).collect();
+        if gofers.len() < count || places.len() < cgroups {
             return Err(missing());
         }
         files.extend(fds);
         let console = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
-        Ok(NewContainer { id, spec, files, exit, gofers, overlay, console, controls_terminal: false })
+        Ok(NewContainer {
+            id,
+            spec,
+            files,
+            exit,
+            gofers,
+            cgroups: places,
+            overlay,
+            console,
+            controls_terminal: false,
+            counters: Vec::new(),
+        })
     }
 }
 
@@ -117,12 +138,17 @@ pub fn create(containers: &Arc<Containers>, mut new: NewContainer, shares: &Shar
         ),
     };
     let kernel = kernel(shared, tree, ipc);
+    let _ = kernel.counters.set(HostCounters::new(std::mem::take(&mut new.counters))); // the first time
+    if !new.cgroups.is_empty() {
+        let procs = std::mem::take(&mut new.cgroups).into_iter().map(File::from).collect();
+        let _ = kernel.home.set(Home::new(procs)); // it is new
+    }
     let exit = new.exit.try_clone().map_err(Errno::from).doing(|| "the file for the exit status".into())?;
     let root = new.gofers.first().ok_or("the gofer serves no root")?;
     let gofer = root.socket.try_clone().map_err(Errno::from).doing(|| "the connection to the gofer".into())?;
     let container = containers.add(&new.id, kernel.clone(), uts.clone(), exit)?;
     let names = Names { uts, unix: shared.unix.clone() };
-    let made = mounts::build(&kernel, &mut new, &kernel.ptys)
+    let made = mounts::build(&kernel, &mut new, &shared.volumes)
         .and_then(|mounts| init::start(&kernel, new, mounts, names))
         .and_then(|()| watch_gofer(&container, gofer));
     match made {

@@ -30,7 +30,8 @@ use parking_lot::Mutex;
 
 use self::containers::{Container, Containers};
 use self::create::NewContainer;
-use crate::container::boot::{BootConfig, take};
+use self::mounts::volumes::Volumes;
+use crate::container::boot::{BootConfig, NamedFile, take};
 use crate::container::control::Shares;
 use crate::container::report;
 use crate::errno::{Errno, Result};
@@ -38,6 +39,7 @@ use crate::netstack::stack::Stack;
 use crate::netstack::unix::UnixNamespace;
 use crate::platform::Platform;
 use crate::platform::ptrace::PtracePlatform;
+use crate::platform::systrap::SystrapPlatform;
 use crate::sentry::bootlog::BootLog;
 use crate::sentry::futex::FutexTable;
 use crate::sentry::ipc::Ipc;
@@ -73,13 +75,15 @@ struct Shared {
     boot_log: Arc<BootLog>,
     net: Arc<Stack>,
     unix: Arc<UnixNamespace>,
+    volumes: Arc<Volumes>,
     tracer: Option<Arc<Tracer>>,
 }
 
 /// Runs the sandbox until the first process of its root container ends; its exit status, or 128 plus the signal that
 /// killed it.
-pub fn run(config: BootConfig) -> i32 {
-    match start(config) {
+/// `counters`: files of the container's cgroup.
+pub fn run(config: BootConfig, counters: Vec<NamedFile>) -> i32 {
+    match start(config, counters) {
         Ok((root, containers)) => {
             let status = root.wait_ended();
             containers.end_others();
@@ -97,26 +101,36 @@ pub fn run(config: BootConfig) -> i32 {
     }
 }
 
-fn start(config: BootConfig) -> Outcome<(Arc<Container>, Arc<Containers>)> {
+fn start(config: BootConfig, counters: Vec<NamedFile>) -> Outcome<(Arc<Container>, Arc<Containers>)> {
     // First of all, while the process is small: the stubs begin as copies of it.
-    let platform = PtracePlatform::new().doing(|| "start the platform".into())?;
+    let platform = platform(&config.platform)?;
     let timers = TimerQueue::new();
     let tracer = config.strace.then(|| tracer(&config).map(Arc::new)).transpose()?;
     let net = Stack::new(&config.network, config.tap_fd.map(take), timers.clone());
     let shared = Shared {
-        platform: Arc::new(platform),
+        platform,
         futexes: FutexTable::new(),
         boot_log: boot_log(&config),
+        unix: UnixNamespace::new(net.settings()),
         net,
-        unix: UnixNamespace::new(),
+        volumes: Arc::new(Volumes::new(config.volumes)?),
         timers,
         tracer,
     };
     let containers = Arc::new(Containers::new(shared));
-    let root = create::create(&containers, NewContainer::first(config.container), &Shares::default())?;
+    let root = create::create(&containers, NewContainer::first(config.container, counters), &Shares::default())?;
     control::serve(&containers, take(config.control_fd))?;
     report::started();
     Ok((root, containers))
+}
+
+/// The platform that the command line has named.
+fn platform(name: &str) -> Outcome<Arc<dyn Platform>> {
+    let doing = || format!("start the platform {name}");
+    Ok(match name {
+        "ptrace" => Arc::new(PtracePlatform::new().doing(doing)?),
+        _ => Arc::new(SystrapPlatform::new().doing(doing)?),
+    })
 }
 
 /// A kernel for one container, with its own processes and System V IPC or another's.

@@ -2,6 +2,7 @@
 
 pub mod options;
 mod special;
+pub mod volumes;
 
 use std::collections::VecDeque;
 use std::os::unix::ffi::OsStrExt;
@@ -10,6 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use oci_spec::runtime::Mount as MountSpec;
 
+use self::options::MountOptions;
+use self::volumes::Volumes;
 use super::create::{GoferConnection, NewContainer};
 use super::{Doing, Outcome};
 use crate::container::spec::is_bind;
@@ -23,7 +26,7 @@ use crate::vfs::kernfs::KernFs;
 use crate::vfs::mount::{MountFlags, MountNamespace};
 use crate::vfs::propagation::Propagation;
 use crate::vfs::tmpfs::{TmpFs, TmpfsOptions};
-use crate::vfs::tty::{DevPts, DevPtsOptions};
+use crate::vfs::tty::DevPtsOptions;
 use crate::vfs::walk::{LookupFlags, Walk};
 use crate::vfs::{Path, cgroup, dev, proc, sysfs};
 
@@ -39,7 +42,7 @@ pub fn ram() -> u64 {
 }
 
 /// All mounts of the container. Takes the gofer's connections.
-pub fn build(kernel: &Arc<Kernel>, new: &mut NewContainer, ptys: &Arc<DevPts>) -> Outcome<Arc<MountNamespace>> {
+pub fn build(kernel: &Arc<Kernel>, new: &mut NewContainer, volumes: &Volumes) -> Outcome<Arc<MountNamespace>> {
     let mut gofers = std::mem::take(&mut new.gofers);
     let spec = &new.spec;
     if gofers.is_empty() {
@@ -53,12 +56,13 @@ pub fn build(kernel: &Arc<Kernel>, new: &mut NewContainer, ptys: &Arc<DevPts>) -
     // Mount points are made before the root becomes read-only.
     let namespace =
         MountNamespace::new(&root_fs, MountFlags::empty(), "none").doing(|| "mount the root file system".into())?;
-    let builder = Builder { kernel, namespace: &namespace, ptys };
+    let builder = Builder { kernel, namespace: &namespace, volumes };
     let mounts = spec.mounts().clone().unwrap_or_default();
     for mount in &mounts {
         let what =
             || format!("mount {} on {}", mount.typ().as_deref().unwrap_or("bind"), mount.destination().display());
-        builder.mount(mount, &mut gofers).doing(what)?;
+        let parsed = builder.options(mount)?;
+        builder.mount(mount, parsed, &mut gofers).doing(what)?;
     }
     builder.fill_dev().doing(|| "fill /dev".into())?;
     if let Some(process) = spec.process() {
@@ -109,15 +113,20 @@ const MQUEUE_MAGIC: i64 = 0x1980_0202;
 struct Builder<'a> {
     kernel: &'a Arc<Kernel>,
     namespace: &'a Arc<MountNamespace>,
-    ptys: &'a Arc<DevPts>,
+    volumes: &'a Volumes,
 }
 
 impl Builder<'_> {
-    fn mount(&self, mount: &MountSpec, gofers: &mut Vec<GoferConnection>) -> Result<()> {
+    /// A mount's options, which have been checked with the specification, but for what its volume allows.
+    fn options(&self, mount: &MountSpec) -> Outcome<MountOptions> {
         let options = mount.options().iter().flatten().map(String::as_str);
         let kind = if is_bind(mount) { None } else { mount.typ().as_deref() };
-        // Checked with the specification.
-        let parsed = options::parse(kind, options).map_err(|_| Errno::EINVAL)?;
+        let parsed = options::parse(kind, options)?;
+        self.volumes.check(mount, parsed.flags)?;
+        Ok(parsed)
+    }
+
+    fn mount(&self, mount: &MountSpec, parsed: MountOptions, gofers: &mut Vec<GoferConnection>) -> Result<()> {
         let (flags, data) = (parsed.flags, parsed.data);
         let destination = mount.destination().as_os_str().as_bytes();
         let source = mount.source().as_ref().map_or("none".into(), |source| source.display().to_string());
@@ -126,7 +135,10 @@ impl Builder<'_> {
                 gofers.iter().position(|gofer| gofer.destination == *mount.destination()).ok_or(Errno::ENOENT)?;
             let gofer = gofers.remove(index);
             let flags = if gofer.read_only { flags | MountFlags::RDONLY } else { flags };
-            (GoferFs::connect(gofer.socket, gofer.read_only, Caching::Revalidate)?, flags)
+            let caching = self.volumes.caching(mount.source().as_deref());
+            (GoferFs::connect(gofer.socket, gofer.read_only, caching)?, flags)
+        } else if let Some(fs) = self.volumes.file_system(mount)? {
+            (fs, flags)
         } else {
             (self.file_system(mount.typ().as_deref().unwrap_or(""), &data)?, flags)
         };
@@ -142,11 +154,11 @@ impl Builder<'_> {
     fn file_system(&self, kind: &str, data: &str) -> Result<Arc<dyn FileSystem>> {
         Ok(match kind {
             "proc" => proc::new(next_dev(), self.kernel),
-            "sysfs" => Arc::new(sysfs::new(next_dev(), crate::platform::placement::count() as u32, None)),
+            "sysfs" => Arc::new(sysfs::new(next_dev(), crate::platform::placement::count() as u32, &self.kernel.net)),
             "devpts" => {
                 // The instance that /dev/ptmx belongs to.
-                self.ptys.set_options(DevPtsOptions::parse(data)?);
-                self.ptys.clone()
+                self.kernel.ptys.set_options(DevPtsOptions::parse(data)?);
+                self.kernel.ptys.clone()
             }
             "tmpfs" | "ramfs" | "devtmpfs" => TmpFs::new(next_dev(), &TmpfsOptions::parse(data, ram())?, ram()),
             // An empty directory: there are no message queues.

@@ -27,6 +27,8 @@ bitflags! {
         const DONTDUMP = 1 << 5;
         /// Cannot be resized by `mremap(2)`.
         const DONTEXPAND = 1 << 6;
+        /// Lent to the platform: the container does not see it.
+        const LENT = 1 << 7;
     }
 }
 

@@ -10,7 +10,7 @@ use super::map::GUARD_GAP;
 use super::user::PAGE;
 use super::{Inner, MAX_MAP_COUNT, MMAP_MIN_ADDR, MemLimits, MemoryManager, page_down, page_up};
 use crate::errno::{Errno, Result};
-use crate::platform::{self, UserThread};
+use crate::platform::{self, Room, UserThread};
 use crate::vfs::file::OpenFile;
 
 /// The arguments of `mmap(2)`, with what the caller knows of the file.
@@ -155,7 +155,8 @@ impl MemoryManager {
         }
         let range = match fixed {
             Some(range) => {
-                if args.flags & libc::MAP_FIXED_NOREPLACE != 0 && !inner.map.is_free(&range) {
+                let lent = |area: &Area| area.flags.contains(AreaFlags::LENT);
+                if args.flags & libc::MAP_FIXED_NOREPLACE != 0 && !inner.map.overlapping(&range).all(lent) {
                     return Err(Errno::EEXIST);
                 }
                 range
@@ -178,6 +179,25 @@ impl MemoryManager {
         };
         inner.map_over(thread, area, populate)?;
         Ok(range.start)
+    }
+
+    /// Lends the platform [`Room::LEN`] bytes within 2 GiB of `near`, which the container neither sees nor misses: what it
+    /// maps there replaces them. `ENOMEM` when nothing is free.
+    pub fn lend(&self, thread: &mut dyn UserThread, near: &Range<u64>) -> Result<()> {
+        /// A jump's reach, less what else must be within it.
+        const REACH: u64 = (1 << 31) - (1 << 20);
+        let mut inner = self.lock();
+        let lowest = near.end.saturating_sub(REACH).max(self.range.start.max(MMAP_MIN_ADDR));
+        let highest = near.start.saturating_add(REACH).min(self.range.end);
+        // Below the code, as `mmap` goes; above it for a program at the bottom of memory, clear of its heap.
+        let below = inner.map.place(Room::LEN, &(lowest..near.start));
+        let at = below.or_else(|| inner.map.place(Room::LEN, &(near.end..highest))).ok_or(Errno::ENOMEM)?;
+        thread.take_room(at)?;
+        let range = at..at + Room::LEN;
+        let backing = Backing::Special("");
+        let area = Area::anonymous(range, 0, AreaFlags::LENT | AreaFlags::DONTEXPAND);
+        inner.map.insert(Area { backing, max_prot: 0, ..area });
+        Ok(())
     }
 
     /// `munmap(2)`. `EINVAL`; `ENOMEM` when the host cannot split a mapping.

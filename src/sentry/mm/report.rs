@@ -51,12 +51,17 @@ pub(super) fn resident(totals: Totals) -> u64 {
     totals.total.min(totals.data.saturating_add(totals.exec))
 }
 
+/// Not what is lent to the platform.
+fn is_shown(area: &&Area) -> bool {
+    !area.flags.contains(AreaFlags::LENT)
+}
+
 impl MemoryManager {
     /// Gives the areas in order to `emit`, from the first that ends above `from` on, until it returns `false`. The lock is
     /// held meanwhile.
     pub fn for_each_area(&self, from: u64, emit: &mut dyn FnMut(&Area) -> bool) {
         let inner = self.lock();
-        for area in inner.map.overlapping(&(from..u64::MAX)) {
+        for area in inner.map.overlapping(&(from..u64::MAX)).filter(is_shown) {
             if !emit(area) {
                 break;
             }
@@ -93,7 +98,7 @@ impl MemoryManager {
     /// The areas, so that names are found without the lock.
     fn snapshot(&self) -> (Vec<Area>, Places) {
         let inner = self.lock();
-        (inner.map.iter().cloned().collect(), Places::of(&inner))
+        (inner.map.iter().filter(is_shown).cloned().collect(), Places::of(&inner))
     }
 
     /// Sizes.

@@ -369,16 +369,18 @@ impl Source for UserBuffers<'_> {
         self.left
     }
 
-    fn take(&mut self, buf: &mut [u8]) -> Result<usize> {
+    fn peek(&mut self, buf: &mut [u8]) -> Result<usize> {
         let n = buf.len().min(self.left);
         if n == 0 {
             return Ok(0);
         }
-        let n = self.read_some(&mut buf[..n])?;
-        if n == 0 {
-            return Err(Errno::EFAULT);
+        match self.read_some(&mut buf[..n])? {
+            0 => Err(Errno::EFAULT),
+            n => Ok(n),
         }
+    }
+
+    fn skip(&mut self, n: usize) {
         self.advance(n);
-        Ok(n)
     }
 }

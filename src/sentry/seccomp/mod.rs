@@ -11,7 +11,7 @@ mod names;
 pub mod oci;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use parking_lot::RwLock;
 
@@ -146,6 +146,8 @@ const FILTER: u8 = 2;
 #[derive(Default)]
 pub struct Seccomp {
     mode: AtomicU8,
+    /// Counts what is put in force.
+    changes: AtomicU32,
     filter: RwLock<Option<Arc<Filter>>>,
     /// Another thread has set `PR_SET_NO_NEW_PRIVS` for this one, with `TSYNC`. Never unset.
     pub(in crate::sentry) no_new_privs: AtomicBool,
@@ -171,6 +173,7 @@ impl Seccomp {
     pub fn install(&self, filter: Arc<Filter>) {
         let old = self.filter.write().replace(filter);
         self.mode.store(FILTER, Ordering::Release);
+        self.changes.fetch_add(1, Ordering::SeqCst);
         drop(old);
     }
 
@@ -180,6 +183,7 @@ impl Seccomp {
             return Err(Errno::EINVAL);
         }
         self.mode.store(STRICT, Ordering::Release);
+        self.changes.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 
@@ -203,6 +207,20 @@ impl Seccomp {
         match (self.mode(), &*self.filter.read(), callers) {
             (DISABLED, ..) => true,
             (FILTER, Some(own), Some(callers)) => own.is_ancestor_of(callers),
+            _ => false,
+        }
+    }
+
+    /// Another number whenever something has been put in force.
+    pub fn changes(&self) -> u32 {
+        self.changes.load(Ordering::SeqCst)
+    }
+
+    /// Whether a call with this number is allowed whatever its arguments.
+    pub fn allows_always(&self, nr: u32) -> bool {
+        match self.mode() {
+            DISABLED => true,
+            FILTER => self.filter.read().as_ref().is_none_or(|filter| filter.allows_always(nr)),
             _ => false,
         }
     }

@@ -5,7 +5,7 @@ use crate::sentry::creds::Caps;
 use crate::sentry::mm::user::{MAX_RW, UserPtr, UserSlice, write_all};
 use crate::sentry::syscalls::{Fd, SysResult};
 use crate::sentry::task::{Current, boottime_ns};
-use crate::vfs::proc::system;
+use crate::vfs::proc::system::Memory;
 
 /// The size of each field of `struct utsname`, the NUL included.
 const UTS_FIELD: usize = 65;
@@ -58,9 +58,9 @@ pub fn setdomainname(cur: &mut Current, at: u64, len: i32) -> SysResult {
     Ok(0)
 }
 
-/// `sysinfo(2)`: the host's memory and load, the sandbox's time and tasks. `EFAULT`.
+/// `sysinfo(2)`: memory as far as the container's limit goes, the host's load, the sandbox's time and tasks. `EFAULT`.
 pub fn sysinfo(cur: &mut Current, at: UserPtr<[u64; 14]>) -> SysResult {
-    let host = system::memory();
+    let host = Memory::of(&cur.kernel);
     let bytes = |kib: u64| kib.saturating_mul(1024);
     let uptime = boottime_ns().saturating_sub(cur.kernel.boot_ns) / 1_000_000_000;
     let threads = cur.kernel.tree.lock().thread_count();

@@ -12,6 +12,7 @@ use crate::sentry::creds::{Caps, Credentials};
 use crate::sentry::loader::{self, CommitArgs, ExecArgs, ExecFiles, HostAux, Prepared};
 use crate::sentry::signal::AltStack;
 use crate::sentry::syscalls;
+use crate::sentry::syscalls::fs::fd::close_all;
 use crate::sentry::syscalls::process::creds::{KEEP_CAPS, NOROOT};
 use crate::sentry::task::tree::ExitStatus;
 use crate::sentry::task::{Attention, Current, ThreadGroup};
@@ -159,7 +160,11 @@ fn replace(cur: &mut Current, prepared: Prepared, new: NewCredentials) -> Result
         read_implies_exec: false,
         host: &HostAux::read(),
     };
+    let stub = cur.user.space().host_pid();
     let loaded = prepared.commit(&mut *cur.user, &args);
+    if cur.user.space().host_pid() != stub {
+        cur.kernel.take_in(cur.user.space().host_pid());
+    }
     *cur.task.interrupter.lock() = Some(cur.user.interrupter());
     let loaded = loaded?;
     let old = cur.task.mm.write().replace(loaded.mm);
@@ -191,6 +196,8 @@ fn shed(cur: &mut Current, new: NewCredentials) -> Result<()> {
             }
         }
     }
+    // A thread that is not the first takes that one's id.
+    cur.answers.set(None);
     // Descriptors last: who waits for one to close finds the process as it is from now on.
     close_on_exec(cur)?;
     if new.secure || !new.readable {
@@ -210,10 +217,8 @@ fn close_on_exec(cur: &Current) -> Result<()> {
         files = files.fork();
         cur.task.replace_files(files.clone());
     }
-    for file in files.remove_cloexec() {
-        // What flushing fails with, nobody can be told.
-        let _ = files.closed(&file);
-    }
+    // What flushing fails with, nobody can be told.
+    close_all(cur, &files, files.remove_cloexec());
     Ok(())
 }
 

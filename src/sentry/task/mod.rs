@@ -30,7 +30,7 @@ pub mod tree;
 pub mod usage;
 pub mod wait;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -41,7 +41,7 @@ use parking_lot::{Mutex, RwLock};
 use self::signals::{GroupSignals, TaskSignals};
 use self::usage::Usage;
 use crate::errno::{Errno, Result};
-use crate::platform::placement::Affinity;
+use crate::platform::placement::Scheduling;
 use crate::platform::{AddressSpace, Interrupter, UserThread};
 use crate::sentry::creds::{Caps, Credentials};
 use crate::sentry::fdtable::{FdSlot, FdTable};
@@ -49,7 +49,7 @@ use crate::sentry::fs::FsContext;
 use crate::sentry::kernel::Kernel;
 use crate::sentry::limits::Limits;
 use crate::sentry::mm::{MemLimits, MemoryManager};
-use crate::sentry::namespaces::Namespaces;
+use crate::sentry::namespaces::{Namespaces, Pid};
 use crate::sentry::seccomp::Seccomp;
 use crate::sentry::signal::frame::Trap;
 use crate::sentry::signal::{AltStack, SigSet, SignalHandlers};
@@ -227,6 +227,8 @@ pub struct Task {
     rests: AtomicBool,
     /// Where its sentry thread sleeps.
     pub parker: Arc<Parker>,
+    /// Whether it looks for a wake-up before it sleeps.
+    pub(super) looks: block::Looks,
     /// What stops its user code. `None` before it has started.
     interrupter: Mutex<Option<Arc<dyn Interrupter>>>,
     /// Its own pending signals and its mask.
@@ -243,16 +245,12 @@ pub struct Task {
     pub start_ns: u64,
     /// `PR_SET_TIMERSLACK`, in nanoseconds.
     pub timer_slack: AtomicU64,
-    /// `sched_setaffinity(2)`.
-    pub affinity: Arc<Affinity>,
-    /// `sched_setscheduler(2)`: one of the ordinary policies.
-    pub policy: AtomicI32,
+    /// On which CPUs it runs and with what share of them.
+    pub scheduling: Arc<Scheduling>,
     /// `set_mempolicy(2)`: mode and nodes.
     pub memory_policy: Mutex<(i32, u64)>,
     /// Whose count it is in: guarded by the tree's lock.
     pub(super) counted_uid: AtomicU32,
-    /// `setpriority(2)`.
-    pub nice: AtomicI32,
     /// `ioprio_set(2)`.
     pub io_priority: AtomicI32,
     /// `seccomp(2)`.
@@ -268,6 +266,11 @@ impl Task {
     /// The process id.
     pub fn pid(&self) -> i32 {
         self.group.pid
+    }
+
+    /// The process id, and in which namespace it counts: for who may be a process of another container.
+    pub fn scoped_pid(&self) -> Pid {
+        Pid { number: self.pid(), namespace: self.kernel.pid_namespace }
     }
 
     /// Its memory. `ESRCH` once it has ended.
@@ -344,9 +347,14 @@ impl Task {
         self.state.store(state as u8, Ordering::Relaxed);
     }
 
-    /// Changes on which CPUs it runs; user code that runs meanwhile is stopped once, to go on there.
-    pub fn set_affinity(&self, mask: Vec<u8>) {
-        self.affinity.set(mask);
+    /// Changes how it is scheduled; user code that runs meanwhile is stopped once, to go on so.
+    pub fn reschedule(&self, change: impl FnOnce(&Scheduling)) {
+        change(&self.scheduling);
+        self.kick();
+    }
+
+    /// Stops its user code once, if it runs: it goes on at once, by what holds then.
+    pub fn kick(&self) {
         if let Some(interrupter) = &*self.interrupter.lock() {
             interrupter.interrupt();
         }
@@ -356,9 +364,7 @@ impl Task {
     pub fn notify(&self, why: Attention) {
         self.attention.fetch_or(why.bits(), Ordering::SeqCst);
         self.parker.unpark();
-        if let Some(interrupter) = &*self.interrupter.lock() {
-            interrupter.interrupt();
-        }
+        self.kick();
     }
 
     /// What it is to look at.
@@ -392,11 +398,8 @@ impl Task {
         *self.name.lock() = parent.name();
         self.signals.lock().blocked = parent.blocked();
         self.timer_slack.store(parent.timer_slack.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.affinity.set(parent.affinity.get());
-        // Without SCHED_RESET_ON_FORK, which is for one generation.
-        self.policy.store(parent.policy.load(Ordering::Relaxed) & !0x4000_0000, Ordering::Relaxed);
+        self.scheduling.inherit(&parent.scheduling);
         *self.memory_policy.lock() = *parent.memory_policy.lock();
-        self.nice.store(parent.nice.load(Ordering::Relaxed), Ordering::Relaxed);
         self.io_priority.store(parent.io_priority.load(Ordering::Relaxed), Ordering::Relaxed);
         self.seccomp.inherit(&parent.seccomp);
     }
@@ -462,6 +465,7 @@ impl Task {
             exiting: AtomicBool::new(false),
             rests: AtomicBool::new(false),
             parker: Arc::default(),
+            looks: block::Looks::default(),
             interrupter: Mutex::new(None),
             signals: Mutex::default(),
             clear_child_tid: AtomicU64::new(0),
@@ -470,11 +474,9 @@ impl Task {
             clocks: Arc::default(),
             start_ns: boottime_ns(),
             timer_slack: AtomicU64::new(50_000),
-            affinity: Arc::default(),
-            policy: AtomicI32::new(libc::SCHED_OTHER),
+            scheduling: Arc::default(),
             memory_policy: Mutex::default(),
             counted_uid: AtomicU32::new(0),
-            nice: AtomicI32::new(0),
             io_priority: AtomicI32::new(0),
             seccomp,
         }
@@ -520,6 +522,8 @@ pub struct Current {
     pub(super) trap: Trap,
     /// `sigaltstack(2)`.
     pub(super) altstack: AltStack,
+    /// For which state of its filters the platform has answers of its own; `None`: it must be told again.
+    pub(super) answers: Cell<Option<u32>>,
 }
 
 impl Deref for Current {
@@ -568,5 +572,6 @@ impl Current {
         // Another thread may have set it meanwhile.
         creds.no_new_privs |= self.seccomp.no_new_privs.load(Ordering::SeqCst);
         *place = Arc::new(creds);
+        self.answers.set(None);
     }
 }

@@ -1,5 +1,6 @@
 //! The life of a task on its sentry thread: run user code, answer, look up, again.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -75,6 +76,7 @@ pub fn start_program(task: Arc<Task>, seed: Seed, exec: Exec) -> Result<()> {
 
 fn load(task: &Arc<Task>, seed: Seed, exec: Exec) -> Result<Current> {
     let user = seed.attach()?;
+    task.kernel.take_in(user.space().host_pid());
     // `execve` goes out from a memory, which is empty here.
     *task.mm.write() = Some(MemoryManager::new(user.space().clone()));
     let mut cur = Current::new(task.clone(), user, AltStack::default());
@@ -140,6 +142,12 @@ fn run(mut cur: Current) {
         if due && !cur.look_up() {
             break killed;
         }
+        if cur.answers.get() != Some(cur.seccomp.changes()) {
+            give_answers(&mut cur);
+        }
+        if let Some(near) = cur.user.wants_room() {
+            lend_room(&mut cur, &near);
+        }
         cur.clocks.runs();
         let event = cur.user.run();
         cur.clocks.stops();
@@ -162,6 +170,38 @@ fn run(mut cur: Current) {
     exit::end_thread(cur, status);
 }
 
+/// Tells the platform the answers that do not change but by calls of the task's own, as far as its filters have no say and
+/// nobody wants to see the calls.
+fn give_answers(cur: &mut Current) {
+    let changes = cur.seccomp.changes();
+    let creds = cur.creds();
+    let answers = [
+        (libc::SYS_getpid, cur.pid() as u32),
+        (libc::SYS_gettid, cur.tid() as u32),
+        (libc::SYS_getuid, creds.ruid),
+        (libc::SYS_geteuid, creds.euid),
+        (libc::SYS_getgid, creds.rgid),
+        (libc::SYS_getegid, creds.egid),
+    ];
+    let traced = cur.kernel.tracer.is_some();
+    let allowed = |number: i64| !traced && cur.seccomp.allows_always(number as u32);
+    let answers: Vec<(usize, u32)> = answers
+        .into_iter()
+        .filter(|(number, _)| allowed(*number))
+        .map(|(number, answer)| (number as usize, answer))
+        .collect();
+    cur.user.set_answers(&answers);
+    cur.answers.set(Some(changes));
+}
+
+/// Lends the platform a piece of the container's address space. It can do without.
+fn lend_room(cur: &mut Current, near: &std::ops::Range<u64>) {
+    let Ok(mm) = cur.task.mm() else { return };
+    if let Err(error) = mm.lend(&mut *cur.user, near) {
+        log::debug!("no room near {near:x?}: {error}");
+    }
+}
+
 fn fault(cur: &mut Current, host: &crate::platform::SigInfo) {
     let Ok(info) = SigInfo::from_fault(host) else { return };
     if info.signal() == Signal::SEGV {
@@ -178,7 +218,7 @@ fn fault(cur: &mut Current, host: &crate::platform::SigInfo) {
 impl Current {
     /// The calling thread's task, which runs on `user`.
     pub(super) fn new(task: Arc<Task>, mut user: Box<dyn crate::platform::UserThread>, altstack: AltStack) -> Current {
-        user.follow(task.affinity.clone());
+        user.follow(task.scheduling.clone());
         *task.interrupter.lock() = Some(user.interrupter());
         task.clocks.started();
         task.group.clocks.enter(&task.clocks);
@@ -192,6 +232,7 @@ impl Current {
             restart: None,
             trap: Trap::default(),
             altstack,
+            answers: Cell::new(None),
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::errno::{Errno, Result};
 use crate::sentry::task::usage::Usage;
@@ -82,9 +82,20 @@ pub struct Node {
     pub death_signal: i32,
 }
 
+/// Tells a PID namespace from the others of the sandbox.
+struct Serial(u64);
+
+impl Default for Serial {
+    fn default() -> Serial {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Serial(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// All processes.
 #[derive(Default)]
 pub struct TaskTree {
+    serial: Serial,
     nodes: HashMap<i32, Node>,
     threads: HashMap<i32, Arc<Task>>,
     /// Process groups and their members, zombies included.
@@ -103,6 +114,11 @@ pub const PID_MAX: i32 = 32768;
 const RESERVED: i32 = 300;
 
 impl TaskTree {
+    /// What its numbers' [`Pid`](crate::sentry::namespaces::Pid)s have as their namespace.
+    pub fn namespace(&self) -> u64 {
+        self.serial.0
+    }
+
     /// An id that nothing uses: not a thread, a process group or a session. `EAGAIN` when there is none; `ENOMEM` when the
     /// first process has ended, with which all others end: `pid_namespaces(7)`.
     pub fn allocate_id(&mut self) -> Result<i32> {

@@ -171,7 +171,7 @@ pub fn set_oom_adj(_: &Subject, task: &Arc<Task>, bytes: &[u8]) -> Result<()> {
 pub fn oom_score(_: &Subject, task: &Arc<Task>) -> Result<Vec<u8>> {
     let adj = i64::from(task.group.oom_score_adj.load(Ordering::Relaxed));
     let used = task.mm().map_or(0, |mm| mm.sizes().resident) / 1024;
-    let all = super::super::system::memory().total_kib.max(1);
+    let all = super::super::system::Memory::of_machine().total_kib.max(1);
     let points = i64::try_from(used.saturating_mul(1000) / all).unwrap_or(1000).min(1000);
     let score = if adj == -i64::from(ADJ_MAX) { 0 } else { (1000 + points + adj).max(0) * 2 / 3 };
     Ok(format!("{score}\n").into_bytes())

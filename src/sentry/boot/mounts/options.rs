@@ -33,6 +33,45 @@ const TMPFS: &[&str] =
 /// How the host accounts, which is the same for the view that the sandbox has: `cgroups(7)`.
 const CGROUP: &[&str] = &["nsdelegate", "memory_recursiveprot", "memory_localevents", "favordynmods", "xattr"];
 
+/// Options that set a flag of the mount or take it away.
+const FLAGS: [(&str, MountFlags, bool); 20] = [
+    ("ro", MountFlags::RDONLY, true),
+    ("rw", MountFlags::RDONLY, false),
+    ("nosuid", MountFlags::NOSUID, true),
+    ("suid", MountFlags::NOSUID, false),
+    ("nodev", MountFlags::NODEV, true),
+    ("dev", MountFlags::NODEV, false),
+    ("noexec", MountFlags::NOEXEC, true),
+    ("exec", MountFlags::NOEXEC, false),
+    ("noatime", MountFlags::NOATIME, true),
+    ("atime", MountFlags::NOATIME, false),
+    ("nodiratime", MountFlags::NODIRATIME, true),
+    ("diratime", MountFlags::NODIRATIME, false),
+    ("relatime", MountFlags::RELATIME, true),
+    ("norelatime", MountFlags::RELATIME, false),
+    ("strictatime", MountFlags::STRICTATIME, true),
+    ("nostrictatime", MountFlags::STRICTATIME, false),
+    ("sync", MountFlags::SYNCHRONOUS, true),
+    ("dirsync", MountFlags::DIRSYNC, true),
+    ("nosymfollow", MountFlags::NOSYMFOLLOW, true),
+    ("symfollow", MountFlags::NOSYMFOLLOW, false),
+];
+
+/// Options that ask for what there is anyway.
+const USUAL: [&str; 9] = ["bind", "rbind", "defaults", "async", "loud", "silent", "nomand", "noiversion", "nolazytime"];
+
+/// How a mount propagates: `mount_namespaces(7)`.
+const PROPAGATION: [&str; 8] =
+    ["private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"];
+
+/// Every option that is known for any mount, in order: what `features` tells. A file system's own are not among them.
+pub fn known() -> Vec<&'static str> {
+    let flags = FLAGS.iter().map(|(name, _, _)| *name);
+    let mut all: Vec<&str> = flags.chain(USUAL).chain(PROPAGATION).collect();
+    all.sort_unstable();
+    all
+}
+
 /// Parses the options of a mount of file system `kind`; of a bind mount with `None`. What is wrong, in words.
 pub fn parse<'a>(kind: Option<&str>, options: impl Iterator<Item = &'a str>) -> Result<MountOptions, String> {
     let own: &[&str] = match kind {
@@ -45,20 +84,17 @@ pub fn parse<'a>(kind: Option<&str>, options: impl Iterator<Item = &'a str>) -> 
     let mut parsed = MountOptions::default();
     let mut data = Vec::new();
     for option in options {
-        if let Some((flag, on)) = flag(option) {
+        if let Some(&(_, flag, on)) = FLAGS.iter().find(|(name, _, _)| *name == option) {
             parsed.flags.set(flag, on);
             continue;
         }
         match option {
-            "bind" | "rbind" | "defaults" | "async" | "loud" | "silent" | "nomand" | "noiversion" | "nolazytime"
-            | "" => {}
-            "private" | "rprivate" | "slave" | "rslave" | "unbindable" | "runbindable" => {
-                parsed.propagation = Some(option.to_owned());
-            }
+            "" => {}
+            usual if USUAL.contains(&usual) => {}
             "shared" | "rshared" if kind.is_none() => {
                 return Err(format!("{option:?}: what the container mounts there cannot be seen on the host"));
             }
-            "shared" | "rshared" => parsed.propagation = Some(option.to_owned()),
+            how if PROPAGATION.contains(&how) => parsed.propagation = Some(option.to_owned()),
             other if own.contains(&other.split('=').next().unwrap_or(other)) => data.push(other),
             "idmap" | "ridmap" => return Err(format!("{option:?}: id-mapped mounts are not supported")),
             other => return Err(format!("option {other:?} is not supported")),
@@ -66,32 +102,6 @@ pub fn parse<'a>(kind: Option<&str>, options: impl Iterator<Item = &'a str>) -> 
     }
     parsed.data = data.join(",");
     Ok(parsed)
-}
-
-fn flag(option: &str) -> Option<(MountFlags, bool)> {
-    Some(match option {
-        "ro" => (MountFlags::RDONLY, true),
-        "rw" => (MountFlags::RDONLY, false),
-        "nosuid" => (MountFlags::NOSUID, true),
-        "suid" => (MountFlags::NOSUID, false),
-        "nodev" => (MountFlags::NODEV, true),
-        "dev" => (MountFlags::NODEV, false),
-        "noexec" => (MountFlags::NOEXEC, true),
-        "exec" => (MountFlags::NOEXEC, false),
-        "noatime" => (MountFlags::NOATIME, true),
-        "atime" => (MountFlags::NOATIME, false),
-        "nodiratime" => (MountFlags::NODIRATIME, true),
-        "diratime" => (MountFlags::NODIRATIME, false),
-        "relatime" => (MountFlags::RELATIME, true),
-        "norelatime" => (MountFlags::RELATIME, false),
-        "strictatime" => (MountFlags::STRICTATIME, true),
-        "nostrictatime" => (MountFlags::STRICTATIME, false),
-        "sync" => (MountFlags::SYNCHRONOUS, true),
-        "dirsync" => (MountFlags::DIRSYNC, true),
-        "nosymfollow" => (MountFlags::NOSYMFOLLOW, true),
-        "symfollow" => (MountFlags::NOSYMFOLLOW, false),
-        _ => return None,
-    })
 }
 
 #[cfg(test)]
@@ -105,6 +115,15 @@ mod tests {
         assert_eq!(parsed.flags, MountFlags::NOSUID | MountFlags::NOEXEC);
         assert_eq!(parsed.propagation.as_deref(), Some("rslave"));
         assert_eq!(parsed.data, "mode=755,size=64k");
+    }
+
+    #[test]
+    fn what_is_known_is_taken() {
+        let known = known();
+        assert!(known.is_sorted() && known.windows(2).all(|pair| pair[0] != pair[1]), "{known:?}");
+        for option in known {
+            assert!(parse(Some("tmpfs"), [option].into_iter()).is_ok(), "{option}");
+        }
     }
 
     #[test]

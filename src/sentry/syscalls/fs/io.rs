@@ -176,8 +176,7 @@ fn attempt_write(cur: &Current, file: &OpenFile, source: &mut dyn Source, how: H
     let object = file.object();
     if let (Some(socket), None) = (file.downcast::<UnixSocket>(), how.at) {
         // The writer's credentials go with it, not those of the socket's maker.
-        let cred = net::cred(cur);
-        let credentials = Some((cred.pid, cred.uid, cred.gid));
+        let credentials = Some(net::cred(cur));
         return socket.send(source, None, Ancillary { credentials, ..Ancillary::default() }, 0);
     }
     let special = how.flags & (APPEND | NOAPPEND) != 0 && object.seekable();

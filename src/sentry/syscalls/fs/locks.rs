@@ -4,6 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::errno::{Errno, Result};
 use crate::sentry::mm::user::UserPtr;
+use crate::sentry::namespaces::Pid;
 use crate::sentry::syscalls::fs::path::attr_of;
 use crate::sentry::syscalls::{Fd, SysResult};
 use crate::sentry::task::Current;
@@ -67,12 +68,12 @@ fn decode(file: &OpenFile, raw: &RawLock) -> Result<Request> {
     Ok(Request { first, last, kind })
 }
 
-/// Whose lock it is, and what `F_GETLK` of others reports as its process.
-fn owner(cur: &Current, file: &OpenFile, of_description: bool, raw: &RawLock) -> Result<(LockOwner, i32)> {
+/// Whose lock it is, and which process `F_GETLK` of others reports.
+fn owner(cur: &Current, file: &OpenFile, of_description: bool, raw: &RawLock) -> Result<(LockOwner, Option<Pid>)> {
     if !of_description {
-        return Ok((LockOwner::Process(cur.files()?.id()), cur.pid()));
+        return Ok((LockOwner::Process(cur.files()?.id()), Some(cur.scoped_pid())));
     }
-    if raw.pid != 0 { Err(Errno::EINVAL) } else { Ok((LockOwner::Description(file.id()), -1)) }
+    if raw.pid != 0 { Err(Errno::EINVAL) } else { Ok((LockOwner::Description(file.id()), None)) }
 }
 
 /// `F_GETLK`, `F_OFD_GETLK`.
@@ -95,7 +96,7 @@ pub fn get(cur: &Current, file: &OpenFile, arg: UserPtr<RawLock>, of_description
             raw.start = held.start as i64;
             let to_end = held.last >= i64::MAX as u64;
             raw.len = if to_end { 0 } else { (held.last - held.start + 1) as i64 };
-            raw.pid = held.pid;
+            raw.pid = held.pid_seen_from(cur.kernel.pid_namespace);
         }
     }
     arg.write(cur.space(), &raw).map(|()| 0)
@@ -157,7 +158,7 @@ pub fn flock(cur: &mut Current, fd: Fd, operation: i32) -> SysResult {
     };
     let locks = file.locks();
     file.note_lock();
-    let pid = cur.pid();
+    let pid = cur.scoped_pid();
     match locks.flock(file.id(), kind, pid) {
         Err(Errno::EAGAIN) if operation & libc::LOCK_NB == 0 => {}
         done => return done.map(|()| 0),

@@ -5,13 +5,14 @@
 use std::time::Instant;
 
 use super::control::{self, ControlWriter};
-use super::{addr, cred, deadline, interrupted, read_addr, socket_file, socket_of, unix, write_addr};
+use super::{addr, cred, deadline, interrupted, read_addr, socket_file, socket_of, ucred, unix, write_addr};
 use crate::errno::{Errno, Result};
 use crate::io::Source;
-use crate::netstack::unix::{MAX_FILES, UnixSocket};
+use crate::netstack::unix::{Cred, MAX_FILES, UnixSocket};
 use crate::netstack::{Ancillary, Message, RecvFlags, SockAddr, Socket};
 use crate::sentry::creds::Caps;
 use crate::sentry::mm::user::{IOV_MAX, UserBuffers, UserPtr, UserSlice, write_all};
+use crate::sentry::namespaces::Pid;
 use crate::sentry::signal::{SigInfo, Signal};
 use crate::sentry::syscalls::signal::{deadline_after, timespec};
 use crate::sentry::syscalls::time::Time;
@@ -90,8 +91,7 @@ fn send(
     let socket = socket_of(file)?;
     let own = file.downcast::<UnixSocket>();
     if own.is_some() && ancillary.credentials.is_none() {
-        let cred = cred(cur);
-        ancillary.credentials = Some((cred.pid, cred.uid, cred.gid));
+        ancillary.credentials = Some(cred(cur));
     }
     let nonblocking = file.nonblocking() || flags & libc::MSG_DONTWAIT != 0;
     let stream = socket.domain().1 == libc::SOCK_STREAM;
@@ -181,14 +181,15 @@ fn decode_control(cur: &Current, domain: i32, bytes: &[u8]) -> Result<Ancillary>
 }
 
 /// `struct ucred`, of ids that the sender has or may take. `EINVAL`, `EPERM`.
-fn decode_credentials(cur: &Current, data: &[u8]) -> Result<(i32, u32, u32)> {
+fn decode_credentials(cur: &Current, data: &[u8]) -> Result<Cred> {
     let ([pid, uid, gid], []) = data.as_chunks::<4>() else { return Err(Errno::EINVAL) };
     let (pid, uid, gid) = (i32::from_ne_bytes(*pid), u32::from_ne_bytes(*uid), u32::from_ne_bytes(*gid));
     let creds = cur.creds();
     let allowed = (pid == cur.pid() || creds.has(Caps::SYS_ADMIN))
         && ([creds.ruid, creds.euid, creds.suid].contains(&uid) || creds.has(Caps::SETUID))
         && ([creds.rgid, creds.egid, creds.sgid].contains(&gid) || creds.has(Caps::SETGID));
-    if allowed { Ok((pid, uid, gid)) } else { Err(Errno::EPERM) }
+    let pid = Pid { number: pid, namespace: cur.kernel.pid_namespace };
+    if allowed { Ok(Cred { pid, uid, gid }) } else { Err(Errno::EPERM) }
 }
 
 /// `sendmmsg(2)`: how many were sent; an error only when none was.
@@ -301,9 +302,8 @@ fn encode_control(cur: &Current, control: &mut ControlWriter, ancillary: Ancilla
     for (level, kind, data) in ancillary.other {
         control.put(level, kind, &data);
     }
-    if let Some((pid, uid, gid)) = ancillary.credentials {
-        let ucred = [pid.to_ne_bytes(), uid.to_ne_bytes(), gid.to_ne_bytes()].concat();
-        control.put(libc::SOL_SOCKET, libc::SCM_CREDENTIALS, &ucred);
+    if let Some(cred) = ancillary.credentials {
+        control.put(libc::SOL_SOCKET, libc::SCM_CREDENTIALS, &ucred(cur, cred));
     }
     let sent = ancillary.files.len();
     if sent == 0 {

@@ -38,7 +38,13 @@ pub(super) fn socket_of(file: &OpenFile) -> Result<&dyn Socket> {
 /// The caller, as a UNIX socket's peer is told.
 pub(in crate::sentry::syscalls) fn cred(cur: &Current) -> Cred {
     let creds = cur.creds();
-    Cred { pid: cur.pid(), uid: creds.euid, gid: creds.egid }
+    Cred { pid: cur.scoped_pid(), uid: creds.euid, gid: creds.egid }
+}
+
+/// `struct ucred`, as the caller sees a peer.
+pub(super) fn ucred(cur: &Current, cred: Cred) -> Vec<u8> {
+    let pid = cred.pid.seen_from(cur.kernel.pid_namespace);
+    [pid.to_ne_bytes(), cred.uid.to_ne_bytes(), cred.gid.to_ne_bytes()].concat()
 }
 
 /// When a call with `SO_RCVTIMEO` or (with `send`) `SO_SNDTIMEO` gives up.

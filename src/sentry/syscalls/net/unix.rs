@@ -38,6 +38,7 @@ pub(super) fn bind(cur: &Current, socket: &UnixSocket, path: &[u8]) -> Result<()
         let attached = || {
             let attachments = made.inode()?.attachments().ok_or(Errno::EOPNOTSUPP)?;
             attachments.set(socket.bind_path(path)?);
+            socket.keep_node(made.clone());
             Ok(())
         };
         attached().inspect_err(|_| {

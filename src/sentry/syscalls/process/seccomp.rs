@@ -86,6 +86,8 @@ fn sync(task: &Task, filter: &Arc<Filter>, no_new_privs: bool) {
         task.impose_no_new_privs();
     }
     task.seccomp.install(filter.clone());
+    // The platform may be answering for it.
+    task.kick();
 }
 
 /// `struct sock_fprog`, checked.

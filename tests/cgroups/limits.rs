@@ -1,77 +1,12 @@
-//! Limits of the specification on this host's real cgroups, whichever version has the controllers.
-
-mod common;
+//! What limits do on the host, and to the container's programs.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{Running, Sandbox};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-/// A controller's directory on this host, and whether it is version 2's.
-fn mounted(controller: &str) -> (PathBuf, bool) {
-    let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc is mounted");
-    for line in mounts.lines() {
-        let fields: Vec<&str> = line.split(' ').collect();
-        let point = PathBuf::from(fields[1]);
-        match fields[2] {
-            "cgroup" if fields[3].split(',').any(|option| option == controller) => return (point, false),
-            "cgroup2" => {
-                let offered = fs::read_to_string(point.join("cgroup.controllers")).expect("cgroup2 has it");
-                if offered.split_whitespace().any(|one| one == controller) {
-                    return (point, true);
-                }
-            }
-            _ => {}
-        }
-    }
-    panic!("this host has no cgroup controller {controller}: these tests need it");
-}
-
-/// A cgroup for one test.
-struct Place(String);
-
-impl Place {
-    fn new(name: &str) -> Place {
-        Place(format!("/runsc-test-{}-{name}/c1", std::process::id()))
-    }
-
-    fn dir(&self, controller: &str) -> PathBuf {
-        mounted(controller).0.join(&self.0[1..])
-    }
-
-    /// A control file, by its names in both versions.
-    fn read(&self, controller: &str, v1: &str, v2: &str) -> String {
-        let name = if mounted(controller).1 { v2 } else { v1 };
-        let path = self.dir(controller).join(name);
-        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
-    }
-
-    fn sandbox<'a>(&self, script: &str, resources: Value) -> Sandbox<'a> {
-        Sandbox::new(["sh", "-c", script]).with("/linux/cgroupsPath", json!(self.0)).with("/linux/resources", resources)
-    }
-
-    #[track_caller]
-    fn is_gone(&self) {
-        for controller in ["memory", "cpu", "pids"] {
-            let dir = self.dir(controller);
-            assert!(!dir.exists() && !dir.parent().unwrap().exists(), "{} is left", dir.display());
-        }
-    }
-}
-
-fn printed(running: &mut Running, wanted: &str) {
-    let file = running.printed();
-    running.until(wanted, || fs::read_to_string(&file).ok()?.contains(wanted).then_some(()));
-}
-
-#[track_caller]
-fn done(output: std::process::Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("UTF-8")
-}
+use super::place::{Place, done, printed};
 
 #[test]
 fn limits_are_set_changed_counted_and_removed() {
