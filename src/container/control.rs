@@ -10,7 +10,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, sendmsg,
+    setsockopt, socket,
+};
+use nix::sys::time::TimeVal;
 use oci_spec::runtime::{LinuxResources, Process as ProcessSpec, Spec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -187,6 +192,9 @@ pub struct Served {
     pub destination: PathBuf,
     /// Whether the gofer refuses every change.
     pub read_only: bool,
+    /// Whether what the host mounts there later is served too.
+    #[serde(default)]
+    pub follows: bool,
 }
 
 /// Of which container a further one of a sandbox shares what, beyond the network that all share.
@@ -288,6 +296,22 @@ impl Client {
     pub fn connect(path: &Path) -> Result<Client> {
         let stream = UnixStream::connect(path).doing(|| "connect to the sentry")?;
         Ok(Client { channel: Channel::new(stream) })
+    }
+
+    /// As [`Client::connect`], and so long at most for that and for each answer: a sentry that is stopped takes no connections
+    /// from its queue, and once that is full there is none to be had.
+    pub fn connect_within(path: &Path, timeout: Duration) -> Result<Client> {
+        let doing = || "connect to the sentry";
+        let connect = || {
+            let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+            let limit = TimeVal::new(timeout.as_secs() as i64, timeout.subsec_micros().into());
+            setsockopt(&socket, SendTimeout, &limit)?;
+            nix::sys::socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+            Ok::<OwnedFd, nix::errno::Errno>(socket)
+        };
+        let client = Client::from_stream(connect().map_err(io::Error::from).doing(doing)?.into());
+        client.set_timeout(Some(timeout))?;
+        Ok(client)
     }
 
     /// Over a connection that another process has made.

@@ -21,6 +21,9 @@ use super::{network, spawn};
 /// How long the sentry may take to accept a command.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// How long it may take to say how a container is, before what is written down is believed.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// A container, locked: nobody else changes it meanwhile.
 pub struct Container {
     /// Where its state is kept.
@@ -182,19 +185,36 @@ impl Container {
 }
 
 /// How a container is now. That is the sentry's to know: the command that started or paused it may have been killed, or
-/// have found no room on the disk, before it could write that down.
+/// have found no room on the disk, before it could write that down. One that does not answer (it may be stopped) is not waited
+/// for: what is written down says it then, with the exit status, which the sentry writes itself.
 pub fn status(root: &Path, record: &Record) -> Status {
     let known = record.status();
     if matches!(known, Status::Creating | Status::Stopped) {
         return known;
     }
     let asked = || -> Result<Status> {
-        let mut client = state::connect(root, record)?;
-        client.set_timeout(Some(GRACE))?;
+        let mut client = state::connect_within(root, record, LOOK)?;
         Ok(client.call::<State>(&Request::State { id: record.id.clone() })?.status)
     };
-    // Without an answer it may have ended just now.
-    asked().unwrap_or_else(|_| record.status())
+    asked().unwrap_or_else(|_| match StateDir::exit_status_in(root, &record.id) {
+        Some(_) => Status::Stopped,
+        // It may have ended just now.
+        None => record.status(),
+    })
+}
+
+/// How each of several containers is now, asked at once.
+pub fn statuses(root: &Path, records: &[Record]) -> Vec<Status> {
+    /// As many as are asked at a time.
+    const AT_ONCE: usize = 64;
+    let ask = |some: &[Record]| {
+        std::thread::scope(|scope| {
+            let asked: Vec<_> = some.iter().map(|record| (record, scope.spawn(|| status(root, record)))).collect();
+            let answers = asked.into_iter().map(|(record, asked)| asked.join().unwrap_or_else(|_| record.status()));
+            answers.collect::<Vec<Status>>()
+        })
+    };
+    records.chunks(AT_ONCE).flat_map(ask).collect()
 }
 
 /// Waits for the end of a container's process and returns its exit status, or 128 plus the signal that killed it. The
