@@ -211,13 +211,7 @@ pub fn run(runtime: &Runtime) {
     const LENGTHS: [usize; 3] = [4_000, 14_000, 100_000];
     println!("\n## A long path, Mbit/s (segments sent again in ten seconds); milliseconds for 4, 14 and 100 kB\n");
     println!("| path | | bulk | 4 kB | 14 kB | 100 kB |\n| --- | --- | ---: | ---: | ---: | ---: |");
-    let cases = [
-        (None, "cubic"),
-        (None, "reno"),
-        (Some(runtime), "none"),
-        (Some(runtime), "reno"),
-        (Some(runtime), "cubic"),
-    ];
+    let cases = [(None, "cubic"), (None, "reno"), (Some(runtime), "cubic"), (Some(runtime), "reno")];
     for path in &PATHS {
         for (runtime, control) in cases {
             let wan = Wan::new(if runtime.is_some() { Cable::Tap } else { Cable::Veth });

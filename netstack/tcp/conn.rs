@@ -18,9 +18,10 @@ use super::listen::Listener;
 use super::memory::{Lent, MEMORY};
 use super::meter::{Clamp, Meter};
 use super::options::{TcpOptions, retry_time};
-use super::segment::{ACK, RST, SYN, Segment, mss_option};
-use super::sender::{Feed, Sender};
+use super::segment::{ACK, FIN, RST, SYN, Segment, mss_option, option_mut};
+use super::sender::{Feed, OPTION_SCALE, Part, Sender};
 use crate::errno::{Errno, Result};
+use crate::netstack::device::Frame;
 use crate::netstack::device::vnet::{self, Offload, Partial, Segmentation};
 use crate::netstack::stack::counters::{Ext, Ip, Tcp as Counter};
 use crate::netstack::stack::packet::{self, Packet, TCP};
@@ -241,7 +242,7 @@ impl Conn {
             segments: (0, 0),
             bytes: (0, 0),
             meter: Meter::default(),
-            sender: Sender::new(options.congestion, mss.min(DEFAULT_MSS).into()),
+            sender: Sender::new(options.congestion, mss.min(DEFAULT_MSS).into(), send_limit),
             peer_start: 0,
             owes_since: now().total_micros(),
             clamp: Clamp::default(),
@@ -350,6 +351,10 @@ impl Conn {
         let mut bytes = packet.bytes.to_vec();
         let start = packet.header_len();
         let header = bytes.get_mut(start..start + segment.header_len).unwrap_or_default();
+        // Windows are told in units of our choice.
+        if let Some([scale]) = option_mut(header, OPTION_SCALE) {
+            *scale = state.sender.own_scale();
+        }
         if let Some(option) = mss_option(header) {
             let theirs = u16::from_be_bytes(*option);
             // smoltcp takes 0 for no option, and no less than 48.
@@ -371,16 +376,15 @@ impl Conn {
             return;
         }
         state.set_timeout();
-        self.steer(engine, state);
+        self.steer(stack, engine, state);
         while engine.transmit(&mut state.sockets) {
             self.flush(stack, engine, state);
             // A timer of the machine's may have taken what was under way for lost.
-            self.steer_after_loss(engine, state);
+            self.narrow(engine, state);
         }
-        state.sender.give_up_resend();
     }
 
-    /// Sends the segment in the engine's frame.
+    /// Sends the segment in the engine's frame, or as much of it as is to be sent.
     pub fn flush(&self, stack: &Stack, engine: &mut Engine, state: &mut State) {
         let bytes = engine.frame.packet_mut();
         let start = if self.tuple.remote.is_ipv4() { 20 } else { 40 };
@@ -390,13 +394,26 @@ impl Conn {
             *seq = u32::from_be_bytes(*seq).wrapping_add(state.shift).to_be_bytes();
         }
         let Some(segment) = bytes.get(start..).and_then(Segment::parse) else { return };
+        let ranges = match state.sender.sending(&segment, now().total_micros()) {
+            Part::Whole => return self.flush_whole(stack, engine, state, segment),
+            Part::Ranges(ranges) => ranges,
+        };
+        let all = if ranges.is_empty() { Vec::new() } else { engine.frame.packet().to_vec() };
+        for range in ranges {
+            let part = cut(&mut engine.frame, &all, start, &segment, range);
+            self.flush_whole(stack, engine, state, part);
+        }
+    }
+
+    fn flush_whole(&self, stack: &Stack, engine: &mut Engine, state: &mut State, segment: Segment) {
+        let bytes = engine.frame.packet_mut();
+        let start = if self.tuple.remote.is_ipv4() { 20 } else { 40 };
         state.segments.1 = state.segments.1.wrapping_add(1);
         if segment.flags & (SYN | RST) != RST {
             state.sent = (segment.end(), segment.ack);
         }
         let resent = state.meter.resent_segments;
         state.meter.sending(&segment);
-        state.sender.sending(&segment, now().total_micros());
         self.count_sent(stack, state, &segment, bytes.len(), state.meter.resent_segments != resent);
         state.clamp.apply(&mut bytes[start..], &segment, state.options.window_clamp);
         packet::set_tos(bytes, state.options.ip.tos(self.tuple.remote.ip()));
@@ -702,13 +719,33 @@ impl TimerTarget for Conn {
         }
         let resent = state.meter.resent_segments;
         if state.established && state.sender.deadline().is_some_and(|deadline| deadline <= micros) {
-            stack.tcp.engines.with(|engine| self.go_back(&stack, engine, &mut state));
+            state.sender.timed_out(micros);
         }
         self.step(&mut state, |_| ());
         if state.meter.resent_segments != resent {
             stack.counters().count(Ext::TCPTimeouts);
         }
     }
+}
+
+/// Makes of the packet `all`, with the TCP header at `start`, one with a range of its segment's sequence numbers.
+fn cut(frame: &mut Frame, all: &[u8], start: usize, segment: &Segment, (from, to): (u32, u32)) -> Segment {
+    let headers = start + segment.header_len;
+    let offset = |seq: u32| (seq.wrapping_sub(segment.seq) as usize).min(segment.len);
+    let (begin, end) = (offset(from), offset(to));
+    let bytes = frame.start(headers + end - begin);
+    bytes[..headers].copy_from_slice(&all[..headers]);
+    bytes[headers..].copy_from_slice(&all[headers + begin..headers + end]);
+    let total = bytes.len() as u16;
+    if start == 20 {
+        bytes[2..4].copy_from_slice(&total.to_be_bytes());
+    } else {
+        bytes[4..6].copy_from_slice(&(total - start as u16).to_be_bytes());
+    }
+    let flags = if to == segment.end() { segment.flags } else { segment.flags & !FIN };
+    bytes[start + 4..start + 8].copy_from_slice(&from.to_be_bytes());
+    bytes[start + 13] = flags;
+    Segment { seq: from, flags, len: end - begin, ..*segment }
 }
 
 /// What a reset means to the user: `tcp_reset` of Linux.

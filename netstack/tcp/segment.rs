@@ -68,21 +68,15 @@ impl Segment {
 
 /// The maximum segment size option of a header, which may be changed.
 pub fn mss_option(header: &mut [u8]) -> Option<&mut [u8; 2]> {
-    let mut at = 20;
-    loop {
-        match *header.get(at)? {
-            OPTION_END => return None,
-            OPTION_NOP => at += 1,
-            OPTION_MSS if *header.get(at + 1)? == 4 => return header.get_mut(at + 2..)?.first_chunk_mut(),
-            _ => {
-                let len = usize::from(*header.get(at + 1)?);
-                if len < 2 {
-                    return None;
-                }
-                at += len;
-            }
-        }
-    }
+    option_mut(header, OPTION_MSS).filter(|value| value.len() == 2)?.first_chunk_mut()
+}
+
+/// The value of an option of a header, which may be changed.
+pub fn option_mut(header: &mut [u8], wanted: u8) -> Option<&mut [u8]> {
+    let start = header.as_ptr().addr();
+    let place = option(header, wanted)?;
+    let (at, len) = (place.as_ptr().addr() - start, place.len());
+    header.get_mut(at..at + len)
 }
 
 /// The value of an option of a header.

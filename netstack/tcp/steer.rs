@@ -80,27 +80,31 @@ impl Conn {
         state.sender.told(Some(field));
     }
 
-    /// Has the machine know how much may be under way, and that its first segment is lost when it is.
-    pub fn steer(&self, engine: &mut Engine, state: &mut State) {
+    /// Has the machine know how much may be under way, and go back when something is lost.
+    pub fn steer(&self, stack: &Stack, engine: &mut Engine, state: &mut State) {
         if !state.established || matches!(state.tcp_phase(), Phase::Closed | Phase::TimeWait) {
             return;
         }
-        // An end alone it sends again by its timer only, which copies would stop.
-        if state.sender.wants_resend() && state.unsent() > 0 {
-            // The first may tell of another window; the others are copies.
-            for _ in 0..4 {
-                let field = state.sender.patch();
-                self.tell(engine, state, field);
-            }
-        } else if let Some(field) = state.sender.correction(state.unsent()) {
+        if state.sender.must_go_back() {
+            self.go_back(stack, engine, state);
+        } else {
+            self.narrow(engine, state);
+        }
+    }
+
+    /// Tells the machine of another window, where it believes in one that makes a difference.
+    pub fn narrow(&self, engine: &mut Engine, state: &mut State) {
+        if state.established
+            && let Some(field) = state.sender.correction(state.unsent())
+        {
             self.tell(engine, state, field);
         }
     }
 
-    /// Nothing was heard for too long: has the machine go back to what was not acknowledged.
+    /// Has the machine go back to what was not acknowledged, of which it sends the first.
     pub fn go_back(&self, stack: &Stack, engine: &mut Engine, state: &mut State) {
         const TRIES: usize = 3;
-        state.sender.timed_out(now().total_micros());
+        state.sender.goes_back();
         let field = state.sender.patch();
         self.tell(engine, state, field);
         for _ in 0..TRIES {
@@ -109,21 +113,12 @@ impl Conn {
             if engine.transmit_at(&mut state.sockets, time.max(now())) {
                 self.flush(stack, engine, state);
             }
-            if state.sender.flight() > 0 {
+            if state.sender.has_moved() {
                 return;
             }
         }
-        log::debug!("smoltcp does not send again what is lost");
-        state.sender.give_up_going_back();
-    }
-
-    /// Narrows the window between two segments, where that is more than a moment ago.
-    pub fn steer_after_loss(&self, engine: &mut Engine, state: &mut State) {
-        if state.established
-            && let Some(field) = state.sender.correction(state.unsent())
-        {
-            self.tell(engine, state, field);
-        }
+        log::debug!("smoltcp does not go back to what is lost");
+        state.sender.did_not_go_back();
     }
 
     /// Becomes the connection whose handshake a cookie stood for, and which `packet` completes: as if the peer's SYN, with the

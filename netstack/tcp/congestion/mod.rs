@@ -44,6 +44,8 @@ impl Control {
 
 /// Segments that may be sent before anything is acknowledged: RFC 6928.
 const INITIAL_SEGMENTS: usize = 10;
+/// A slow start with fewer segments goes on, whatever its round trips: as Linux's `hystart_low_window`.
+const LOW_WINDOW: usize = 16;
 /// `ssthresh` before anything was lost.
 const NO_THRESHOLD: usize = usize::MAX;
 
@@ -133,9 +135,10 @@ impl Congestion {
         self.window = grown.max(self.mss);
     }
 
-    /// A round trip took so long; a round of them has begun with what was sent then, if `round`.
-    pub fn round_trip(&mut self, sample: u32, round: bool) {
-        if self.slow_start() && self.hystart.sample(sample, round) {
+    /// Something was acknowledged at `now`, perhaps with a round trip that took so long; a round of them has begun, if `round`.
+    pub fn heard(&mut self, round_trip: Option<u32>, round: bool, now: i64) {
+        let over = self.hystart.heard(round_trip, round, now);
+        if over && self.slow_start() && self.window >= LOW_WINDOW * self.mss {
             self.threshold = self.window;
         }
     }
