@@ -5,9 +5,11 @@ mod ends;
 mod fuzz;
 mod sites;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::tests::{CODE, DATA, LOOP, anonymous, expect_syscall, text_thread, thread};
 use super::*;
@@ -65,27 +67,25 @@ fn bounded<T: Send + 'static>(limit: Duration, body: impl FnOnce() -> T + Send +
 
 /// Kicks a thread every now and then until dropped.
 struct Kicks {
-    stop: Arc<AtomicBool>,
+    stop: Option<mpsc::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Kicks {
     fn new(interrupter: Arc<dyn Interrupter>, every: Duration) -> Kicks {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let (stop, stopped) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                std::thread::sleep(every);
+            while stopped.recv_timeout(every) == Err(mpsc::RecvTimeoutError::Timeout) {
                 interrupter.interrupt();
             }
         });
-        Kicks { stop, thread: Some(thread) }
+        Kicks { stop: Some(stop), thread: Some(thread) }
     }
 }
 
 impl Drop for Kicks {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.stop.take());
         self.thread.take().map(|thread| thread.join());
     }
 }
@@ -290,6 +290,7 @@ fn host_calls_without_the_seal() {
             libc::SYS_write,
             libc::SYS_kill,
         ];
+        let mut ends = 0;
         for place in stub::sealed_calls() {
             for number in numbers {
                 let mut user = free_thread(&platform);
@@ -311,11 +312,15 @@ fn host_calls_without_the_seal() {
                 (registers[8], registers[9]) = (u64::MAX, random.next());
                 prepare(&mut *user, &registers, 0, 0x202, place - 2);
                 let event = run_a_while(&mut *user);
-                assert!(matches!(event, Event::Lost), "call {number} at {place:#x} is the end");
-                assert!(!host_maps(pid).contains("60000000-"), "call {number} at {place:#x}");
                 drop(kicks);
+                assert!(!host_maps(pid).contains("60000000-"), "call {number} at {place:#x}");
+                // A call of the container's, if the host was too busy for the thread to be free.
+                let traced = matches!(event, Event::Syscall) && user.regs().rip == place;
+                assert!(traced || matches!(event, Event::Lost), "{number} at {place:#x}: {}", told(&*user, &event));
+                ends += u32::from(!traced);
             }
         }
+        assert!(ends > 10, "{ends}");
         for place in code::futexes() {
             for address in [DATA, stub::STUB, 0x7ffe_ffff_f000, context::WINDOW_END] {
                 let mut user = free_thread(&platform);
@@ -325,7 +330,8 @@ fn host_calls_without_the_seal() {
                 let _kicks = Kicks::new(user.interrupter(), Duration::from_millis(5));
                 let event = run_a_while(&mut *user);
                 let inside = address >> 32 == context::WINDOW >> 32;
-                assert!(inside || matches!(event, Event::Lost), "futex at {address:#x}");
+                let traced = matches!(event, Event::Syscall) && user.regs().rip == place;
+                assert!(inside || traced || matches!(event, Event::Lost), "futex at {address:#x}");
             }
         }
         bystander.finish();
@@ -412,18 +418,28 @@ fn blocked_signals_do_not_keep_kicks_away() {
         let mut user = free_thread(&platform);
         user.space().write(CODE + 0x200, &[0xeb, 0xfe]).unwrap();
         let own = (context::WINDOW + context::STACK, context::SIZE - context::STACK);
-        forge(&mut *user, &Forged::new(CODE + 0x200, DATA + 0x800).mask(u64::MAX).stack(own.0, own.1));
+        let mut turn = 0;
         // Free, then traced: the kick is a signal there.
-        for turn in 0..10 {
+        while turn < 10 {
+            if turn == 0 {
+                forge(&mut *user, &Forged::new(CODE + 0x200, DATA + 0x800).mask(u64::MAX).stack(own.0, own.1));
+            }
             let kicks = Kicks::new(user.interrupter(), Duration::from_millis(5));
             let begun = Instant::now();
             let event = user.run();
+            if turn == 0 && !matches!(event, Event::Interrupted) {
+                // It was not free when it got there.
+                user.regs_mut().rip = CODE;
+                set_free(&mut *user);
+                continue;
+            }
             assert!(matches!(event, Event::Interrupted), "{turn}: {}", told(&*user, &event));
             assert!(begun.elapsed() < Duration::from_secs(1));
             drop(kicks);
             if turn > 2 {
                 assert_eq!(user.regs().rip, CODE + 0x200);
             }
+            turn += 1;
         }
         // Nor is it left so: the thread goes on as any other.
         user.regs_mut().rip = CODE;
@@ -503,23 +519,25 @@ fn under_attack(seconds: u64, seed: u64, attack: impl Fn(i32, &mut Random) + Sen
     bounded(Duration::from_secs(seconds + 60), move || {
         let platform = Arc::new(SystrapPlatform::new().unwrap());
         let bystander = Bystander::new(&platform);
-        let pid = AtomicU32::new(0);
+        // Held while that is attacked: late stores would reach the memory when it is another's.
+        let pid = Mutex::new(0);
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut random = Random(seed);
                 while !done.load(Ordering::Relaxed) {
-                    match pid.load(Ordering::Relaxed) {
-                        0 => std::thread::yield_now(),
-                        pid => attack(pid as i32, &mut random),
+                    match *pid.lock() {
+                        0 => {}
+                        pid => attack(pid, &mut random),
                     }
+                    std::thread::yield_now();
                 }
             });
             let mut random = Random(seed ^ 0xffff);
             let end = Instant::now() + Duration::from_secs(seconds);
             while Instant::now() < end {
                 let mut user = free_thread(&platform);
-                pid.store(user.space().host_pid() as u32, Ordering::Relaxed);
+                *pid.lock() = user.space().host_pid();
                 let kicks = Kicks::new(user.interrupter(), Duration::from_millis(2));
                 for _ in 0..200 {
                     let begun = Instant::now();
@@ -531,7 +549,7 @@ fn under_attack(seconds: u64, seed: u64, attack: impl Fn(i32, &mut Random) + Sen
                     use_thread(&mut *user, &mut random);
                     user.regs_mut().rip = CODE;
                 }
-                pid.store(0, Ordering::Relaxed);
+                *pid.lock() = 0;
                 drop(kicks);
             }
             done.store(true, Ordering::Relaxed);

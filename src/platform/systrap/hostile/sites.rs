@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::AtomicU32;
 
 use super::*;
 use crate::platform::{Backing, MapRequest};
