@@ -232,6 +232,12 @@ pub fn here() -> Option<usize> {
     PLACE.get()
 }
 
+/// Whether no other pair runs on the calling thread's CPU, as far as is known: it may keep it for a while.
+pub fn is_alone() -> bool {
+    let cpus = cpus();
+    cpus.len() > 1 && PLACE.get().is_some_and(|index| cpus[index].running.load(Ordering::Relaxed) <= 1)
+}
+
 /// Held by a sentry thread while it sleeps: its CPU counts as free.
 pub struct Blocking {
     index: Option<usize>,

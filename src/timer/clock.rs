@@ -1,7 +1,7 @@
 //! Clocks in nanoseconds, and the news that somebody has set the wall clock.
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
@@ -44,6 +44,42 @@ impl Clock {
 /// `CLOCK_MONOTONIC` now, in nanoseconds.
 pub fn monotonic() -> u64 {
     Clock::Monotonic.now()
+}
+
+/// A count that grows evenly and is read in half the time of a clock: the processor's time-stamp counter where that does
+/// not depend on the processor's state, nanoseconds elsewhere. See [`ticks_to_ns`].
+pub fn ticks() -> u64 {
+    match base() {
+        // SAFETY: the instruction is part of x86_64.
+        Some(_) => unsafe { std::arch::x86_64::_rdtsc() },
+        None => monotonic(),
+    }
+}
+
+/// How long a number of [`ticks`] is. The two clocks are compared over the first moments of the process, after which the
+/// rate is settled, so that times never go backwards.
+pub fn ticks_to_ns(count: u64) -> u64 {
+    const SETTLED_NS: u64 = 50_000_000;
+    static RATE: OnceLock<(u64, u64)> = OnceLock::new();
+    let Some((tsc, ns)) = base() else { return count };
+    let (elapsed_ns, elapsed) = RATE.get().copied().unwrap_or_else(|| {
+        let rate = (monotonic() - ns, ticks().saturating_sub(tsc).max(1));
+        if rate.0 < SETTLED_NS { rate } else { *RATE.get_or_init(|| rate) }
+    });
+    (u128::from(count) * u128::from(elapsed_ns) / u128::from(elapsed)) as u64
+}
+
+/// What both clocks said when first asked.
+fn base() -> Option<(u64, u64)> {
+    static BASE: OnceLock<Option<(u64, u64)>> = OnceLock::new();
+    *BASE.get_or_init(|| {
+        /// "Invariant TSC", AMD's and Intel's manuals, leaf 8000_0007h.
+        const INVARIANT: u32 = 1 << 8;
+        let invariant = std::arch::x86_64::__cpuid(0x8000_0000).eax >= 0x8000_0007
+            && std::arch::x86_64::__cpuid(0x8000_0007).edx & INVARIANT != 0;
+        // SAFETY: as above.
+        invariant.then(|| unsafe { (std::arch::x86_64::_rdtsc(), monotonic()) })
+    })
 }
 
 /// Who must know when the wall clock is set: deadlines on it move.

@@ -82,7 +82,7 @@ fn page_image() -> [u8; PAGE] {
     put(CLONE_AT, &CLONE);
     put(COMPARE_EXCHANGE_AT, &COMPARE_EXCHANGE);
     put(TWO_CALLS_AT, &TWO_CALLS);
-    put(code::AT, code::image());
+    put(code::AT, &code::image());
     // The displacement of `jmp` counts from behind it.
     page[CLONE_AT + CLONE.len() - 2] = (-((CLONE_AT + CLONE.len() - 1) as i8)) as u8;
     page

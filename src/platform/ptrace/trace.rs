@@ -104,14 +104,15 @@ pub fn has_raised(tid: i32) -> bool {
     queue[..found].iter().any(|info| info.si_code > 0 && info.si_signo != KICK)
 }
 
-/// One instruction further, if that raises no fault. Signals that somebody sends meanwhile are swallowed.
-pub fn step(tid: i32) -> Result<bool> {
+/// One instruction further, having got `signal` if that is not 0. What it has raised by that, if anything; signals that somebody
+/// sends meanwhile are swallowed.
+pub fn step(tid: i32, signal: i32) -> Result<Option<i32>> {
     // SAFETY: no pointers.
-    unsafe { ptrace(libc::PTRACE_SINGLESTEP, tid, 0, 0)? };
+    unsafe { ptrace(libc::PTRACE_SINGLESTEP, tid, 0, signal as u64)? };
     match wait(tid) {
-        Stop::Signal(libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGSYS) => Ok(false),
+        Stop::Signal(raised @ (libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGSYS)) => Ok(Some(raised)),
+        Stop::Signal(_) | Stop::Event | Stop::Syscall => Ok(None),
         Stop::Gone => Err(Errno::ESRCH),
-        Stop::Signal(_) | Stop::Event | Stop::Syscall => Ok(true),
     }
 }
 

@@ -18,6 +18,7 @@ use std::arch::global_asm;
 use std::ops::Range;
 
 use super::context::{self, field, state};
+use super::hint;
 use crate::platform::ptrace::stub::{PAGE, STUB};
 
 /// Where in the stub's page the code begins: behind the ptrace platform's.
@@ -92,6 +93,90 @@ global_asm!(
     "lea rsp, [rbx + {scratch}]",
     "pushfq",
     "mov dword ptr [rbx + {kind}], {kind_call}",
+    // What the call will want from the container's memory, and where its result goes, by its number.
+    "mov dword ptr [rbx + {brought_count}], 0",
+    "mov dword ptr [rbx + {writable_count}], 0",
+    "mov dword ptr [rbx + {pieces}], 0",
+    "mov eax, r11d",
+    "cmp eax, {answers}",
+    "jae 2f",
+    "lea rcx, [rip + 40f]",
+    "movzx ecx, byte ptr [rcx + rax]",
+    "test ecx, ecx",
+    "jz 2f",
+    "mov dword ptr [rbx + {probing}], 1",
+    "cld",
+    "mov r12, rsi",
+    "mov r13, rdi",
+    "mov r14, rdx",
+    "mov r8d, ecx",
+    "and ecx, 15",
+    "jz 24f",
+    "mov r9, r13",
+    "cmp ecx, {PATH_FIRST}",
+    "je 20f",
+    "mov r9, r12",
+    "cmp ecx, {PATH_SECOND}",
+    "je 20f",
+    // A buffer: its beginning.
+    "mov rcx, r14",
+    "mov eax, {brought_len}",
+    "cmp rcx, rax",
+    "cmova rcx, rax",
+    "jmp 21f",
+    // A path: no further than its page.
+    "20:",
+    "mov rcx, r9",
+    "or rcx, -4096",
+    "neg rcx",
+    "mov eax, 256",
+    "cmp rcx, rax",
+    "cmova rcx, rax",
+    "mov r10, rcx",
+    "bts r10, 31",
+    "jmp 22f",
+    "21:",
+    "mov r10, rcx",
+    "22:",
+    "mov [rbx + {brought_at}], r9",
+    "mov rsi, r9",
+    "lea rdi, [rbx + {brought}]",
+    "rep movsb",
+    "mov [rbx + {brought_count}], r10d",
+    // Where the result goes: at most two pages, both touched without changing anything.
+    "24:",
+    "shr r8d, 4",
+    "jz 28f",
+    "mov r9, r12",
+    "mov eax, {stat}",
+    "cmp r8d, {OUT_SECOND_STAT}",
+    "je 26f",
+    "mov eax, 16",
+    "cmp r8d, {OUT_SECOND_16}",
+    "je 26f",
+    "mov rax, r14",
+    "cmp r8d, {OUT_SECOND_LEN}",
+    "je 25f",
+    "lea rax, [r14 + r14 * 2]",
+    "shl rax, 2",
+    "cmp r8d, {OUT_SECOND_EVENTS}",
+    "je 25f",
+    "mov r9, r14",
+    "mov eax, {stat}",
+    "jmp 26f",
+    "25:",
+    "mov ecx, {buffer_len}",
+    "cmp rax, rcx",
+    "cmova rax, rcx",
+    "test rax, rax",
+    "jz 28f",
+    "26:",
+    "mov [rbx + {writable_at}], r9",
+    "lock or byte ptr [r9], 0",
+    "lock or byte ptr [r9 + rax - 1], 0",
+    "mov [rbx + {writable_count}], eax",
+    "28:",
+    "mov dword ptr [rbx + {probing}], 0",
     "jmp 2f",
     // A signal: rdi = number, rsi = siginfo, rdx = ucontext, all on the context's stack. All registers are free.
     ".balign 16",
@@ -99,7 +184,13 @@ global_asm!(
     "runsc_trap_handler:",
     "mov rbx, rsp",
     "and rbx, {mask}",
-    // A fault of the copy below is an outcome of it.
+    // A fault of the copies is an outcome of them.
+    "lea rax, [rip + 28b]",
+    "cmp dword ptr [rbx + {probing}], 1",
+    "je 29f",
+    "lea rax, [rip + 33f]",
+    "cmp dword ptr [rbx + {probing}], 2",
+    "je 29f",
     "mov eax, [rbx + {state}]",
     "cmp eax, {COPY}",
     "je 9f",
@@ -116,6 +207,7 @@ global_asm!(
     "jmp 2f",
     "9:",
     "lea rax, [rip + 5f]",
+    "29:",
     "mov [rdx + {frame_rip}], rax",
     "mov rsp, rdx",
     "jmp 6f",
@@ -206,7 +298,25 @@ global_asm!(
     ".globl runsc_trap_return",
     "runsc_trap_return:",
     "hlt",
+    // The call's results first. Somebody may have taken the memory away since it was touched: then nobody sees them.
     "17:",
+    "mov edx, [rbx + {pieces}]",
+    "test edx, edx",
+    "jz 34f",
+    "cld",
+    "mov dword ptr [rbx + {probing}], 2",
+    "lea r10, [rbx + {piece}]",
+    "32:",
+    "mov rdi, [r10]",
+    "mov rsi, [r10 + 8]",
+    "mov rcx, [r10 + 16]",
+    "rep movsb",
+    "add r10, 24",
+    "dec edx",
+    "jnz 32b",
+    "33:",
+    "mov dword ptr [rbx + {probing}], 0",
+    "34:",
     "test dword ptr [rbx + {scratch} - 8], 0x400",
     "jz 18f",
     "std",
@@ -220,15 +330,40 @@ global_asm!(
     "mov rdx, gs:[{rdx}]",
     "mov rsi, gs:[{rsi}]",
     "mov rdi, gs:[{rdi}]",
+    "mov r8, gs:[{r8}]",
+    "mov r9, gs:[{r9}]",
     "mov r10, gs:[{r10}]",
+    "mov r12, gs:[{r12}]",
+    "mov r13, gs:[{r13}]",
+    "mov r14, gs:[{r14}]",
     "mov rsp, gs:[{rsp}]",
     "mov rax, gs:[{rax}]",
     "mov rbx, gs:[{rbx}]",
     "jmp rcx",
+    // What calls bring and take: see `hint`.
+    "40:",
+    ".fill {answers}, 1, 0",
     ".globl runsc_trap_code_end",
     "runsc_trap_code_end:",
     ".popsection",
     window = const context::WINDOW >> 32,
+    brought = const context::BROUGHT,
+    brought_len = const context::BROUGHT_LEN,
+    brought_at = const field::BROUGHT_AT,
+    brought_count = const field::BROUGHT_COUNT,
+    writable_at = const field::WRITABLE_AT,
+    writable_count = const field::WRITABLE_COUNT,
+    probing = const field::PROBING,
+    pieces = const field::PIECES,
+    piece = const field::PIECE,
+    buffer_len = const context::BUFFER_LEN,
+    stat = const hint::STAT,
+    PATH_FIRST = const hint::PATH_FIRST,
+    PATH_SECOND = const hint::PATH_SECOND,
+    OUT_SECOND_STAT = const hint::OUT_SECOND_STAT >> 4,
+    OUT_SECOND_16 = const hint::OUT_SECOND_16 >> 4,
+    OUT_SECOND_LEN = const hint::OUT_SECOND_LEN >> 4,
+    OUT_SECOND_EVENTS = const hint::OUT_SECOND_EVENTS >> 4,
     mask = const -(context::SIZE as i64),
     answers = const context::ANSWERS,
     answers_at = const field::ANSWERS,
@@ -285,13 +420,20 @@ unsafe extern "C" {
     static runsc_trap_code_end: u8;
 }
 
-/// The code, to be copied to [`AT`] in the stub's page.
-pub fn image() -> &'static [u8] {
+/// The code, to be copied to [`AT`] in the stub's page, with the table of [`hint`] behind it.
+pub fn image() -> Vec<u8> {
     let start = &raw const runsc_trap_code;
-    let len = &raw const runsc_trap_code_end as usize - start as usize;
+    let len = len();
     assert!(AT + len <= PAGE, "it fits the page");
     // SAFETY: the two symbols bound read-only bytes of this program.
-    unsafe { std::slice::from_raw_parts(start, len) }
+    let mut image = unsafe { std::slice::from_raw_parts(start, len) }.to_vec();
+    let table = len - context::ANSWERS;
+    image[table..].copy_from_slice(&hint::table());
+    image
+}
+
+fn len() -> usize {
+    &raw const runsc_trap_code_end as usize - &raw const runsc_trap_code as usize
 }
 
 fn place(symbol: *const u8) -> u64 {
@@ -326,5 +468,5 @@ pub fn sigreturn() -> u64 {
 /// Where the code is.
 pub fn range() -> Range<u64> {
     let start = STUB + AT as u64;
-    start..start + image().len() as u64
+    start..start + len() as u64
 }

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! 0x0000  state, registers, orders, answers        written by both
-//! 0x1000  buffer for copies
-//! 0x2000  the stub's signal stack                   up to SIZE
+//! 0x1000  buffer for copies that the sentry orders
+//! 0x2000  what a call brings with it; what it takes back   (see `hint`)
+//! 0x3000  the stub's signal stack                   up to SIZE
 //! ```
 //!
 //! The container can write to all of it at any time. The sentry reads each value once, believes nothing, and indexes with
@@ -47,8 +48,23 @@ pub const BUFFER: u64 = 0x1000;
 /// Bytes in the buffer.
 pub const BUFFER_LEN: usize = 0x1000;
 
+/// Where what a call brings with it is in a context.
+pub const BROUGHT: u64 = 0x2000;
+
+/// How much that can be.
+pub const BROUGHT_LEN: usize = 0x400;
+
+/// Where what a call takes back is in a context.
+pub const TAKEN: u64 = BROUGHT + BROUGHT_LEN as u64;
+
+/// How much that can be.
+pub const TAKEN_LEN: usize = 0xc00;
+
+/// How many pieces that can be.
+pub const PIECES: usize = 4;
+
 /// Where the signal stack is in a context.
-pub const STACK: u64 = 0x2000;
+pub const STACK: u64 = 0x3000;
 
 /// How many system-call numbers can have an answer.
 pub const ANSWERS: usize = 335;
@@ -109,10 +125,22 @@ pub mod field {
     pub const GS_BASE: usize = 0xc8;
     /// What `pushfq` stored, true but for the arithmetic flags.
     pub const FLAGS: usize = 0xd0;
+    /// What the call has brought: bytes from this address on are at [`super::BROUGHT`].
+    pub const BROUGHT_AT: usize = 0x100;
+    pub const BROUGHT_COUNT: usize = 0x108;
+    /// Set while the stub touches the container's memory of its own accord.
+    pub const PROBING: usize = 0x10c;
+    /// Where the call's result may be stored: the stub has found it writable.
+    pub const WRITABLE_AT: usize = 0x110;
+    pub const WRITABLE_COUNT: usize = 0x118;
+    /// How many pieces the stub is to store before it goes on, and these: address, place in the context, length.
+    pub const PIECES: usize = 0x11c;
+    pub const PIECE: usize = 0x120;
     pub const ANSWERS: usize = 0x200;
 }
 
 const _: () = assert!(field::ANSWERS + super::context::ANSWERS * 8 <= BUFFER as usize);
+const _: () = assert!(field::PIECE + PIECES * 24 <= field::ANSWERS);
 
 /// Arithmetic flags, which `lahf` and `seto` tell: CF, PF, AF, ZF, SF; OF.
 const LOW_FLAGS: u64 = 0xd5;
@@ -136,7 +164,7 @@ impl Context {
     }
 
     /// Takes away all that a thread or program before may have left: answers above all.
-    pub fn clear(&self) {
+    pub fn wipe(&self) {
         (0..BUFFER as usize).step_by(8).for_each(|offset| self.set(offset, 0));
     }
 
@@ -230,10 +258,65 @@ impl Context {
         self.set(field::RIP, rip);
     }
 
+    /// What the call has brought with it, and where its result may be stored: addresses and lengths, in bounds.
+    pub fn luggage(&self) -> Luggage {
+        let word = |field| self.word(field).load(Ordering::Relaxed);
+        let count = word(field::BROUGHT_COUNT);
+        Luggage {
+            brought: (self.get(field::BROUGHT_AT), (count as u16 as usize).min(BROUGHT_LEN)),
+            is_string: count & STRING != 0,
+            writable: (self.get(field::WRITABLE_AT), (word(field::WRITABLE_COUNT) as usize).min(BUFFER_LEN)),
+        }
+    }
+
+    /// Nothing is under way.
+    pub fn clear(&self) {
+        for field in [field::PROBING, field::PIECES, field::BROUGHT_COUNT, field::WRITABLE_COUNT] {
+            self.word(field).store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Copies from what the call has brought, from `offset` on.
+    pub fn read_brought(&self, offset: usize, bytes: &mut [u8]) {
+        let len = bytes.len().min(BROUGHT_LEN.saturating_sub(offset));
+        // SAFETY: within the slab.
+        unsafe { std::ptr::copy_nonoverlapping(self.at(BROUGHT as usize + offset), bytes.as_mut_ptr(), len) };
+    }
+
+    /// Leaves `bytes` for the stub to store at `address` when it goes on, as piece `index`, at `offset` of what is taken back.
+    pub fn leave_piece(&self, index: usize, address: u64, offset: usize, bytes: &[u8]) {
+        debug_assert!(index < PIECES && offset + bytes.len() <= TAKEN_LEN);
+        let place = TAKEN as usize + offset;
+        // SAFETY: within the slab.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at(place), bytes.len()) };
+        let piece = field::PIECE + index * 24;
+        self.set(piece, address);
+        self.set(piece + 8, self.address() + place as u64);
+        self.set(piece + 16, bytes.len() as u64);
+    }
+
+    /// Copies a piece back.
+    pub fn read_taken(&self, offset: usize, bytes: &mut [u8]) {
+        let len = bytes.len().min(TAKEN_LEN.saturating_sub(offset));
+        // SAFETY: within the slab.
+        unsafe { std::ptr::copy_nonoverlapping(self.at(TAKEN as usize + offset), bytes.as_mut_ptr(), len) };
+    }
+
+    /// How many pieces the stub is to store.
+    pub fn set_pieces(&self, count: usize) {
+        self.word(field::PIECES).store(count as u32, Ordering::Relaxed);
+    }
+
     /// What the stub's handler was told. `None` when it makes no sense: the container has written here.
     pub fn load_signal(&self) -> Option<Frame<'_>> {
         let (frame, info) = (self.get(field::FRAME), self.get(field::INFO));
         Frame::new(self, frame, info, self.word(field::SIGNAL).load(Ordering::Relaxed) as i32)
+    }
+
+    /// The frame at `address` of the stub, where `rt_sigreturn` is about to look for it.
+    pub fn frame_at(&self, address: u64) -> Option<Frame<'_>> {
+        // What it says of the signal is behind it, and is of no interest any more.
+        Frame::new(self, address, self.address() + STACK, 0)
     }
 
     fn inside(&self, address: u64, len: u64) -> Option<usize> {
@@ -299,6 +382,19 @@ impl Context {
     }
 }
 
+/// In the count of what a call has brought: a string.
+const STRING: u32 = 1 << 31;
+
+/// See [`Context::luggage`].
+pub struct Luggage {
+    /// Address and length.
+    pub brought: (u64, usize),
+    /// Whether what matters of it ends at the first zero.
+    pub is_string: bool,
+    /// Address and length.
+    pub writable: (u64, usize),
+}
+
 /// What the stub stopped for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -336,11 +432,6 @@ impl<'a> Frame<'a> {
         let ucontext = context.inside(ucontext, (GREGS + WORDS * 8) as u64)?;
         let info = context.inside(info, size_of::<libc::siginfo_t>() as u64)?;
         Some(Frame { context, ucontext, info, signal })
-    }
-
-    /// Where it is in the stub: what `rt_sigreturn` finds at the stack's pointer.
-    pub fn address(&self) -> u64 {
-        self.context.address() + self.ucontext as u64
     }
 
     fn register(&self, word: usize) -> &AtomicU64 {

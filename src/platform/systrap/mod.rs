@@ -24,6 +24,7 @@
 pub mod arena;
 pub mod code;
 pub mod context;
+mod hint;
 pub mod patch;
 mod seat;
 mod shape;

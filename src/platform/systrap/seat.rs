@@ -28,8 +28,8 @@ const INTERRUPTED: Duration = Duration::from_micros(300);
 /// How often the stub looks for its answer: some 40 us.
 const STUB_LOOKS: u32 = 2000;
 
-const SHORTEST_BREAK: Duration = Duration::from_millis(5);
-const LONGEST_BREAK: Duration = Duration::from_secs(1);
+const SHORTEST_BREAK: Duration = Duration::from_millis(2);
+const LONGEST_BREAK: Duration = Duration::from_millis(500);
 
 /// What a sentry thread knows of its stub's habits.
 pub struct Seat {
@@ -37,6 +37,8 @@ pub struct Seat {
     /// No looking before this.
     not_before: Instant,
     pause: Duration,
+    /// When it last went to another CPU.
+    spread_at: Instant,
     /// When the stub was last told to go on.
     told: Instant,
 }
@@ -54,7 +56,7 @@ impl Seat {
     /// Of a thread of which nothing is known.
     pub fn new() -> Seat {
         let now = Instant::now();
-        Seat { quick: 0, not_before: now, pause: SHORTEST_BREAK, told: now }
+        Seat { quick: 0, not_before: now, pause: SHORTEST_BREAK, spread_at: now, told: now }
     }
 
     /// How often the stub shall look for its answer.
@@ -68,27 +70,43 @@ impl Seat {
             place.join();
             self.quick = 0;
         }
+        if place.is_spread() {
+            // The clock costs as much as the hand-over: `look` reads it when it must.
+            return;
+        }
         self.told = Instant::now();
-        if !place.is_spread() && self.quick >= EAGER && self.told >= self.not_before && !place.spread() {
+        if self.quick < EAGER || self.told < self.not_before {
+            return;
+        }
+        if place.spread() {
+            // Moving takes time, which is not the stub's.
+            self.told = Instant::now();
+            self.spread_at = self.told;
+        } else {
             self.not_before = self.told + SHORTEST_BREAK;
         }
     }
 
     /// The stub has called.
-    pub fn called(&mut self) {
+    pub fn called(&mut self, place: &Place) {
+        if place.is_spread() {
+            return;
+        }
         let quick = self.told.elapsed() < QUICK;
         self.quick = if quick { self.quick.saturating_add(1) } else { 0 };
     }
 
-    /// The thread is about to sleep without an answer from its stub.
-    pub fn gave_up(&mut self, place: &mut Place) {
-        self.quick = 0;
-        place.join();
+    /// The thread is about to sleep: on its stub's CPU.
+    pub fn gives_up(&mut self, place: &mut Place) {
+        if place.is_spread() {
+            self.quick = 0;
+            place.join();
+        }
     }
 
     /// Looks whether `word` has changed from [`state::RUN`], for as long as is sensible.
     pub fn look(&mut self, place: &Place, word: &AtomicU32, stop: impl Fn() -> bool) -> Looked {
-        let mut last = self.told;
+        let (mut last, mut began): (Option<Instant>, Option<Instant>) = (None, None);
         loop {
             for _ in 0..LOOKS {
                 if word.load(Ordering::Acquire) != state::RUN {
@@ -97,13 +115,16 @@ impl Seat {
                 std::hint::spin_loop();
             }
             let now = Instant::now();
-            if now - last > INTERRUPTED {
-                self.pause = (self.pause * 2).min(LONGEST_BREAK);
+            let first = *began.get_or_insert(now);
+            if last.is_some_and(|last| now - last > INTERRUPTED) {
+                // A CPU that somebody else needs now and then is good for long stretches.
+                let long = now - self.spread_at > self.pause * 10;
+                self.pause = if long { SHORTEST_BREAK } else { (self.pause * 2).min(LONGEST_BREAK) };
                 self.not_before = now + self.pause;
                 return Looked::Enough;
             }
-            last = now;
-            if now - self.told > PATIENCE || stop() || place.is_in_the_way() {
+            last = Some(now);
+            if now - first > PATIENCE || stop() || place.is_in_the_way() {
                 return Looked::Enough;
             }
         }

@@ -57,12 +57,10 @@ fn fixed(before: &[u8]) -> Option<usize> {
     before.ends_with(&[0x4c, 0x8b, 0x4c, 0x24, 0x08]).then_some(5)
 }
 
-/// Instructions of three bytes or more together that mean the same anywhere.
+/// One instruction of three bytes or more that means the same anywhere. Two short ones will not do: a thread may be between
+/// them when the jump is written.
 fn following(behind: &[u8], back: u64) -> Option<Shape> {
-    let mut len = 0;
-    while len < 3 {
-        len += movable(behind.get(len..)?)?;
-    }
+    let len = movable(behind)?;
     Some(Shape { start: back - 2, len: 5, displaced: behind[..len].to_vec(), behind: true })
 }
 
@@ -74,14 +72,11 @@ fn movable(code: &[u8]) -> Option<usize> {
         // cmp $imm32,%rax; cmp $imm32,%eax
         [0x48, 0x3d, _, _, _, _, ..] => Some(6),
         [0x3d, _, _, _, _, ..] => Some(5),
-        // Moves, comparisons, tests between registers, of 64 and of 32 bits.
+        // Moves, comparisons, tests between registers.
         [0x48..=0x4f, 0x89 | 0x8b | 0x85 | 0x39 | 0x3b | 0x31 | 0x63, ..] if registers(2) => Some(3),
-        [0x89 | 0x8b | 0x85 | 0x39 | 0x3b | 0x31, ..] if registers(1) => Some(2),
         // Operations with an immediate byte on a register.
         [0x48..=0x4f, 0x83, _, _, ..] if registers(2) => Some(4),
         [0x83, _, _, ..] if registers(1) => Some(3),
-        // cltq
-        [0x48, 0x98, ..] => Some(2),
         _ => None,
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::arena::{Arena, Slab};
-use super::context::{self, BUFFER_LEN, Context, state};
+use super::context::{self, BUFFER_LEN, Context, Luggage, PIECES, TAKEN_LEN, state};
 use super::patch::Patches;
 use crate::errno::{Errno, Result};
 use crate::platform::AddressSpace;
@@ -59,27 +59,115 @@ pub struct TrapSpace {
     pub patches: Mutex<Patches>,
 }
 
-thread_local! {
-    /// The calling thread's stub, while it waits for an answer.
-    static WAITING: Cell<Option<Waiting>> = const { Cell::new(None) };
+/// A range of the container's memory.
+#[derive(Clone, Copy)]
+struct Span {
+    at: u64,
+    len: usize,
 }
 
+impl Span {
+    /// Where `addr..addr + len` is in it, if it is.
+    fn find(self, addr: u64, len: usize) -> Option<usize> {
+        let offset = usize::try_from(addr.checked_sub(self.at)?).ok()?;
+        (offset.checked_add(len)? <= self.len).then_some(offset)
+    }
+
+    fn overlaps(self, addr: u64, len: usize) -> bool {
+        addr < self.at.saturating_add(self.len as u64) && self.at < addr.saturating_add(len as u64)
+    }
+}
+
+/// A piece that the stub is to store: where, and its place among what is taken back.
+#[derive(Clone, Copy)]
+struct Piece {
+    span: Span,
+    offset: usize,
+}
+
+/// The calling thread's stub, while it waits for an answer.
 #[derive(Clone, Copy)]
 struct Waiting {
     context: *const Context,
-    space: *const TrapSpace,
     /// The stub's thread.
     tid: i32,
+    memory: *const TrapSpace,
+    /// What the call has brought with it.
+    brought: Span,
+    /// Whether that is a string.
+    is_string: bool,
+    /// Where its results may be left.
+    writable: Span,
+    pieces: [Piece; PIECES],
+    count: usize,
 }
 
-/// The calling thread's stub, the thread `tid`, waits, and copies for it until that is taken back with [`nobody_waits`].
-pub fn waits(context: &Context, space: &Arc<TrapSpace>, tid: i32) {
-    WAITING.set(Some(Waiting { context, space: Arc::as_ptr(space), tid }));
+thread_local! {
+    static WAITING: Cell<Option<Waiting>> = const { Cell::new(None) };
 }
 
-/// The calling thread's stub goes on.
+/// The calling thread's stub, the thread `tid`, waits, and copies for it until [`nobody_waits`]. `call`: it has stopped for a
+/// call through a rewritten site, and has brought what that needs.
+pub fn waits(context: &Context, space: &Arc<TrapSpace>, tid: i32, call: bool) {
+    let nothing = || Luggage { brought: (0, 0), is_string: false, writable: (0, 0) };
+    let Luggage { brought, is_string, writable } = if call { context.luggage() } else { nothing() };
+    let span = |(at, len): (u64, usize)| Span { at, len: if space.allows(at, len) { len } else { 0 } };
+    let none = Piece { span: Span { at: 0, len: 0 }, offset: 0 };
+    let (brought, writable) = (span(brought), span(writable));
+    let pieces = [none; PIECES];
+    let memory = Arc::as_ptr(space);
+    WAITING.set(Some(Waiting { context, tid, memory, brought, is_string, writable, pieces, count: 0 }));
+}
+
+/// The calling thread's stub goes on, and stores what was left for it.
+pub fn goes_on() {
+    if let Some(waiting) = WAITING.take() {
+        // SAFETY: see `Waiting::context`.
+        unsafe { &*waiting.context }.set_pieces(waiting.count);
+    }
+}
+
+/// The calling thread's stub waits no more, and does not go on by itself: what was left for it is stored now.
 pub fn nobody_waits() {
-    WAITING.set(None);
+    if let Some(waiting) = WAITING.take() {
+        waiting.flush();
+    }
+}
+
+impl Waiting {
+    fn context(&self) -> &Context {
+        // SAFETY: set by this thread for a context that it owns and that lives until `goes_on` or `nobody_waits`.
+        unsafe { &*self.context }
+    }
+
+    /// Stores the pieces by a host call each.
+    fn flush(&self) {
+        // SAFETY: as for the context: its thread holds the memory.
+        let memory = unsafe { &*self.memory };
+        for piece in &self.pieces[..self.count] {
+            let mut bytes = vec![0; piece.span.len];
+            self.context().read_taken(piece.offset, &mut bytes);
+            // It was writable when the call was made; if it no longer is, nobody can tell that from a later change.
+            let _ = memory.inner.write(piece.span.at, &bytes);
+        }
+    }
+
+    /// Leaves `bytes` for the stub, if they go where it has found the memory writable.
+    fn leave(&mut self, addr: u64, bytes: &[u8]) -> bool {
+        let used = self.pieces[..self.count].last().map_or(0, |last| last.offset + last.span.len);
+        let fits = self.count < PIECES && used + bytes.len() <= TAKEN_LEN;
+        if !fits || self.writable.find(addr, bytes.len()).is_none() {
+            return false;
+        }
+        self.context().leave_piece(self.count, addr, used, bytes);
+        self.pieces[self.count] = Piece { span: Span { at: addr, len: bytes.len() }, offset: used };
+        self.count += 1;
+        true
+    }
+
+    fn has_left(&self, addr: u64, len: usize) -> bool {
+        self.pieces[..self.count].iter().any(|piece| piece.span.overlaps(addr, len))
+    }
 }
 
 /// How long the sentry looks for the end of a copy, which takes less than 1 us unless the host runs somebody else.
@@ -122,21 +210,70 @@ impl TrapSpace {
         addr >= range.start && addr < range.end && len as u64 <= range.end - addr
     }
 
+    /// The calling thread's stub, if it waits and holds this memory.
+    fn waiting(&self) -> Option<Waiting> {
+        WAITING.get().filter(|waiting| std::ptr::eq(waiting.memory, self))
+    }
+
+    /// Stores now what was left for the stub, if that touches `addr..addr + len`; what the call has brought may be out of
+    /// date from then on, if the sentry is about to store something there.
+    fn settle(&self, addr: u64, len: usize, store: bool) {
+        let Some(mut waiting) = self.waiting() else { return };
+        if waiting.has_left(addr, len) {
+            waiting.flush();
+            waiting.count = 0;
+        }
+        if store && waiting.brought.overlaps(addr, len) {
+            waiting.brought.len = 0;
+        }
+        WAITING.set(Some(waiting));
+    }
+
+    /// The word at `addr` is about to be changed by other means.
+    pub fn before_exchange(&self, addr: u64) {
+        self.settle(addr, 4, true);
+    }
+
+    /// What the call has brought.
+    fn brought(&self, addr: u64, buf: &mut [u8]) -> Option<usize> {
+        let waiting = self.waiting()?;
+        if let Some(offset) = waiting.brought.find(addr, buf.len()) {
+            waiting.context().read_brought(offset, buf);
+            return Some(buf.len());
+        }
+        // A string that ends in it is all that is wanted, whatever the reader has room for.
+        if !waiting.is_string {
+            return None;
+        }
+        let rest = waiting.brought.len.checked_sub(waiting.brought.find(addr, 1)?)?;
+        let (head, _) = buf.split_at_mut_checked(rest)?;
+        waiting.context().read_brought(waiting.brought.len - rest, head);
+        head.contains(&0).then_some(rest)
+    }
+
+    /// Leaves `bytes` for the stub to store.
+    fn leave(&self, addr: u64, bytes: &[u8]) -> bool {
+        let Some(mut waiting) = self.waiting() else { return false };
+        let left = waiting.leave(addr, bytes);
+        WAITING.set(Some(waiting));
+        left
+    }
+
     /// Has the calling thread's own stub copy, if it waits. `None` when it does not.
     ///
     /// That costs two looks of one processor at what the other has written, 0.1 us; a host call of the sentry's own costs
     /// more than ten times as much.
     fn copy(&self, addr: u64, len: usize, order: impl FnOnce(&Context) -> bool) -> Option<(usize, &Context)> {
-        let Waiting { context, space, tid } = WAITING.get()?;
-        if !std::ptr::eq(space, self) || len == 0 || len > BUFFER_LEN || !self.allows(addr, len) {
+        let waiting = self.waiting()?;
+        if len == 0 || len > BUFFER_LEN || !self.allows(addr, len) {
             return None;
         }
-        // SAFETY: set by this thread for a context that it owns and that lives until `nobody_waits`.
-        let context = unsafe { &*context };
+        // SAFETY: as for `Waiting::context`.
+        let context = unsafe { &*waiting.context };
         if !order(context) {
             return None;
         }
-        if !finished(context, tid) {
+        if !finished(context, waiting.tid) {
             return None;
         }
         let left = usize::try_from(context.copy_left()).unwrap_or(len).min(len);
@@ -158,7 +295,11 @@ impl AddressSpace for TrapSpace {
     }
 
     fn read(&self, addr: u64, buf: &mut [u8]) -> Result<usize> {
+        if let Some(n) = self.brought(addr, buf) {
+            return Ok(n);
+        }
         let len = buf.len();
+        self.settle(addr, len, false);
         match self.copy(addr, len, |context| context.order_copy(context.buffer_address(), addr, len)) {
             Some((done, context)) => {
                 context.read_buffer(&mut buf[..done]);
@@ -169,6 +310,10 @@ impl AddressSpace for TrapSpace {
     }
 
     fn write(&self, addr: u64, buf: &[u8]) -> Result<usize> {
+        self.settle(addr, buf.len(), true);
+        if self.leave(addr, buf) {
+            return Ok(buf.len());
+        }
         let order = |context: &Context| {
             context.write_buffer(buf);
             context.order_copy(addr, context.buffer_address(), buf.len())
@@ -180,10 +325,12 @@ impl AddressSpace for TrapSpace {
     }
 
     fn read_vectored(&self, parts: &[(u64, usize)], buf: &mut [u8]) -> Result<usize> {
+        parts.iter().for_each(|&(addr, len)| self.settle(addr, len, false));
         self.inner.read_vectored(parts, buf)
     }
 
     fn write_vectored(&self, parts: &[(u64, usize)], buf: &[u8]) -> Result<usize> {
+        parts.iter().for_each(|&(addr, len)| self.settle(addr, len, true));
         self.inner.write_vectored(parts, buf)
     }
 

@@ -363,3 +363,63 @@ fn entries_of_32_bit_programs_fault() {
     assert_eq!((info.si_signo, info.si_code, user.regs().rip), (libc::SIGSEGV, 0x80, CODE + 0x105));
     assert_eq!(user.regs().rax as u32, 20);
 }
+
+/// What a call brings with it and takes back is the memory's, whatever else is read and stored meanwhile.
+#[test]
+fn luggage_is_what_the_memory_holds() {
+    let platform = SystrapPlatform::new().unwrap();
+    // 1: mov $1,%eax; syscall; mov $4,%eax; syscall; mov $39,%eax; syscall; jmp 1b
+    let code = [
+        0xb8, 1, 0, 0, 0, 0x0f, 0x05, 0xb8, 4, 0, 0, 0, 0x0f, 0x05, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xe9,
+    ];
+    let mut user = text_thread(&platform, &code);
+    let space = user.space().clone();
+    space.write(DATA, b"a path\0 and more").unwrap();
+    let regs = user.regs_mut();
+    (regs.rdi, regs.rsi, regs.rdx) = (DATA, DATA + 0x100, 64);
+    (regs.r8, regs.r9, regs.r10, regs.r12) = (8, 9, 10, 12);
+    (regs.r13, regs.r14, regs.r15, regs.rbp, regs.rbx) = (13, 14, 15, 16, 17);
+    for turn in 0..3000u32 {
+        // write: the buffer at the second argument.
+        assert_eq!(expect_syscall(&mut *user), 1);
+        let mut word = [0; 4];
+        assert_eq!(space.read(DATA + 0x100, &mut word), Ok(4));
+        assert_eq!(u32::from_ne_bytes(word), turn.wrapping_mul(7), "{turn}");
+        let regs = user.regs();
+        assert_eq!([regs.rdi, regs.rsi, regs.rdx], [DATA, DATA + 0x100, 64]);
+        assert_eq!([regs.r8, regs.r9, regs.r10, regs.r12], [8, 9, 10, 12], "{turn}");
+        assert_eq!([regs.r13, regs.r14, regs.r15, regs.rbp, regs.rbx], [13, 14, 15, 16, 17], "{turn}");
+        // A store in between is seen.
+        assert_eq!(space.write(DATA + 0x102, &[1, 2]), Ok(2));
+        assert_eq!((space.read(DATA + 0x100, &mut word), &word[2..]), (Ok(4), &[1, 2][..]));
+        // stat: a path at the first argument, and a place for the result at the second.
+        assert_eq!(expect_syscall(&mut *user), 4);
+        let mut path = [0; 256];
+        let n = space.read(DATA, &mut path).unwrap();
+        assert!(path[..n].starts_with(b"a path\0"), "{turn}");
+        assert_eq!(space.write(DATA + 0x100, &(turn + 1).wrapping_mul(7).to_ne_bytes()), Ok(4));
+        assert_eq!(space.write(DATA + 0x104, &[turn as u8; 100]), Ok(100));
+        // The sentry sees what it has left, too.
+        assert_eq!((space.read(DATA + 0x104, &mut word), word), (Ok(4), [turn as u8; 4]));
+        assert_eq!(space.write(DATA + 0x110, &[9; 4]), Ok(4));
+        if turn % 64 == 63 {
+            // And nothing is lost on the way to the other mode.
+            user.advise(DATA + 0x1000, 0x1000, libc::MADV_WILLNEED).unwrap();
+        }
+        assert_eq!(expect_syscall(&mut *user), 39);
+        let mut all = [0; 104];
+        assert_eq!(space.read(DATA + 0x100, &mut all), Ok(104));
+        assert_eq!((all[4], &all[16..20], all[103]), (turn as u8, &[9; 4][..], turn as u8), "{turn}");
+    }
+    // Places that are not there do no harm.
+    let regs = user.regs_mut();
+    (regs.rdi, regs.rsi) = (0x1234, DATA + 0x1fff);
+    for _ in 0..200 {
+        assert_eq!(expect_syscall(&mut *user), 1);
+        assert_eq!(space.read(DATA + 0x1fff, &mut [0; 2]), Ok(1));
+        assert_eq!(expect_syscall(&mut *user), 4);
+        assert_eq!(space.read(0x1234, &mut [0; 2]), Err(Errno::EFAULT));
+        assert_eq!(space.write(DATA + 0x1fff, &[0; 2]), Ok(1));
+        assert_eq!(expect_syscall(&mut *user), 39);
+    }
+}

@@ -1,5 +1,6 @@
 //! A user thread that is traced or free: see the module above.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use super::arena::Arena;
 use super::code;
-use super::context::{self, Context, Stop, state};
+use super::context::{self, Context, Frame, Stop, state};
 use super::patch::{Patches, Poke, ROOM};
 use super::seat::{Looked, Seat};
 use super::space::{self, Contexts, TrapSpace};
@@ -33,8 +34,14 @@ const HITS: u32 = 3;
 /// Calls after which that is tried again: its memory may be another by then.
 const AGAIN: u32 = 256;
 
+/// How many sites are counted at a time.
+const SITES: usize = 512;
+
 /// How many instructions a thread is followed through the stub's code when it is stopped there.
 const STEPS: usize = 400;
+
+/// How many steps that takes: each byte of a copy is one.
+const BYTES: usize = 8000;
 
 /// The processor traps after each instruction.
 const TRAP_FLAG: u64 = 0x100;
@@ -110,7 +117,7 @@ struct TrapThread {
     stint: u32,
     seat: Seat,
     /// Sites that have not been rewritten, and how often they were met.
-    hits: [(u64, u32); 16],
+    hits: HashMap<u64, u32>,
     wish: Option<Range<u64>>,
     rooms: u32,
     answers: Vec<(usize, u32)>,
@@ -136,22 +143,24 @@ fn has_ended(pid: i32, tid: i32) -> bool {
     }
 }
 
-/// A stopped thread goes one instruction further in our code. False at what raises a fault, and at host calls that only the
-/// container can have led it to: waiting, with nothing that anybody waits for, and returning from signals. `regs` are its own,
-/// and are not kept up.
-fn step_inside(tid: i32, regs: &mut Regs) -> Result<bool> {
+/// What came of an instruction.
+enum Stepped {
+    /// The thread is behind it.
+    On,
+    /// It has raised this signal.
+    Raised(i32),
+    /// It is one that only the container can have led the thread to.
+    Not,
+}
+
+/// The call that the thread has been interrupted in, or is about to make, is none that it may make while it is followed: it
+/// could take for ever. `regs` are the thread's own; what they become instead.
+fn without_waiting(regs: &Regs) -> Option<Regs> {
     const EINTR: u64 = -(libc::EINTR as i64) as u64;
-    let waits = |rip: u64| code::futexes().contains(&rip);
-    if regs.orig_rax as i64 >= 0 || waits(regs.rip + 2) {
-        // The call was interrupted, or is about to be made: not again, as it could take for ever.
-        let rip = if waits(regs.rip + 2) { regs.rip + 2 } else { regs.rip };
-        *regs = Regs { rip, rax: EINTR, orig_rax: u64::MAX, ..*regs };
-        return trace::set_regs(tid, regs).map(|()| true);
-    }
-    if regs.rip + 2 == code::sigreturn() {
-        return Ok(false);
-    }
-    trace::step(tid)
+    let about_to = code::futexes().contains(&(regs.rip + 2));
+    let rip = if about_to { regs.rip + 2 } else { regs.rip };
+    // The host would make an interrupted call once more.
+    (about_to || regs.orig_rax as i64 >= 0).then_some(Regs { rip, rax: EINTR, orig_rax: u64::MAX, ..*regs })
 }
 
 impl Poke for StubThread {
@@ -184,7 +193,7 @@ impl TrapThread {
             enough: QUIET,
             stint: 0,
             seat: Seat::new(),
-            hits: [(0, 0); 16],
+            hits: HashMap::new(),
             wish: None,
             rooms: 0,
             answers: Vec::new(),
@@ -202,7 +211,7 @@ impl TrapThread {
         let death = [libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64, 0, 0, 0, 0];
         self.inner.call(libc::SYS_prctl, death)?;
         let Some(context) = &self.context else { return Err(Errno::EINVAL) };
-        context.clear();
+        context.wipe();
         let stack: [u64; 3] = [context.address() + context::STACK, 0, context::SIZE - context::STACK];
         let bytes: Vec<u8> = stack.iter().flat_map(|word| word.to_ne_bytes()).collect();
         context.write_buffer(&bytes);
@@ -278,6 +287,7 @@ impl TrapThread {
         let regs = Regs { gs_base: base, rip, orig_rax: u64::MAX, ..self.inner.regs };
         self.inner.dirty = true;
         self.stint = 0;
+        context.clear();
         context.set_patience(0);
         context.state().store(state::RUN_ASLEEP, Ordering::SeqCst);
         if trace::set_regs(self.inner.tid, &regs).is_err() {
@@ -312,7 +322,7 @@ impl TrapThread {
         if !self.begin_free() {
             return Some(Event::Interrupted);
         }
-        space::nobody_waits();
+        space::goes_on();
         let Some(context) = &self.context else { return Some(Event::Lost) };
         let slept = context.state().load(Ordering::Acquire) == state::TRAP_ASLEEP;
         self.seat.settle(&mut self.inner.place, slept);
@@ -370,7 +380,7 @@ impl TrapThread {
                 state::RUN if looking => continue,
                 _ => {}
             }
-            self.seat.gave_up(&mut self.inner.place);
+            self.seat.gives_up(&mut self.inner.place);
             let asleep = word.compare_exchange(state::RUN, state::RUN_ASLEEP, Ordering::SeqCst, Ordering::SeqCst);
             match asleep {
                 Ok(_) | Err(state::RUN_ASLEEP) if !kicked() => {
@@ -389,7 +399,7 @@ impl TrapThread {
             // For the next run.
             self.inner.kicker.state.store(KICKED, Ordering::SeqCst);
         }
-        self.seat.called();
+        self.seat.called(&self.inner.place);
         self.stint = self.stint.saturating_add(1);
         self.capture()
     }
@@ -410,7 +420,7 @@ impl TrapThread {
         };
         self.seen = self.inner.regs;
         if let (Mode::Waiting(_), Some(context)) = (&self.mode, &self.context) {
-            space::waits(context, &self.memory, self.inner.tid);
+            space::waits(context, &self.memory, self.inner.tid, stop == Stop::Call);
         }
         event
     }
@@ -511,7 +521,7 @@ impl TrapThread {
         if trace::set_regs(self.inner.tid, &Regs { gs_base, orig_rax: u64::MAX, ..self.inner.regs }).is_err() {
             return Some(Event::Lost);
         }
-        let event = self.find_out();
+        let event = self.follow_out(0);
         self.inner.dirty = true;
         event
     }
@@ -541,12 +551,12 @@ impl TrapThread {
     /// Counts a call that came by a signal or a ptrace stop, and rewrites its site when it is met often.
     fn note_site(&mut self) {
         let rip = self.inner.regs.rip;
-        let entry = &mut self.hits[(rip >> 1) as usize % 16];
-        if entry.0 != rip {
-            *entry = (rip, 0);
+        if self.hits.len() >= SITES && !self.hits.contains_key(&rip) {
+            self.hits.clear();
         }
-        entry.1 = entry.1.wrapping_add(1);
-        if entry.1 % AGAIN == HITS {
+        let hits = self.hits.entry(rip).or_default();
+        *hits = hits.wrapping_add(1);
+        if *hits % AGAIN == HITS {
             self.rewrite(rip);
         }
     }
@@ -599,14 +609,8 @@ impl TrapThread {
     /// The extended state is in the signal's frame: the handler runs with a fresh one, which the thread keeps when the
     /// container has made nonsense of the frame.
     fn restore_xstate(&mut self) -> Result<()> {
-        let mut image = trace::get_xstate(self.inner.tid)?;
-        if let Some(frame) = self.context.as_ref().and_then(|context| context.load_signal()) {
-            frame.load_xstate(&mut image);
-        }
-        match trace::set_xstate(self.inner.tid, &image) {
-            Err(Errno::ESRCH) => Err(Errno::ESRCH),
-            _ => Ok(()),
-        }
+        let frame = self.context.as_ref().and_then(|context| context.load_signal());
+        frame.map_or(Ok(()), |frame| put_xstate(self.inner.tid, &frame))
     }
 
     /// Stops a free stub wherever it is, and traces it from then on.
@@ -620,7 +624,7 @@ impl TrapThread {
         let event = match pending {
             Some(signal) => self.caught(signal, true),
             None if trace::has_raised(self.inner.tid) => self.catch(),
-            None => self.find_out(),
+            None => self.follow_out(0),
         };
         self.inner.dirty = true;
         let event = event.unwrap_or(Event::Interrupted);
@@ -640,12 +644,19 @@ impl TrapThread {
         match trace::wait(self.inner.tid) {
             trace::Stop::Signal(signal) => self.caught(signal, false),
             trace::Stop::Gone => Some(Event::Lost),
-            trace::Stop::Event | trace::Stop::Syscall => self.find_out(),
+            trace::Stop::Event | trace::Stop::Syscall => self.follow_out(0),
         }
     }
 
     /// It was about to get a signal. `asked`: the stop that was asked for comes next, before any instruction.
     fn caught(&mut self, signal: i32, asked: bool) -> Option<Event> {
+        if trace::get_regs(self.inner.tid, &mut self.inner.regs).is_err() {
+            return Some(Event::Lost);
+        }
+        if code::range().contains(&self.inner.regs.rip) {
+            // A fault of the stub's own copies, which its handler knows what to do about.
+            return self.follow_out(signal);
+        }
         let event = self.inner.stopped_by_signal(signal);
         if asked && trace::resume(libc::PTRACE_CONT, self.inner.tid).is_ok() {
             trace::wait(self.inner.tid);
@@ -657,9 +668,11 @@ impl TrapThread {
         }
     }
 
-    /// Where is it? In the stub's code it is followed until it says what it wants or is out of there.
-    fn find_out(&mut self) -> Option<Event> {
-        for _ in 0..STEPS {
+    /// Where is it? In the stub's code it is followed until it says what it wants or is out of there. `signal`: what it is to
+    /// get first.
+    fn follow_out(&mut self, mut signal: i32) -> Option<Event> {
+        let (mut instructions, mut last) = (0, 0);
+        for _ in 0..BYTES {
             if trace::get_regs(self.inner.tid, &mut self.inner.regs).is_err() {
                 return Some(Event::Lost);
             }
@@ -667,14 +680,25 @@ impl TrapThread {
             if matches!(context.state().load(Ordering::Acquire), state::TRAP | state::TRAP_ASLEEP) {
                 return self.capture_traced();
             }
-            // The trap of a thread without a context is the next run's.
-            if !self.is_inside(self.inner.regs.rip) || self.inner.regs.rip == code::slow() - 1 {
+            let rip = self.inner.regs.rip;
+            if rip == code::slow() && signal == 0 {
+                self.called_without_context();
+                return Some(Event::Syscall);
+            }
+            let in_code = code::range().contains(&rip);
+            if !in_code && !self.memory.patches.lock().is_slot(rip) {
                 break;
             }
-            match step_inside(self.inner.tid, &mut self.inner.regs) {
-                Ok(true) => {}
-                Ok(false) if self.is_returning() => return self.return_traced(),
-                Ok(false) => break,
+            instructions += usize::from(rip != last);
+            last = rip;
+            if instructions > STEPS {
+                break;
+            }
+            match self.step_inside(signal) {
+                Ok(Stepped::On) => signal = 0,
+                // Its handler has it; in a slot there is nothing that could fault.
+                Ok(Stepped::Raised(raised)) if in_code => signal = raised,
+                Ok(Stepped::Raised(_) | Stepped::Not) => break,
                 Err(_) => return Some(Event::Lost),
             }
         }
@@ -683,20 +707,33 @@ impl TrapThread {
         Some(Event::Interrupted)
     }
 
-    /// Whether the thread is about to return from the signal that it was last answered for.
-    fn is_returning(&self) -> bool {
-        let frame = self.context.as_ref().and_then(|context| context.load_signal());
-        self.inner.regs.rip + 2 == code::sigreturn() && frame.is_some_and(|frame| frame.address() == self.inner.regs.rsp)
+    /// A stopped thread, of which `inner.regs` are the true registers, goes one instruction further in our code, having got
+    /// `signal` if that is not 0. The registers are not kept up.
+    fn step_inside(&mut self, signal: i32) -> Result<Stepped> {
+        let tid = self.inner.tid;
+        if signal == 0 {
+            if let Some(regs) = without_waiting(&self.inner.regs) {
+                return trace::set_regs(tid, &regs).map(|()| Stepped::On);
+            }
+            if self.inner.regs.rip + 2 == code::sigreturn() {
+                return self.return_from_signal();
+            }
+        }
+        Ok(trace::step(tid, signal)?.map_or(Stepped::On, Stepped::Raised))
     }
 
-    /// It returns from there by the sentry's hand. The host's way would block signals if the container has written to the frame.
-    fn return_traced(&mut self) -> Option<Event> {
-        self.context.as_ref()?.load_signal()?.load(&mut self.inner.regs);
-        if self.restore_xstate().is_err() {
-            return Some(Event::Lost);
-        }
-        self.outside();
-        Some(Event::Interrupted)
+    /// It is about to return from a signal, and does so by the sentry's hand: the host's way would block signals if the
+    /// container has written to the frame.
+    fn return_from_signal(&mut self) -> Result<Stepped> {
+        let Some(frame) = self.context.as_ref().and_then(|context| context.frame_at(self.inner.regs.rsp)) else {
+            return Ok(Stepped::Not);
+        };
+        let (fs_base, gs_base) = (self.inner.regs.fs_base, self.inner.regs.gs_base);
+        let mut regs = self.inner.regs;
+        frame.load(&mut regs);
+        trace::set_regs(self.inner.tid, &Regs { fs_base, gs_base, ..regs })?;
+        put_xstate(self.inner.tid, &frame)?;
+        Ok(Stepped::On)
     }
 
     /// It had posted something: that is what it stopped for.
@@ -770,11 +807,11 @@ impl TrapThread {
                 // The trap itself: the next run has it.
                 break;
             }
-            let stepped = step_inside(self.inner.tid, &mut self.inner.regs);
+            let stepped = self.step_inside(0);
             if trace::get_regs(self.inner.tid, &mut self.inner.regs).is_err() {
                 return Event::Lost;
             }
-            if !matches!(stepped, Ok(true)) {
+            if !matches!(stepped, Ok(Stepped::On)) {
                 break;
             }
         }
@@ -792,7 +829,7 @@ impl TrapThread {
             }
             let stepped = trace::get_regs(tid, &mut regs).is_ok()
                 && code::range().contains(&regs.rip)
-                && matches!(step_inside(tid, &mut regs), Ok(true));
+                && matches!(trace::step(tid, 0), Ok(None));
             if !stepped {
                 break;
             }
@@ -818,6 +855,16 @@ impl TrapThread {
                 contexts.give_back(*context);
             }
         }
+    }
+}
+
+/// Gives a stopped thread the extended state of a signal's frame, if that is one.
+fn put_xstate(tid: i32, frame: &Frame<'_>) -> Result<()> {
+    let mut image = trace::get_xstate(tid)?;
+    frame.load_xstate(&mut image);
+    match trace::set_xstate(tid, &image) {
+        Err(Errno::ESRCH) => Err(Errno::ESRCH),
+        _ => Ok(()),
     }
 }
 
@@ -918,11 +965,12 @@ impl UserThread for TrapThread {
     fn fork(&mut self) -> Result<Seed> {
         self.retrace()?;
         let process = self.inner.space.process.clone();
-        let inner = {
-            let _no_mapping = kept(&process).map(|contexts| contexts.mapping.lock());
-            self.inner.fork_seed()?
-        };
-        let patches = Box::new(self.memory.patches.lock().clone());
+        let _no_mapping = kept(&process).map(|contexts| contexts.mapping.lock());
+        // No site is rewritten between the copy of the memory and that of what is known of it.
+        let memory = self.memory.clone();
+        let patches = memory.patches.lock();
+        let inner = self.inner.fork_seed()?;
+        let patches = Box::new(patches.clone());
         Ok(Box::new(TrapSeed { inner, arena: self.arena.clone(), from: From::Copy(patches) }))
     }
 
@@ -949,7 +997,7 @@ impl UserThread for TrapThread {
         self.memory = TrapSpace::new(self.inner.space.clone(), Patches::default());
         self.shared = self.memory.clone();
         (self.quiet, self.enough, self.rooms, self.wish) = (0, QUIET, 0, None);
-        self.hits = [(0, 0); 16];
+        self.hits.clear();
         Ok(())
     }
 
@@ -963,6 +1011,7 @@ impl UserThread for TrapThread {
         if !self.inner.space.range.contains(&addr) {
             return Err(Errno::EFAULT);
         }
+        self.memory.before_exchange(addr);
         if let (Mode::Waiting(_), Some(context)) = (&self.mode, &self.context)
             && context.order_exchange(addr, expected, new)
             && (space::finished(context, self.inner.tid) || self.exchanges_traced(context))
@@ -995,7 +1044,7 @@ impl UserThread for TrapThread {
         self.inner.map(&MapRequest { addr, len: ROOM, prot, shared: false, flags: libc::MAP_NORESERVE, backing })?;
         self.memory.patches.lock().enter_room(addr);
         // The sites that wanted it are met again.
-        self.hits = [(0, 0); 16];
+        self.hits.clear();
         self.quiet = self.enough;
         Ok(())
     }

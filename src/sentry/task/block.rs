@@ -5,7 +5,8 @@
 //! is on another CPU; an attempt that succeeds at once costs nothing here.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::errno::{Errno, Result};
 use crate::platform::placement;
@@ -13,6 +14,42 @@ use crate::sentry::task::{Attention, Current, Task, TaskState};
 use crate::vfs::epoll::Epoll;
 use crate::vfs::file::File;
 use crate::wait::{Events, WaitKey, WaitQueue};
+
+/// How long a task that sleeps looks for its wake-up before it gives its CPU away.
+const PATIENCE: Duration = Duration::from_micros(40);
+
+/// Looks between two glances at the clock.
+const LOOKS: u32 = 64;
+
+/// Whether looking for a wake-up pays: it did lately. What nobody answers at once (a terminal, a timer) is looked for less and
+/// less often.
+#[derive(Default)]
+pub struct Looks {
+    /// Sleeps until the next look.
+    wait: AtomicU32,
+    /// How many there are to be between two.
+    gap: AtomicU32,
+}
+
+impl Looks {
+    const LONGEST_GAP: u32 = 256;
+
+    /// Only the task's own thread asks.
+    fn is_worth_it(&self) -> bool {
+        let wait = self.wait.load(Ordering::Relaxed);
+        if wait > 0 {
+            self.wait.store(wait - 1, Ordering::Relaxed);
+        }
+        wait == 0
+    }
+
+    fn count(&self, seen: bool) {
+        let gap = self.gap.load(Ordering::Relaxed);
+        let gap = if seen { gap / 4 } else { (gap * 2 + 1).min(Looks::LONGEST_GAP) };
+        self.gap.store(gap, Ordering::Relaxed);
+        self.wait.store(gap, Ordering::Relaxed);
+    }
+}
 
 /// Why a sleep ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +124,16 @@ impl Task {
         }
         self.clocks.slept();
         self.set_state(TaskState::Sleeping);
+        if self.looks.is_worth_it() && placement::is_alone() {
+            let seen = self.look();
+            self.looks.count(seen);
+            if seen {
+                // Takes the token, which is there.
+                self.parker.park(None);
+                self.set_state(TaskState::Running);
+                return if self.interrupted() { Woken::Signal } else { Woken::Event };
+            }
+        }
         let blocking = placement::blocking();
         let woken = park();
         drop(blocking);
@@ -95,6 +142,22 @@ impl Task {
             _ if self.interrupted() => Woken::Signal,
             true => Woken::Event,
             false => Woken::Deadline,
+        }
+    }
+
+    /// Looks for a wake-up for as long as being woken on another CPU costs.
+    fn look(&self) -> bool {
+        let begun = Instant::now();
+        loop {
+            for _ in 0..LOOKS {
+                if self.parker.has_token() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if begun.elapsed() > PATIENCE {
+                return false;
+            }
         }
     }
 

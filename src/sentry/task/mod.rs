@@ -227,6 +227,8 @@ pub struct Task {
     rests: AtomicBool,
     /// Where its sentry thread sleeps.
     pub parker: Arc<Parker>,
+    /// Whether it looks for a wake-up before it sleeps.
+    pub(super) looks: block::Looks,
     /// What stops its user code. `None` before it has started.
     interrupter: Mutex<Option<Arc<dyn Interrupter>>>,
     /// Its own pending signals and its mask.
@@ -465,6 +467,7 @@ impl Task {
             exiting: AtomicBool::new(false),
             rests: AtomicBool::new(false),
             parker: Arc::default(),
+            looks: block::Looks::default(),
             interrupter: Mutex::new(None),
             signals: Mutex::default(),
             clear_child_tid: AtomicU64::new(0),

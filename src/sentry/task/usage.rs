@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::sentry::task::{Task, ThreadGroup};
 use crate::sentry::time::CpuUsage;
-use crate::timer::clock::monotonic;
+use crate::timer::clock::{ticks, ticks_to_ns};
 
 /// Resources used, in nanoseconds and counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Usage {
 #[derive(Default)]
 pub struct TaskClocks {
     system_tid: AtomicI32,
-    /// What the code has used. While it runs, with [`RUNNING`], less the moment at which it began: one word, so that who
+    /// What the code has used, in ticks. While it runs, with [`RUNNING`], less the moment at which it began: one word, so that who
     /// reads never counts a stretch twice or not at all.
     user: AtomicU64,
     /// What the sentry thread had used when the task ended.
@@ -119,17 +119,21 @@ impl TaskClocks {
     /// The task's code is about to run. Only the task's own thread calls this and [`TaskClocks::stops`].
     pub fn runs(&self) {
         let used = self.user.load(Ordering::Relaxed);
-        self.user.store(used.wrapping_sub(monotonic()) | RUNNING, Ordering::Relaxed);
+        self.user.store(used.wrapping_sub(ticks()) | RUNNING, Ordering::Relaxed);
     }
 
     /// The task's code has stopped.
     pub fn stops(&self) {
-        self.user.store(self.user_ns(), Ordering::Relaxed);
+        self.user.store(self.user_ticks(), Ordering::Relaxed);
     }
 
     fn user_ns(&self) -> u64 {
+        ticks_to_ns(self.user_ticks())
+    }
+
+    fn user_ticks(&self) -> u64 {
         match self.user.load(Ordering::Relaxed) {
-            since if since & RUNNING != 0 => since.wrapping_add(monotonic()) & !RUNNING,
+            since if since & RUNNING != 0 => since.wrapping_add(ticks()) & !RUNNING,
             used => used,
         }
     }
@@ -217,6 +221,7 @@ impl CpuUsage for ThreadGroup {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::timer::clock::monotonic;
 
     #[test]
     fn code_that_runs_is_counted_before_it_stops() {
@@ -225,10 +230,10 @@ mod tests {
         group.enter(&clocks);
         clocks.runs();
         let begun = group.usage().user_ns;
-        let until = monotonic() + 1000;
+        let until = monotonic() + 1_000_000;
         while monotonic() < until {}
         let running = group.usage().user_ns;
-        assert!(running >= begun + 1000);
+        assert!(running >= begun + 900_000);
         clocks.stops();
         let stopped = group.usage().user_ns;
         assert!(stopped >= running);

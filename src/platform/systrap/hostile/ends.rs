@@ -90,7 +90,9 @@ fn a_killed_stub_is_lost_while_the_sentry_looks_or_copies() {
                     break;
                 }
                 if turn % 2 == 0 {
-                    (0..10).for_each(|_| drop(user.space().read(DATA, &mut buf)));
+                    for _ in 0..10 {
+                        let _ = user.space().read(DATA, &mut buf);
+                    }
                     let _ = user.compare_exchange(DATA, 0, 0);
                 }
                 worst = worst.max(begun.elapsed());

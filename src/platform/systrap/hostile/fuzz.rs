@@ -23,6 +23,11 @@ fn put(start: *mut u8, offset: u64, word: u64) {
     unsafe { start.add(offset as usize).cast::<u64>().write_volatile(word) };
 }
 
+fn word_at(start: *mut u8, offset: u64) -> u64 {
+    // SAFETY: as for `put`.
+    unsafe { start.add(offset as usize).cast::<u64>().read_volatile() }
+}
+
 #[test]
 fn contexts_of_anything() {
     let arena = Arena::new().unwrap();
@@ -51,7 +56,8 @@ fn contexts_of_anything() {
         frame.load(&mut regs);
         let _ = frame.info();
         frame.store(&regs);
-        let at = frame.address() - context.address();
+        let _ = (context.luggage(), context.frame_at(random.word()).is_some());
+        let at = word_at(start, context::field::FRAME as u64) - context.address();
         if random.below(2) == 0 && at + 40 + 24 * 8 < context::SIZE {
             let state = context::STACK + random.below((context::SIZE - context::STACK) / 8) * 8;
             put(start, at + 40 + 23 * 8, context.address() + state);
