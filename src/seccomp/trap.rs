@@ -4,7 +4,8 @@
 //! there with any registers, so each of them is worth no more than what everybody may do:
 //!
 //! - `futex`, waiting and waking, on words within contexts;
-//! - `rt_sigreturn`, which gives a thread registers that it could have loaded;
+//! - `rt_sigreturn`, which gives a thread registers that it could have loaded, and another signal mask and stack, by which it
+//!   harms its own process: whoever stops it to trace it unblocks all, and each program gets its stack anew;
 //! - what the sentry makes a stopped stub do (mapping, cloning) only with a **seal**: 64 random bits in parts of the argument
 //!   registers that the call does not look at. The sentry sets registers by ptrace and takes them back before container
 //!   code runs, so the seal is never in memory that the container can read; a guess costs a process.

@@ -244,8 +244,20 @@ fn jumps_into_the_stubs_page_while_traced() {
             for gs in [context::WINDOW, 0, random.next() >> 17] {
                 let regs = user.regs_mut();
                 let words = [
-                    &mut regs.rax, &mut regs.rbx, &mut regs.rcx, &mut regs.rdx, &mut regs.rsi, &mut regs.rdi, &mut regs.rbp,
-                    &mut regs.rsp, &mut regs.r8, &mut regs.r9, &mut regs.r10, &mut regs.r11, &mut regs.r12, &mut regs.r13,
+                    &mut regs.rax,
+                    &mut regs.rbx,
+                    &mut regs.rcx,
+                    &mut regs.rdx,
+                    &mut regs.rsi,
+                    &mut regs.rdi,
+                    &mut regs.rbp,
+                    &mut regs.rsp,
+                    &mut regs.r8,
+                    &mut regs.r9,
+                    &mut regs.r10,
+                    &mut regs.r11,
+                    &mut regs.r12,
+                    &mut regs.r13,
                 ];
                 words.into_iter().for_each(|word| *word = random.word());
                 (regs.rip, regs.gs_base, regs.eflags) = (target, gs, 0x202);
@@ -398,7 +410,9 @@ impl Forged {
 
     /// Another alternate stack.
     fn stack(mut self, start: u64, len: u64) -> Forged {
-        (self.put(16, start), self.put(24, 0), self.put(32, len));
+        self.put(16, start);
+        self.put(24, 0);
+        self.put(32, len);
         self
     }
 }

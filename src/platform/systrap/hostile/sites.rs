@@ -5,8 +5,8 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::AtomicU32;
 
 use super::*;
-use crate::platform::{Backing, MapRequest};
 use crate::platform::systrap::tests::LOOP_BEHIND;
+use crate::platform::{Backing, MapRequest};
 
 const TEXT: u64 = 0x80_0000;
 
@@ -137,9 +137,7 @@ fn a_room_that_another_thread_maps_over() {
     let other = std::thread::spawn(move || {
         let mut other = seed.attach().unwrap();
         other.map(&anonymous(room, 0x1_0000, libc::PROT_READ)).unwrap();
-        other
-            .space()
-            .host_pid()
+        other.space().host_pid()
     });
     other.join().unwrap();
     assert_eq!((expect_syscall(&mut *user), user.regs().rbx, user.regs().rip), (0, rbx + 1, CODE + 4));
