@@ -816,6 +816,8 @@ impl TrapThread {
             self.inner.dirty = true;
         }
         match self.inner.run() {
+            // The stub's own: it was stopped on its way to say something, and has said it now.
+            Event::Syscall if code::range().contains(&self.inner.regs.rip) => Some(self.posted_traced()),
             Event::Syscall => {
                 self.quiet = self.quiet.saturating_add(1);
                 self.note_site();
@@ -834,6 +836,17 @@ impl TrapThread {
             Event::Interrupted => Some(self.out_of_the_slot()),
             event => Some(event),
         }
+    }
+
+    /// A traced stub has come to a call of its own code.
+    fn posted_traced(&mut self) -> Event {
+        let state = self.context.as_ref().map(|context| context.state().load(Ordering::Acquire));
+        let event = match state {
+            Some(state::TRAP | state::TRAP_ASLEEP) => self.capture_traced(),
+            _ => None,
+        };
+        self.inner.dirty = true;
+        event.unwrap_or(Event::Interrupted)
     }
 
     /// Stopped in a slot or in the stub's code, a thread is followed out of there.
