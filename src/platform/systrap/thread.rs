@@ -843,7 +843,8 @@ impl TrapThread {
         let state = self.context.as_ref().map(|context| context.state().load(Ordering::Acquire));
         let event = match state {
             Some(state::TRAP | state::TRAP_ASLEEP) => self.capture_traced(),
-            _ => None,
+            // The container's, whatever it means by that.
+            _ => return Event::Syscall,
         };
         self.inner.dirty = true;
         event.unwrap_or(Event::Interrupted)
