@@ -200,6 +200,10 @@ global_asm!(
     "je 9f",
     "cmp eax, {EXCHANGE}",
     "je 9f",
+    "cmp eax, {STORE}",
+    "je 9f",
+    "cmp eax, {CALL}",
+    "je 9f",
     "mov [rbx + {signal}], edi",
     "mov [rbx + {info}], rsi",
     "mov [rbx + {frame}], rdx",
@@ -221,6 +225,7 @@ global_asm!(
     "xchg [rbx + {state}], eax",
     "cmp eax, {RUN_ASLEEP}",
     "jne 3f",
+    "41:",
     "lea rdi, [rbx + {state}]",
     "mov esi, 1",
     "mov edx, 1",
@@ -229,6 +234,8 @@ global_asm!(
     ".globl runsc_trap_wake",
     "runsc_trap_wake:",
     // Wait: for a while by looking, then asleep.
+    ".globl runsc_trap_rest",
+    "runsc_trap_rest:",
     "3:",
     "mov ecx, [rbx + {patience}]",
     "4:",
@@ -264,6 +271,10 @@ global_asm!(
     "je 15f",
     "cmp eax, {RUN_ASLEEP}",
     "je 15f",
+    "cmp eax, {STORE}",
+    "je 19f",
+    "cmp eax, {CALL}",
+    "je 39f",
     "pause",
     "jmp 3b",
     // Copy, as far as it goes.
@@ -275,9 +286,12 @@ global_asm!(
     "rep movsb",
     "mov [rbx + {length}], rcx",
     "16:",
+    "mov ecx, [rbx + {wakes}]",
     "mov eax, {TRAP}",
     "xchg [rbx + {state}], eax",
-    "jmp 3b",
+    "test ecx, ecx",
+    "jz 3b",
+    "jmp 41b",
     // Compare and exchange a word.
     "14:",
     "mov rdi, [rbx + {target}]",
@@ -285,6 +299,26 @@ global_asm!(
     "mov edx, [rbx + {length}]",
     "lock cmpxchg [rdi], edx",
     "mov [rbx + {source}], eax",
+    "jmp 16b",
+    // Store the extended state.
+    "19:",
+    "mov eax, [rbx + {components}]",
+    "xor edx, edx",
+    "xsave64 [rbx + {xstate}]",
+    "jmp 16b",
+    // A host call that the filter lets pass without a seal.
+    "39:",
+    "mov rax, [rbx + {call}]",
+    "mov rdi, [rbx + {call} + 8]",
+    "mov rsi, [rbx + {call} + 16]",
+    "mov rdx, [rbx + {call} + 24]",
+    "mov r10, [rbx + {call} + 32]",
+    "mov r8, [rbx + {call} + 40]",
+    "mov r9, [rbx + {call} + 48]",
+    "syscall",
+    ".globl runsc_trap_call",
+    "runsc_trap_call:",
+    "mov [rbx + {call}], rax",
     "jmp 16b",
     // It has faulted: rcx is what is left of a copy.
     "5:",
@@ -295,6 +329,13 @@ global_asm!(
     "15:",
     "cmp dword ptr [rbx + {kind}], {kind_call}",
     "je 17f",
+    "cmp dword ptr [rbx + {full}], 0",
+    "je 37f",
+    "mov rax, [rbx + {fs}]",
+    "wrfsbase rax",
+    "mov rax, [rbx + {gs}]",
+    "wrgsbase rax",
+    "37:",
     "mov rsp, [rbx + {frame}]",
     "6:",
     "mov eax, 15",
@@ -323,6 +364,8 @@ global_asm!(
     "33:",
     "mov dword ptr [rbx + {probing}], 0",
     "34:",
+    "cmp dword ptr [rbx + {full}], 0",
+    "jne 35f",
     "test dword ptr [rbx + {scratch} - 8], 0x400",
     "jz 18f",
     "std",
@@ -346,6 +389,36 @@ global_asm!(
     "mov rax, gs:[{rax}]",
     "mov rbx, gs:[{rbx}]",
     "jmp rcx",
+    // With other registers than those that it came with.
+    "35:",
+    "cmp dword ptr [rbx + {restore}], 0",
+    "je 38f",
+    "mov eax, [rbx + {components}]",
+    "xor edx, edx",
+    "xrstor64 [rbx + {xstate}]",
+    "38:",
+    "mov rax, [rbx + {fs}]",
+    "wrfsbase rax",
+    "wrgsbase rbx",
+    "lea rsp, [rbx + {eflags}]",
+    "popfq",
+    "mov rcx, gs:[{rcx}]",
+    "mov r11, gs:[{r11}]",
+    "mov rdx, gs:[{rdx}]",
+    "mov rsi, gs:[{rsi}]",
+    "mov rdi, gs:[{rdi}]",
+    "mov rbp, gs:[{rbp}]",
+    "mov r8, gs:[{r8}]",
+    "mov r9, gs:[{r9}]",
+    "mov r10, gs:[{r10}]",
+    "mov r12, gs:[{r12}]",
+    "mov r13, gs:[{r13}]",
+    "mov r14, gs:[{r14}]",
+    "mov r15, gs:[{r15}]",
+    "mov rsp, gs:[{rsp}]",
+    "mov rax, gs:[{rax}]",
+    "mov rbx, gs:[{rbx}]",
+    "jmp gs:[{rip}]",
     // What calls bring and take: see `hint`.
     "40:",
     ".fill {answers}, 1, 0",
@@ -403,6 +476,17 @@ global_asm!(
     r13 = const field::R13,
     r14 = const field::R14,
     r15 = const field::R15,
+    rcx = const field::RCX,
+    r11 = const field::R11,
+    eflags = const field::EFLAGS,
+    full = const field::FULL,
+    restore = const field::RESTORE,
+    components = const field::COMPONENTS,
+    xstate = const context::XSTATE,
+    call = const field::CALL,
+    wakes = const field::WAKES,
+    STORE = const state::STORE,
+    CALL = const state::CALL,
     kind_call = const context::KIND_CALL,
     kind_signal = const context::KIND_SIGNAL,
     // `ucontext.uc_mcontext.rip`: 40 bytes of ucontext before the registers, of which it is the seventeenth.
@@ -422,6 +506,8 @@ unsafe extern "C" {
     static runsc_trap_handler: u8;
     static runsc_trap_wake: u8;
     static runsc_trap_wait: u8;
+    static runsc_trap_rest: u8;
+    static runsc_trap_call: u8;
     static runsc_trap_return: u8;
     static runsc_trap_bring: u8;
     static runsc_trap_brought: u8;
@@ -467,6 +553,16 @@ pub fn handler() -> u64 {
 /// Behind the `futex` calls: waking, waiting.
 pub fn futexes() -> [u64; 2] {
     [place(&raw const runsc_trap_wake), place(&raw const runsc_trap_wait)]
+}
+
+/// Where a thread waits for an answer, its context in `rbx`.
+pub fn rest() -> u64 {
+    place(&raw const runsc_trap_rest)
+}
+
+/// Behind the call that it makes for the sentry without a seal.
+pub fn open_call() -> u64 {
+    place(&raw const runsc_trap_call)
 }
 
 /// Behind the call of `rt_sigreturn`.

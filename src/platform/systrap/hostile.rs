@@ -3,6 +3,7 @@
 
 mod ends;
 mod fuzz;
+mod open;
 mod sites;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -65,27 +66,26 @@ fn bounded<T: Send + 'static>(limit: Duration, body: impl FnOnce() -> T + Send +
 
 /// Kicks a thread every now and then until dropped.
 struct Kicks {
-    stop: Arc<AtomicBool>,
+    /// Taken when dropped: that ends the kicks at once.
+    stop: Option<mpsc::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Kicks {
     fn new(interrupter: Arc<dyn Interrupter>, every: Duration) -> Kicks {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let (stop, stopped) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                std::thread::sleep(every);
+            while stopped.recv_timeout(every) == Err(mpsc::RecvTimeoutError::Timeout) {
                 interrupter.interrupt();
             }
         });
-        Kicks { stop, thread: Some(thread) }
+        Kicks { stop: Some(stop), thread: Some(thread) }
     }
 }
 
 impl Drop for Kicks {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.stop.take());
         self.thread.take().map(|thread| thread.join());
     }
 }

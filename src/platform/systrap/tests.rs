@@ -1,5 +1,7 @@
 //! Tests with hand-assembled programs: what the ptrace platform's tests do, and what only free threads can get wrong.
 
+mod free;
+
 use super::*;
 use crate::platform::{Backing, Event, MapRequest, UserThread};
 

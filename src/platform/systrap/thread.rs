@@ -1,5 +1,10 @@
 //! A user thread that is traced or free: see the module above.
 
+mod follow;
+mod host;
+mod rest;
+mod xstate;
+
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,11 +16,11 @@ use super::code;
 use super::context::{self, Context, Stop, state};
 use super::patch::{Patches, Poke, ROOM};
 use super::seat::{Looked, Seat};
-use super::space::{self, Contexts, TrapSpace};
+use super::space::{self, Contexts, TrapSpace, futex};
 use crate::errno::{Errno, Result};
 use crate::platform::placement::Affinity;
 use crate::platform::ptrace::space::StubProcess;
-use crate::platform::ptrace::stub::STUB;
+use crate::platform::ptrace::stub::{STUB, USER_RANGE};
 use crate::platform::ptrace::thread::{FREE, IDLE, KICKED, StubSeed, StubThread, from_kernel};
 use crate::platform::ptrace::trace;
 use crate::platform::{
@@ -36,9 +41,6 @@ const AGAIN: u32 = 256;
 
 /// How many sites are counted at a time.
 const SITES: usize = 512;
-
-/// How many instructions a thread is followed through the stub's code when it is stopped there.
-const STEPS: usize = 400;
 
 /// The processor traps after each instruction.
 const TRAP_FLAG: u64 = 0x100;
@@ -64,6 +66,8 @@ enum From {
     Copy(Box<Patches>),
     /// Its memory.
     Shared(Arc<TrapSpace>),
+    /// Its memory, and a stub thread that rests, with the extended state that it is to begin with.
+    Resting(Arc<TrapSpace>, rest::Called, Vec<u8>),
 }
 
 impl TrapSeed {
@@ -75,11 +79,15 @@ impl TrapSeed {
 
 impl SeedThread for TrapSeed {
     fn attach(self: Box<Self>) -> Result<Box<dyn UserThread>> {
+        if let From::Resting(memory, called, xstate) = self.from {
+            let inner = self.inner.attach_untraced()?;
+            return Ok(Box::new(TrapThread::new(inner, memory, self.arena).get_up(called, xstate)));
+        }
         let inner = self.inner.attach_thread()?;
         let memory = match self.from {
             From::Nothing => TrapSpace::new(inner.space.clone(), Patches::default()),
             From::Copy(patches) => TrapSpace::new(inner.space.clone(), *patches),
-            From::Shared(memory) => memory,
+            From::Shared(memory) | From::Resting(memory, ..) => memory,
         };
         Ok(Box::new(TrapThread::new(inner, memory, self.arena)))
     }
@@ -118,14 +126,10 @@ struct TrapThread {
     wish: Option<Range<u64>>,
     rooms: u32,
     answers: Vec<(usize, u32)>,
-}
-
-fn futex(word: &AtomicU32, op: i32, value: u32, timeout: Option<Duration>) {
-    let time = timeout
-        .map(|timeout| libc::timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() });
-    let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    // SAFETY: the word is mapped; the time, if any, lives until the call returns.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), op, value, time) };
+    /// Extended state to go on with, when it has stopped for a call.
+    pending: Option<Vec<u8>>,
+    /// Whether its process goes on without it.
+    retired: bool,
 }
 
 /// Whether a thread of the process `pid`, which is not reaped, has ended: it has no memory any more. (That the process can be
@@ -139,33 +143,6 @@ fn has_ended(pid: i32, tid: i32) -> bool {
         libc::syscall(libc::SYS_tgkill, pid, tid, 0) != 0
             || libc::process_vm_readv(tid, &local, 1, &remote, 1, 0) < 0 && Errno::last() == Errno::ESRCH
     }
-}
-
-/// A stopped thread goes one instruction further in our code, but for what raises a fault, and for host calls that only the
-/// container can have led it to: waiting, with nothing that anybody waits for, and returning from signals. `regs` are its own,
-/// and are not kept up; `signal`, if not 0, it gets first.
-fn step_inside(tid: i32, regs: &mut Regs, signal: i32) -> Result<Step> {
-    const EINTR: u64 = -(libc::EINTR as i64) as u64;
-    let waits = |rip: u64| code::futexes().contains(&rip);
-    if regs.orig_rax as i64 >= 0 || waits(regs.rip + 2) {
-        // The call was interrupted, or is about to be made: not again, as it could take for ever.
-        let rip = if waits(regs.rip + 2) { regs.rip + 2 } else { regs.rip };
-        *regs = Regs { rip, rax: EINTR, orig_rax: u64::MAX, ..*regs };
-        return trace::set_regs(tid, regs).map(|()| Step::Further);
-    }
-    if regs.rip + 2 == code::sigreturn() && signal == 0 {
-        return Ok(Step::Returning);
-    }
-    Ok(trace::step(tid, signal)?.map_or(Step::Further, Step::Raised))
-}
-
-/// What a step came to.
-enum Step {
-    Further,
-    /// It has raised a fault, whose signal it has not got yet.
-    Raised(i32),
-    /// It is about to return from a signal.
-    Returning,
 }
 
 impl Poke for StubThread {
@@ -202,6 +179,8 @@ impl TrapThread {
             wish: None,
             rooms: 0,
             answers: Vec::new(),
+            pending: None,
+            retired: false,
         }
     }
 
@@ -217,6 +196,7 @@ impl TrapThread {
         self.inner.call(libc::SYS_prctl, death)?;
         let Some(context) = &self.context else { return Err(Errno::EINVAL) };
         context.clear();
+        context.set_components(xstate::components(self.inner.tid));
         let stack: [u64; 3] = [context.address() + context::STACK, 0, context::SIZE - context::STACK];
         let bytes: Vec<u8> = stack.iter().flat_map(|word| word.to_ne_bytes()).collect();
         context.write_buffer(&bytes);
@@ -328,6 +308,7 @@ impl TrapThread {
             return Some(Event::Interrupted);
         }
         space::goes_on();
+        self.pending = None;
         let Some(context) = &self.context else { return Some(Event::Lost) };
         let slept = context.state().load(Ordering::Acquire) == state::TRAP_ASLEEP;
         self.seat.settle(&mut self.inner.place, slept);
@@ -348,27 +329,52 @@ impl TrapThread {
             return false;
         }
         let (now, seen) = (&self.inner.regs, &self.seen);
-        let same_bases = now.fs_base == seen.fs_base && now.gs_base == seen.gs_base && now.cs == seen.cs;
-        if !same_bases {
+        if now.gs_base != seen.gs_base || now.cs != seen.cs {
             return false;
         }
         match stop {
-            Stop::Call => {
-                let same = Regs { rax: seen.rax, orig_rax: seen.orig_rax, ..*now };
-                context.set_result(now.rax);
-                if self.resume != seen.rip {
-                    // In a slot, which may be gone by now.
-                    context.set_resume(self.memory.patches.lock().seen_from_inside(seen.rip));
-                }
-                is_same(&same, seen)
-            }
+            Stop::Call => self.answer_call(context, now, seen),
             Stop::Signal => {
                 let rip = self.memory.patches.lock().seen_from_inside(now.rip);
                 let Some(frame) = context.load_signal() else { return false };
+                let other_base = now.fs_base != seen.fs_base;
+                if other_base {
+                    let gs_base = if now.gs_base == 0 { context.address() } else { now.gs_base };
+                    context.set_bases(now.fs_base, gs_base);
+                }
+                context.set_full(other_base);
                 frame.store(&Regs { rip, ..*now });
-                true
+                is_user(now.fs_base)
             }
         }
+    }
+
+    /// The answer to a call through a rewritten site. All registers cost a dozen loads more than the result alone.
+    fn answer_call(&self, context: &Context, now: &Regs, seen: &Regs) -> bool {
+        /// What `popfq` restores without further effects: CF, PF, AF, ZF, SF, DF, OF; bit 1 and IF are always set, and what RF
+        /// does is over when a call is.
+        const FLAGS: u64 = 0xcd5 | 0x10202;
+        let same = Regs { rax: seen.rax, orig_rax: seen.orig_rax, ..*now };
+        if is_same(&same, seen) && self.pending.is_none() {
+            context.set_full(false);
+            context.set_result(now.rax);
+            if self.resume != seen.rip {
+                // In a slot, which may be gone by now.
+                context.set_resume(self.memory.patches.lock().seen_from_inside(seen.rip));
+            }
+            return true;
+        }
+        if now.eflags & !FLAGS != 0 || now.gs_base != 0 || !is_user(now.rip) || !is_user(now.fs_base) {
+            return false;
+        }
+        let rip = self.memory.patches.lock().seen_from_inside(now.rip);
+        context.set_registers(&Regs { rip, ..*now });
+        if let Some(image) = &self.pending {
+            context.write_xstate(image);
+        }
+        context.set_restores(self.pending.is_some());
+        context.set_full(true);
+        true
     }
 
     /// Waits until the stub has something to say. `None`: nothing that concerns the sentry.
@@ -598,10 +604,11 @@ impl TrapThread {
         self.quiet = 0;
         self.enough = if self.stint < self.enough { (self.enough * 2).min(MOST_QUIET) } else { QUIET };
         self.halt()?;
-        if stop == Stop::Signal {
-            self.restore_xstate()?;
+        match (stop, self.pending.take()) {
+            (Stop::Signal, _) => self.restore_xstate(),
+            (Stop::Call, Some(image)) => trace::set_xstate(self.inner.tid, &image),
+            (Stop::Call, None) => Ok(()),
         }
-        Ok(())
     }
 
     /// Stops the free stub, unless that has been done.
@@ -623,273 +630,6 @@ impl TrapThread {
             Err(Errno::ESRCH) => Err(Errno::ESRCH),
             _ => Ok(()),
         }
-    }
-
-    /// Stops a free stub wherever it is, and traces it from then on.
-    fn stop_running(&mut self) -> Event {
-        space::nobody_waits();
-        self.inner.place.join();
-        let kicked = self.inner.kicker.state.swap(IDLE, Ordering::SeqCst) == KICKED;
-        self.mode = Mode::Traced;
-        self.quiet = 0;
-        let Ok(pending) = self.halt() else { return Event::Lost };
-        let event = match pending {
-            Some(signal) => self.caught(signal, true),
-            None if trace::has_raised(self.inner.tid) => self.catch(),
-            None => self.follow_out(0),
-        };
-        self.inner.dirty = true;
-        let event = event.unwrap_or(Event::Interrupted);
-        if kicked && !matches!(event, Event::Interrupted) {
-            // For the next run.
-            self.inner.kicker.state.store(KICKED, Ordering::SeqCst);
-        }
-        event
-    }
-
-    /// It has raised a signal, by a call above all. Not to take that now would be to lose it: the thread's registers may be
-    /// others by the time it is delivered, or the stub in the middle of a call that the sentry has it make.
-    fn catch(&mut self) -> Option<Event> {
-        if trace::resume(libc::PTRACE_CONT, self.inner.tid).is_err() {
-            return Some(Event::Lost);
-        }
-        match trace::wait(self.inner.tid) {
-            trace::Stop::Signal(signal) => self.caught(signal, false),
-            trace::Stop::Gone => Some(Event::Lost),
-            trace::Stop::Event | trace::Stop::Syscall => self.follow_out(0),
-        }
-    }
-
-    /// It was about to get a signal. `asked`: the stop that was asked for comes next, before any instruction.
-    fn caught(&mut self, signal: i32, asked: bool) -> Option<Event> {
-        if trace::get_regs(self.inner.tid, &mut self.inner.regs).is_err() {
-            return Some(Event::Lost);
-        }
-        if code::range().contains(&self.inner.regs.rip) && self.inner.regs.rip != code::slow() {
-            // A fault of the stub's own copies, which its handler knows what to do about.
-            return self.follow_out(signal);
-        }
-        let event = self.inner.stopped_by_signal(signal);
-        if asked && trace::resume(libc::PTRACE_CONT, self.inner.tid).is_ok() {
-            trace::wait(self.inner.tid);
-        }
-        self.outside();
-        match event {
-            Event::Fault(info) => self.signalled(info.si_signo, &info),
-            event => Some(event),
-        }
-    }
-
-    /// Where is it? In the stub's code it is followed until it says what it wants or is out of there. `signal`: what it is to
-    /// get first.
-    fn follow_out(&mut self, mut signal: i32) -> Option<Event> {
-        for _ in 0..STEPS {
-            if trace::get_regs(self.inner.tid, &mut self.inner.regs).is_err() {
-                return Some(Event::Lost);
-            }
-            let context = self.context.as_ref()?;
-            if matches!(context.state().load(Ordering::Acquire), state::TRAP | state::TRAP_ASLEEP) {
-                return self.capture_traced();
-            }
-            let rip = self.inner.regs.rip;
-            // The trap of a thread without a context is the next run's.
-            if !self.is_inside(rip) || rip == code::slow() - 1 {
-                break;
-            }
-            if signal == 0 && self.copies_by_hand() {
-                continue;
-            }
-            match step_inside(self.inner.tid, &mut self.inner.regs, signal) {
-                Ok(Step::Further) => signal = 0,
-                // Its handler has it; in a slot there is nothing that could fault.
-                Ok(Step::Raised(raised)) if code::range().contains(&rip) => signal = raised,
-                Ok(Step::Returning) if self.is_returning() => return self.return_traced(),
-                Ok(Step::Returning) if self.return_inside() => signal = 0,
-                Ok(Step::Raised(_) | Step::Returning) => break,
-                Err(_) => return Some(Event::Lost),
-            }
-        }
-        self.inner.regs.orig_rax = u64::MAX;
-        self.outside();
-        Some(Event::Interrupted)
-    }
-
-    /// A copy, each byte of which would be a step: what a call brings is done without, and what it takes back is stored by the
-    /// sentry. Whether the thread is at one.
-    fn copies_by_hand(&mut self) -> bool {
-        let [bring, brought] = code::bringing();
-        let regs = self.inner.regs;
-        let next = if regs.rip == bring {
-            Regs { rip: brought, ..regs }
-        } else if regs.rip == code::storing() {
-            self.store_piece(regs.rdi, regs.rsi, regs.rcx);
-            Regs { rip: regs.rip + 2, rcx: 0, ..regs }
-        } else {
-            return false;
-        };
-        self.inner.regs = Regs { orig_rax: u64::MAX, ..next };
-        trace::set_regs(self.inner.tid, &self.inner.regs).is_ok()
-    }
-
-    fn store_piece(&self, target: u64, source: u64, len: u64) {
-        let Some(context) = &self.context else { return };
-        let offset = source.wrapping_sub(context.address() + context::TAKEN);
-        if offset.saturating_add(len) > context::TAKEN_LEN as u64 {
-            return;
-        }
-        let mut bytes = vec![0; len as usize];
-        context.read_taken(offset as usize, &mut bytes);
-        // The memory may be gone by now: then nobody sees it.
-        let _ = AddressSpace::write(&*self.inner.space, target, &bytes);
-    }
-
-    /// Whether the thread is about to return from the signal that it was last answered for.
-    fn is_returning(&self) -> bool {
-        let frame = self.context.as_ref().and_then(|context| context.load_signal());
-        self.inner.regs.rip + 2 == code::sigreturn()
-            && frame.is_some_and(|frame| frame.address() == self.inner.regs.rsp)
-    }
-
-    /// It returns, by the sentry's hand, from a fault of the stub's own copies.
-    fn return_inside(&mut self) -> bool {
-        let Some(context) = &self.context else { return false };
-        let Some(frame) = context.nested_frame(self.inner.regs.rsp) else { return false };
-        let (fs_base, gs_base) = (self.inner.regs.fs_base, self.inner.regs.gs_base);
-        let mut regs = self.inner.regs;
-        frame.load(&mut regs);
-        if !code::range().contains(&regs.rip) {
-            return false;
-        }
-        let Ok(mut image) = trace::get_xstate(self.inner.tid) else { return false };
-        frame.load_xstate(&mut image);
-        let regs = Regs { fs_base, gs_base, orig_rax: u64::MAX, ..regs };
-        trace::set_xstate(self.inner.tid, &image).is_ok() && trace::set_regs(self.inner.tid, &regs).is_ok()
-    }
-
-    /// It returns from there by the sentry's hand. The host's way would block signals if the container has written to the frame.
-    fn return_traced(&mut self) -> Option<Event> {
-        self.context.as_ref()?.load_signal()?.load(&mut self.inner.regs);
-        if self.restore_xstate().is_err() {
-            return Some(Event::Lost);
-        }
-        self.outside();
-        Some(Event::Interrupted)
-    }
-
-    /// It had posted something: that is what it stopped for.
-    fn capture_traced(&mut self) -> Option<Event> {
-        let stop = self.context.as_ref()?.stop();
-        // While a tracer steps, what `pushf` stores says so: the true flag is what the tracer is told.
-        let trapping = self.inner.regs.eflags & TRAP_FLAG;
-        self.inner.regs.orig_rax = u64::MAX;
-        match stop {
-            Stop::Call => {
-                let regs = &mut self.inner.regs;
-                self.context.as_ref()?.load_call(regs);
-                regs.eflags = regs.eflags & !TRAP_FLAG | trapping;
-                regs.r11 = regs.eflags;
-                self.outside();
-                Some(Event::Syscall)
-            }
-            Stop::Signal => {
-                let (signal, info) = {
-                    let frame = self.context.as_ref()?.load_signal()?;
-                    frame.load(&mut self.inner.regs);
-                    (frame.signal, frame.info())
-                };
-                self.inner.regs.eflags &= !TRAP_FLAG;
-                if self.restore_xstate().is_err() {
-                    return Some(Event::Lost);
-                }
-                self.outside();
-                self.signalled(signal, &info)
-            }
-        }
-    }
-
-    /// One stretch with a tracer. `None`: nothing that concerns the sentry.
-    fn run_traced(&mut self) -> Option<Event> {
-        let outside = self.inner.regs.rip;
-        let inside = self.memory.patches.lock().seen_from_inside(outside);
-        if inside != outside {
-            self.inner.regs.rip = inside;
-            self.inner.dirty = true;
-        }
-        match self.inner.run() {
-            // The stub's own: it was stopped on its way to say something, and has said it now.
-            Event::Syscall if code::range().contains(&self.inner.regs.rip) => Some(self.posted_traced()),
-            Event::Syscall => {
-                self.quiet = self.quiet.saturating_add(1);
-                self.note_site();
-                Some(Event::Syscall)
-            }
-            Event::Fault(info) if info.si_signo == libc::SIGTRAP => {
-                let event = self.signalled(libc::SIGTRAP, &info);
-                self.quiet = self.quiet.saturating_add(u32::from(matches!(event, Some(Event::Syscall))));
-                event
-            }
-            // It has not run at all: the stub's registers are others than these.
-            Event::Interrupted if self.inner.dirty => {
-                self.inner.regs.rip = outside;
-                Some(Event::Interrupted)
-            }
-            Event::Interrupted => Some(self.out_of_the_slot()),
-            event => Some(event),
-        }
-    }
-
-    /// A traced stub has come to a call of its own code.
-    fn posted_traced(&mut self) -> Event {
-        let state = self.context.as_ref().map(|context| context.state().load(Ordering::Acquire));
-        let event = match state {
-            Some(state::TRAP | state::TRAP_ASLEEP) => self.capture_traced(),
-            // The container's, whatever it means by that.
-            _ => return Event::Syscall,
-        };
-        self.inner.dirty = true;
-        event.unwrap_or(Event::Interrupted)
-    }
-
-    /// Stopped in a slot or in the stub's code, a thread is followed out of there.
-    fn out_of_the_slot(&mut self) -> Event {
-        for _ in 0..STEPS {
-            let rip = self.inner.regs.rip;
-            if !self.is_inside(rip) {
-                break;
-            }
-            self.inner.dirty = true;
-            if rip == code::slow() - 1 {
-                // The trap itself: the next run has it.
-                break;
-            }
-            let stepped = step_inside(self.inner.tid, &mut self.inner.regs, 0);
-            if trace::get_regs(self.inner.tid, &mut self.inner.regs).is_err() {
-                return Event::Lost;
-            }
-            if !matches!(stepped, Ok(Step::Further)) {
-                break;
-            }
-        }
-        self.inner.regs.orig_rax = u64::MAX;
-        Event::Interrupted
-    }
-
-    /// The thread was stopped while it was to compare and exchange: it must not do that twice. Whether it has done it.
-    fn exchanges_traced(&self, context: &Context) -> bool {
-        let mut regs = self.inner.regs;
-        let tid = self.inner.tid;
-        for _ in 0..STEPS {
-            if context.state().load(Ordering::Acquire) != state::EXCHANGE {
-                return true;
-            }
-            let stepped = trace::get_regs(tid, &mut regs).is_ok()
-                && code::range().contains(&regs.rip)
-                && matches!(step_inside(tid, &mut regs, 0), Ok(Step::Further));
-            if !stepped {
-                break;
-            }
-        }
-        false
     }
 
     /// The container is about to change what is mapped in `range`.
@@ -916,6 +656,11 @@ impl TrapThread {
 /// The contexts of a process.
 fn kept(process: &StubProcess) -> Option<&Contexts> {
     process.kept.get_or_init(|| Box::new(Contexts::default())).downcast_ref()
+}
+
+/// Whether a program may jump there, or have its thread's data there.
+fn is_user(addr: u64) -> bool {
+    addr < USER_RANGE.end
 }
 
 /// Whether two sets of registers are equal.
@@ -960,16 +705,25 @@ impl UserThread for TrapThread {
     }
 
     fn xstate(&mut self) -> Result<Vec<u8>> {
+        if let Some(image) = self.xstate_free() {
+            return Ok(image);
+        }
         self.retrace()?;
         self.inner.xstate()
     }
 
     fn set_xstate(&mut self, image: &[u8]) -> Result<()> {
+        if self.set_xstate_free(image) {
+            return Ok(());
+        }
         self.retrace()?;
         self.inner.set_xstate(image)
     }
 
     fn map(&mut self, request: &MapRequest) -> Result<()> {
+        if self.map_free(request) {
+            return Ok(());
+        }
         let range = request.addr..request.addr.saturating_add(request.len);
         self.change(range.clone(), true)?;
         self.inner.map(request)?;
@@ -982,6 +736,9 @@ impl UserThread for TrapThread {
     }
 
     fn unmap(&mut self, addr: u64, len: u64) -> Result<()> {
+        if self.unmap_free(addr, len) {
+            return Ok(());
+        }
         self.change(addr..addr.saturating_add(len), true)?;
         self.inner.unmap(addr, len)
     }
@@ -998,6 +755,9 @@ impl UserThread for TrapThread {
     }
 
     fn advise(&mut self, addr: u64, len: u64, advice: i32) -> Result<()> {
+        if self.advise_free(addr, len, advice) {
+            return Ok(());
+        }
         self.change(addr..addr.saturating_add(len), false)?;
         self.inner.advise(addr, len, advice)
     }
@@ -1021,6 +781,9 @@ impl UserThread for TrapThread {
     }
 
     fn spawn_thread(&mut self) -> Result<Seed> {
+        if let Some(seed) = self.call_up() {
+            return Ok(seed);
+        }
         self.retrace()?;
         let inner = self.inner.thread_seed()?;
         Ok(Box::new(TrapSeed { inner, arena: self.arena.clone(), from: From::Shared(self.memory.clone()) }))
@@ -1029,8 +792,7 @@ impl UserThread for TrapThread {
     fn renew(&mut self) -> Result<()> {
         self.retrace()?;
         let before = self.inner.space.process.clone();
-        let alone = before.threads.load(Ordering::SeqCst) == 1;
-        if !alone || before.vdso_changed.load(Ordering::Relaxed) {
+        if !self.inner.is_alone() || before.vdso_changed.load(Ordering::Relaxed) {
             self.give_context_back();
         }
         self.inner.renew()?;
@@ -1078,6 +840,10 @@ impl UserThread for TrapThread {
         self.fill_answers();
     }
 
+    fn retire(&mut self) {
+        self.retired = true;
+    }
+
     fn wants_room(&mut self) -> Option<Range<u64>> {
         self.wish.take()
     }
@@ -1098,6 +864,9 @@ impl UserThread for TrapThread {
 
 impl Drop for TrapThread {
     fn drop(&mut self) {
+        if self.lie_down() {
+            return;
+        }
         let last = self.inner.space.process.threads.load(Ordering::SeqCst) <= 1;
         if last {
             space::nobody_waits();
