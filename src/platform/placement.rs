@@ -103,6 +103,8 @@ impl Affinity {
 pub struct Place {
     index: usize,
     stub: i32,
+    /// The host's number of the CPU that both are on.
+    pinned: Option<usize>,
     since: Instant,
     affinity: Arc<Affinity>,
     /// Which version of it `mask` is.
@@ -125,7 +127,8 @@ impl Place {
         all[index].running.fetch_add(1, Ordering::Relaxed);
         PLACE.set(Some(index));
         let since = Instant::now();
-        let place = Place { index, stub, since, affinity: Arc::default(), version: 0, mask: Vec::new(), apart: None };
+        let (affinity, mask) = (Arc::default(), Vec::new());
+        let mut place = Place { index, stub, pinned: None, since, affinity, version: 0, mask, apart: None };
         place.pin();
         place
     }
@@ -136,10 +139,12 @@ impl Place {
         pin_thread(stub, cpus()[self.index].id.load(Ordering::Relaxed));
     }
 
-    fn pin(&self) {
+    fn pin(&mut self) {
         let cpu = cpus()[self.index].id.load(Ordering::Relaxed);
-        pin_thread(0, cpu);
-        pin_thread(self.stub, cpu);
+        if self.pinned.replace(cpu) != Some(cpu) {
+            pin_thread(0, cpu);
+            pin_thread(self.stub, cpu);
+        }
     }
 
     /// Keeps to these CPUs from now on.
@@ -200,6 +205,11 @@ impl Place {
     /// Whether somebody has come to the CPU where the sentry thread is alone.
     pub fn is_in_the_way(&self) -> bool {
         self.apart.is_some_and(|index| cpus()[index].running.load(Ordering::Relaxed) > 1)
+    }
+
+    /// Whether other pairs run where this one does.
+    pub fn has_company(&self) -> bool {
+        cpus()[self.index].running.load(Ordering::Relaxed) > 1
     }
 
     /// Moves the pair if it may not be where it is, or if it has company and another CPU has nobody. Costs two loads when it

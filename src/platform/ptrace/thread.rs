@@ -498,17 +498,18 @@ impl StubThread {
         let tid = self.clone_stub(CLONE_THREAD).inspect_err(|_| {
             process.threads.fetch_sub(1, Ordering::SeqCst);
         })?;
-        Ok(self.sibling(process, tid))
+        Ok(self.sibling(process, tid, None))
     }
 
     /// A thread of the same process that is there already, without a tracer, and used by nobody.
     pub fn resting_seed(&self, tid: i32) -> StubSeed {
         let process = self.space.process.clone();
         process.threads.fetch_add(1, Ordering::SeqCst);
-        self.sibling(process, tid)
+        // Whoever makes a thread often waits for it next. One that computes is moved by its sentry thread, which looks.
+        self.sibling(process, tid, placement::here())
     }
 
-    fn sibling(&self, process: Arc<StubProcess>, tid: i32) -> StubSeed {
+    fn sibling(&self, process: Arc<StubProcess>, tid: i32, near: Option<usize>) -> StubSeed {
         StubSeed {
             process: Some(process),
             tid,
@@ -516,7 +517,7 @@ impl StubThread {
             vdso: self.space.vdso.clone(),
             space: Some(self.space.clone()),
             factory: self.factory.clone(),
-            near: None,
+            near,
         }
     }
 

@@ -74,7 +74,7 @@ pub const XSTATE_LEN: usize = 0x1000;
 pub const STACK: u64 = 0x4000;
 
 /// How many system-call numbers can have an answer.
-pub const ANSWERS: usize = 335;
+pub const ANSWERS: usize = 440;
 
 /// What the stub stopped for: a call through a rewritten site.
 pub const KIND_CALL: u32 = 0;
@@ -430,12 +430,22 @@ impl Context {
     /// Orders a copy of `len` bytes from `source` to `target`, addresses of the stub, and says whether it may be waited for:
     /// not when the stub sleeps, or has no CPU.
     pub fn order_copy(&self, target: u64, source: u64, len: usize) -> bool {
-        self.order(state::COPY, [target, source, len as u64])
+        if self.halted.get() || !self.looks.get() || self.state().load(Ordering::Relaxed) != state::TRAP {
+            return false;
+        }
+        self.set(field::TARGET, target);
+        self.set(field::SOURCE, source);
+        self.set(field::LENGTH, len as u64);
+        self.prepare(false);
+        self.exchange(state::TRAP, state::COPY)
     }
 
     /// Orders to compare and exchange the word at `address`.
-    pub fn order_exchange(&self, address: u64, expected: u32, new: u32) -> bool {
-        self.order(state::EXCHANGE, [address, expected.into(), new.into()])
+    pub fn order_exchange(&self, address: u64, expected: u32, new: u32) -> Given {
+        self.set(field::TARGET, address);
+        self.set(field::SOURCE, expected.into());
+        self.set(field::LENGTH, new.into());
+        self.give(state::EXCHANGE)
     }
 
     /// Orders to store the extended state.
@@ -452,15 +462,8 @@ impl Context {
         self.give(state::CALL)
     }
 
-    fn order(&self, order: u32, [target, source, length]: [u64; 3]) -> bool {
-        if self.halted.get() || !self.looks.get() || self.state().load(Ordering::Relaxed) != state::TRAP {
-            return false;
-        }
-        self.set(field::TARGET, target);
-        self.set(field::SOURCE, source);
-        self.set(field::LENGTH, length);
-        self.prepare(false);
-        self.state().compare_exchange(state::TRAP, order, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    fn exchange(&self, from: u32, to: u32) -> bool {
+        self.state().compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     fn prepare(&self, asleep: bool) {
@@ -470,19 +473,18 @@ impl Context {
 
     /// Gives an order to a stub that looks, or to one that sleeps, which is to be woken then.
     fn give(&self, order: u32) -> Given {
-        let exchange = |from| self.state().compare_exchange(from, order, Ordering::AcqRel, Ordering::Relaxed);
         if self.halted.get() {
             return Given::Not;
         }
         if self.looks.get() {
             self.prepare(false);
-            if exchange(state::TRAP).is_ok() {
+            if self.exchange(state::TRAP, order) {
                 return Given::Awake;
             }
         }
         self.prepare(true);
-        let given = exchange(state::TRAP_ASLEEP).or_else(|_| exchange(state::TRAP));
-        if given.is_ok() { Given::Asleep(order) } else { Given::Not }
+        let given = self.exchange(state::TRAP_ASLEEP, order) || self.exchange(state::TRAP, order);
+        if given { Given::Asleep(order) } else { Given::Not }
     }
 
     /// Whether the order was carried out without a fault.

@@ -48,6 +48,9 @@ const TRAP_FLAG: u64 = 0x100;
 /// How many rooms for slots one memory has.
 const ROOMS: u32 = 8;
 
+/// How often a sleeping sentry thread looks for another CPU when its stub shares one.
+const CROWDED: Duration = Duration::from_millis(1);
+
 /// How often a sleeping sentry thread asks whether its stub is still there.
 const ALIVE: Duration = Duration::from_millis(300);
 
@@ -396,9 +399,13 @@ impl TrapThread {
             let asleep = word.compare_exchange(state::RUN, state::RUN_ASLEEP, Ordering::SeqCst, Ordering::SeqCst);
             match asleep {
                 Ok(_) | Err(state::RUN_ASLEEP) if !kicked() => {
-                    futex(word, libc::FUTEX_WAIT, state::RUN_ASLEEP, Some(ALIVE));
+                    let crowded = self.inner.place.has_company();
+                    futex(word, libc::FUTEX_WAIT, state::RUN_ASLEEP, Some(if crowded { CROWDED } else { ALIVE }));
                     let still = word.load(Ordering::Acquire) == state::RUN_ASLEEP;
-                    if still && has_ended(self.inner.space.process.pid, self.inner.tid) {
+                    if still && crowded {
+                        // Its code computes: perhaps there is a CPU for it.
+                        self.inner.place.consider_moving();
+                    } else if still && has_ended(self.inner.space.process.pid, self.inner.tid) {
                         return Some(Event::Lost);
                     }
                 }
@@ -632,10 +639,24 @@ impl TrapThread {
         }
     }
 
+    /// Has the thread traced for something that only a tracer can have done. It goes free again right after, if it usually makes
+    /// a few calls in between: both ways cost as much as two ptrace stops.
+    fn call_back(&mut self) -> Result<()> {
+        /// That many.
+        const FEW: u32 = 2;
+        let (was_free, enough, stint) = (matches!(self.mode, Mode::Waiting(_)), self.enough, self.stint);
+        self.retrace()?;
+        if was_free && stint >= FEW {
+            (self.quiet, self.enough) = (enough, enough);
+        } else if self.quiet < self.enough {
+            self.quiet = 0;
+        }
+        Ok(())
+    }
+
     /// The container is about to change what is mapped in `range`.
     fn change(&mut self, range: Range<u64>, gone: bool) -> Result<()> {
-        self.retrace()?;
-        self.quiet = 0;
+        self.call_back()?;
         self.memory.patches.lock().leave(&mut self.inner, &range, gone);
         Ok(())
     }
@@ -708,7 +729,7 @@ impl UserThread for TrapThread {
         if let Some(image) = self.xstate_free() {
             return Ok(image);
         }
-        self.retrace()?;
+        self.call_back()?;
         self.inner.xstate()
     }
 
@@ -716,7 +737,7 @@ impl UserThread for TrapThread {
         if self.set_xstate_free(image) {
             return Ok(());
         }
-        self.retrace()?;
+        self.call_back()?;
         self.inner.set_xstate(image)
     }
 
@@ -763,12 +784,12 @@ impl UserThread for TrapThread {
     }
 
     fn sync(&mut self, addr: u64, len: u64, flags: i32) -> Result<()> {
-        self.retrace()?;
+        self.call_back()?;
         self.inner.sync(addr, len, flags)
     }
 
     fn fork(&mut self) -> Result<Seed> {
-        self.retrace()?;
+        self.call_back()?;
         let process = self.inner.space.process.clone();
         // No site is rewritten between the copy of the memory and that of what is known of it.
         let patches = self.memory.patches.lock();
@@ -784,7 +805,7 @@ impl UserThread for TrapThread {
         if let Some(seed) = self.call_up() {
             return Ok(seed);
         }
-        self.retrace()?;
+        self.call_back()?;
         let inner = self.inner.thread_seed()?;
         Ok(Box::new(TrapSeed { inner, arena: self.arena.clone(), from: From::Shared(self.memory.clone()) }))
     }
@@ -820,13 +841,17 @@ impl UserThread for TrapThread {
             return Err(Errno::EFAULT);
         }
         self.memory.before_exchange(addr);
-        if let (Mode::Waiting(_), Some(context)) = (&self.mode, &self.context)
-            && context.order_exchange(addr, expected, new)
-            && (space::finished(context, self.inner.tid) || self.exchanges_traced(context))
-        {
-            return context.exchanged().ok_or(Errno::EFAULT);
+        let is_halted = || self.context.as_ref().is_some_and(|context| context.halted.get());
+        let was_halted = is_halted();
+        let mut done = self.ordered(|context| context.order_exchange(addr, expected, new));
+        if let Some(context) = &self.context {
+            // Stopped on its way.
+            done |= !was_halted && is_halted() && self.exchanges_traced(context);
+            if done {
+                return context.exchanged().ok_or(Errno::EFAULT);
+            }
         }
-        self.retrace()?;
+        self.call_back()?;
         self.inner.compare_exchange(addr, expected, new)
     }
 

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use super::{Mode, TrapThread};
 use crate::platform::ptrace::trace;
 use crate::platform::systrap::context::{Stop, XSTATE_LEN};
+use crate::platform::systrap::hint;
 
 /// What an image of the host's is like.
 struct Format {
@@ -88,6 +89,7 @@ impl TrapThread {
         let mut image = vec![0; format.len];
         match stop {
             Stop::Signal => self.context.as_ref()?.load_signal()?.load_xstate(&mut image),
+            Stop::Call if hint::stores_xstate(self.seen.orig_rax) => self.context.as_ref()?.read_xstate(&mut image),
             Stop::Call => {
                 self.context.as_ref()?.write_xstate(&image[..HEADER_END]);
                 if !self.ordered(|context| context.order_store()) {
