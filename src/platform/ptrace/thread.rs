@@ -65,6 +65,8 @@ pub struct StubSeed {
     space: Option<Arc<Space>>,
     factory: Arc<Factory>,
     near: Option<usize>,
+    /// The host's number of the CPU that the thread is pinned to.
+    pinned: Option<usize>,
 }
 
 impl StubSeed {
@@ -78,6 +80,7 @@ impl StubSeed {
             space: None,
             factory,
             near: placement::here(),
+            pinned: None,
         }
     }
 }
@@ -122,7 +125,7 @@ impl StubSeed {
     }
 
     fn into_thread(mut self, process: Arc<StubProcess>) -> StubThread {
-        let place = Place::new(self.tid, self.near);
+        let place = Place::new(self.tid, self.near, self.pinned);
         let space = self.space.take().unwrap_or_else(|| {
             let vdso = self.vdso.clone();
             let range = self.factory.range();
@@ -488,6 +491,7 @@ impl StubThread {
             space: None,
             factory: self.factory.clone(),
             near: placement::here(),
+            pinned: None,
         })
     }
 
@@ -498,18 +502,18 @@ impl StubThread {
         let tid = self.clone_stub(CLONE_THREAD).inspect_err(|_| {
             process.threads.fetch_sub(1, Ordering::SeqCst);
         })?;
-        Ok(self.sibling(process, tid, None))
+        Ok(self.sibling(process, tid, (None, None)))
     }
 
     /// A thread of the same process that is there already, without a tracer, and used by nobody.
-    pub fn resting_seed(&self, tid: i32) -> StubSeed {
+    pub fn resting_seed(&self, tid: i32, pinned: Option<usize>) -> StubSeed {
         let process = self.space.process.clone();
         process.threads.fetch_add(1, Ordering::SeqCst);
         // Whoever makes a thread often waits for it next. One that computes is moved by its sentry thread, which looks.
-        self.sibling(process, tid, placement::here())
+        self.sibling(process, tid, (placement::here(), pinned))
     }
 
-    fn sibling(&self, process: Arc<StubProcess>, tid: i32, near: Option<usize>) -> StubSeed {
+    fn sibling(&self, process: Arc<StubProcess>, tid: i32, (near, pinned): (Option<usize>, Option<usize>)) -> StubSeed {
         StubSeed {
             process: Some(process),
             tid,
@@ -518,6 +522,7 @@ impl StubThread {
             space: Some(self.space.clone()),
             factory: self.factory.clone(),
             near,
+            pinned,
         }
     }
 

@@ -368,14 +368,9 @@ impl Context {
 
     /// Nothing is under way.
     pub fn begin(&self) {
-        for field in [
-            field::PROBING,
-            field::PIECES,
-            field::BROUGHT_COUNT,
-            field::WRITABLE_COUNT,
-            field::FULL,
-            field::RESTORE,
-        ] {
+        for field in
+            [field::PROBING, field::PIECES, field::BROUGHT_COUNT, field::WRITABLE_COUNT, field::FULL, field::RESTORE]
+        {
             self.word(field).store(0, Ordering::Relaxed);
         }
     }

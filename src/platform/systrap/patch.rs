@@ -271,8 +271,8 @@ impl Patches {
     /// something of ours is there, which [`Patches::leave`] sees to.
     pub fn leave_alone(&mut self, range: &Range<u64>) -> bool {
         let near = range.start.saturating_sub(8)..range.end;
-        let ours = self.sites.range(near).next().is_some()
-            || self.rooms.iter().any(|room| overlap(&room.range(), range));
+        let ours =
+            self.sites.range(near).next().is_some() || self.rooms.iter().any(|room| overlap(&room.range(), range));
         if !ours {
             self.cut_texts(range);
         }

@@ -78,6 +78,8 @@ pub struct Resting {
     pub context: Context,
     /// Its id.
     pub tid: i32,
+    /// The host's number of the CPU that it is pinned to.
+    pub pinned: Option<usize>,
 }
 
 /// The memory of one program.

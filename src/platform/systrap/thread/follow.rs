@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{TRAP_FLAG, TrapThread, Mode};
+use super::{Mode, TRAP_FLAG, TrapThread};
 use crate::errno::Result;
 use crate::platform::ptrace::thread::{IDLE, KICKED};
 use crate::platform::ptrace::trace;

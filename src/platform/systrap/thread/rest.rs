@@ -37,14 +37,14 @@ impl TrapThread {
     pub(super) fn call_up(&mut self) -> Option<Seed> {
         let process = self.inner.space.process.clone();
         let thread = kept(&process)?.call_up()?;
-        let tid = thread.tid;
+        let (tid, pinned) = (thread.tid, thread.pinned);
         let called = Called { thread: Some(thread), process };
         let xstate = match self.mode {
             Mode::Waiting(_) => self.xstate_free()?,
             Mode::Traced => trace::get_xstate(self.inner.tid).ok()?,
         };
         let from = From::Resting(self.memory.clone(), called, xstate);
-        Some(Box::new(TrapSeed { inner: self.inner.resting_seed(tid), arena: self.arena.clone(), from }))
+        Some(Box::new(TrapSeed { inner: self.inner.resting_seed(tid, pinned), arena: self.arena.clone(), from }))
     }
 
     /// Goes on in the stub thread that was called up.
@@ -65,7 +65,9 @@ impl TrapThread {
     /// The container thread has ended: its stub thread rests, if there is a bed.
     pub(super) fn lie_down(&mut self) -> bool {
         let process = self.inner.space.process.clone();
-        let Some(contexts) = kept(&process).filter(|contexts| self.retired && contexts.has_beds()) else { return false };
+        let Some(contexts) = kept(&process).filter(|contexts| self.retired && contexts.has_beds()) else {
+            return false;
+        };
         if !self.is_at_rest() {
             return false;
         }
@@ -74,7 +76,7 @@ impl TrapThread {
             context.set_answer(number, None);
         }
         process.has_resting.store(true, Ordering::SeqCst);
-        contexts.lay_down(Resting { context: *context, tid: self.inner.tid });
+        contexts.lay_down(Resting { context: *context, tid: self.inner.tid, pinned: self.inner.place.pinned() });
         self.inner.let_go();
         true
     }

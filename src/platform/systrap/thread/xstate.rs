@@ -106,7 +106,8 @@ impl TrapThread {
     /// Has a thread that waits go on with this state. False when that takes a tracer.
     pub(super) fn set_xstate_free(&mut self, image: &[u8]) -> bool {
         let (Mode::Waiting(stop), Some(format)) = (&self.mode, format()) else { return false };
-        let Some(context) = self.context.as_ref().filter(|context| !context.halted.get() && format.accepts(image)) else {
+        let Some(context) = self.context.as_ref().filter(|context| !context.halted.get() && format.accepts(image))
+        else {
             return false;
         };
         match stop {
