@@ -74,6 +74,17 @@ thread_local! {
 
     /// The index of the CPU where the calling thread is without its stub.
     static APART: Cell<Option<usize>> = const { Cell::new(None) };
+
+    /// The host's number of the CPU that the calling thread is pinned to.
+    static PINNED: Cell<Option<usize>> = const { Cell::new(None) };
+
+    /// Whether the calling thread has slept since it was last asked.
+    static SLEPT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread has slept ([`blocking`]) since this was last asked.
+pub fn has_slept() -> bool {
+    SLEPT.take()
 }
 
 /// On which of the sandbox's CPUs a thread may run: `sched_setaffinity(2)`. Whoever changes it stops the thread's user code,
@@ -103,6 +114,8 @@ impl Affinity {
 pub struct Place {
     index: usize,
     stub: i32,
+    /// The host's number of the CPU that the stub thread is pinned to.
+    pinned: Option<usize>,
     since: Instant,
     affinity: Arc<Affinity>,
     /// Which version of it `mask` is.
@@ -113,8 +126,9 @@ pub struct Place {
 }
 
 impl Place {
-    /// Places the calling thread and the stub thread `stub`, by preference on the CPU `near`.
-    pub fn new(stub: i32, near: Option<usize>) -> Place {
+    /// Places the calling thread and the stub thread `stub`, by preference on the CPU `near`. `pinned`: the host's number of the
+    /// CPU that the stub thread is pinned to already.
+    pub fn new(stub: i32, near: Option<usize>, pinned: Option<usize>) -> Place {
         let all = cpus();
         let near = near.filter(|&index| index < available());
         let index = match near {
@@ -125,7 +139,8 @@ impl Place {
         all[index].running.fetch_add(1, Ordering::Relaxed);
         PLACE.set(Some(index));
         let since = Instant::now();
-        let place = Place { index, stub, since, affinity: Arc::default(), version: 0, mask: Vec::new(), apart: None };
+        let (affinity, mask) = (Arc::default(), Vec::new());
+        let mut place = Place { index, stub, pinned, since, affinity, version: 0, mask, apart: None };
         place.pin();
         place
     }
@@ -133,13 +148,21 @@ impl Place {
     /// Another stub thread takes the place of the old one.
     pub fn replace_stub(&mut self, stub: i32) {
         self.stub = stub;
-        pin_thread(stub, cpus()[self.index].id.load(Ordering::Relaxed));
+        self.pinned = None;
+        self.pin();
     }
 
-    fn pin(&self) {
+    fn pin(&mut self) {
         let cpu = cpus()[self.index].id.load(Ordering::Relaxed);
-        pin_thread(0, cpu);
-        pin_thread(self.stub, cpu);
+        pin_self(cpu);
+        if self.pinned.replace(cpu) != Some(cpu) {
+            pin_thread(self.stub, cpu);
+        }
+    }
+
+    /// The host's number of the CPU that the stub thread is pinned to.
+    pub fn pinned(&self) -> Option<usize> {
+        self.pinned
     }
 
     /// Keeps to these CPUs from now on.
@@ -179,7 +202,7 @@ impl Place {
         all[index].running.fetch_add(1, Ordering::Relaxed);
         self.apart = Some(index);
         APART.set(Some(index));
-        pin_thread(0, all[index].id.load(Ordering::Relaxed));
+        pin_self(all[index].id.load(Ordering::Relaxed));
         true
     }
 
@@ -188,7 +211,7 @@ impl Place {
         if let Some(index) = self.apart.take() {
             APART.set(None);
             cpus()[index].running.fetch_sub(1, Ordering::Relaxed);
-            pin_thread(0, cpus()[self.index].id.load(Ordering::Relaxed));
+            pin_self(cpus()[self.index].id.load(Ordering::Relaxed));
         }
     }
 
@@ -200,6 +223,11 @@ impl Place {
     /// Whether somebody has come to the CPU where the sentry thread is alone.
     pub fn is_in_the_way(&self) -> bool {
         self.apart.is_some_and(|index| cpus()[index].running.load(Ordering::Relaxed) > 1)
+    }
+
+    /// Whether other pairs run where this one does.
+    pub fn has_company(&self) -> bool {
+        cpus()[self.index].running.load(Ordering::Relaxed) > 1
     }
 
     /// Moves the pair if it may not be where it is, or if it has company and another CPU has nobody. Costs two loads when it
@@ -245,6 +273,13 @@ fn idlest(mask: &[u8]) -> (usize, usize) {
     counts.min_by_key(|&(_, running)| running).unwrap_or((0, 0))
 }
 
+/// Pins the calling thread, if it is not pinned there.
+fn pin_self(cpu: usize) {
+    if PINNED.replace(Some(cpu)) != Some(cpu) {
+        pin_thread(0, cpu);
+    }
+}
+
 fn pin_thread(tid: i32, cpu: usize) {
     // SAFETY: a set with one bit, valid for the call. Failing leaves the thread where it is, which is only slower.
     unsafe {
@@ -273,6 +308,7 @@ pub struct Blocking {
 
 /// The calling thread is about to sleep.
 pub fn blocking() -> Blocking {
+    SLEPT.set(true);
     let (index, apart) = (PLACE.get(), APART.get());
     for index in [index, apart].into_iter().flatten() {
         cpus()[index].running.fetch_sub(1, Ordering::Relaxed);

@@ -72,9 +72,10 @@ impl SystrapPlatform {
         let calls = stub::sealed_calls();
         let pause = stub::PAUSE_END;
         let window = (context::WINDOW >> 32) as u32;
-        let places = Places { futexes: code::futexes(), sigreturn: code::sigreturn(), calls, pause, window };
-        let filter = trap::filter(seal, &places)?;
         let range = stub::USER_RANGE.start..context::WINDOW;
+        let vdso = stub::place_below(&stub::vdso_range()?, range.end).0;
+        let (futexes, sigreturn, open) = (code::futexes(), code::sigreturn(), code::open_call());
+        let filter = trap::filter(seal, &Places { futexes, sigreturn, open, calls, pause, window, vdso })?;
         let factory = Factory::start(Kind::Free { seal, filter, handler: code::handler(), range })?;
         // After the template is made, which need not inherit it.
         Ok(SystrapPlatform { factory, arena: Arena::new()? })
