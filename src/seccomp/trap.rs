@@ -5,19 +5,15 @@
 //!
 //! - `futex`, waiting and waking, on words within contexts;
 //! - `rt_sigreturn`, which gives a thread registers that it could have loaded;
-//! - what takes memory away, empties it, or makes it anonymous, private and not executable ([`is_open`]);
 //! - what the sentry makes a stopped stub do (mapping, cloning) only with a **seal**: 64 random bits in parts of the argument
 //!   registers that the call does not look at. The sentry sets registers by ptrace and takes them back before container
 //!   code runs, so the seal is never in memory that the container can read; a guess costs a process.
-
-use std::ops::Range;
 
 use libc::{sock_filter, sock_fprog};
 use seccompiler::BpfProgram;
 
 use super::stub::{CLONE_PROCESS, CLONE_THREAD, TITLE_MAP_SIZE};
 use crate::errno::{Errno, Result};
-use crate::platform::systrap::context::WINDOW;
 
 /// 64 bits that only the sentry and the host's kernel know.
 #[derive(Clone, Copy)]
@@ -58,27 +54,12 @@ pub struct Places {
     pub futexes: [u64; 2],
     /// `rt_sigreturn`.
     pub sigreturn: u64,
-    /// Calls on memory that need no seal.
-    pub open: u64,
     /// What the sentry has a stopped stub do.
     pub calls: Vec<u64>,
     /// The waiting loop's `pause`.
     pub pause: u64,
     /// Where contexts are: all addresses with these upper 32 bits.
     pub window: u32,
-    /// The vDSO, which programs that follow in the same process rely on.
-    pub vdso: Range<u64>,
-}
-
-/// Below this is the stub's page.
-const LOWEST: u64 = 0x2_0000;
-
-/// Whether the calls that need no seal reach this memory: not the stub's page, the vDSO, or contexts, nor, since a filter counts
-/// in 32 bits, memory on both sides of a multiple of 4 GiB.
-pub fn is_open(range: &Range<u64>, vdso: &Range<u64>) -> bool {
-    let same_upper = range.start >> 32 == range.end >> 32;
-    let apart = range.end <= vdso.start || range.start >= vdso.end;
-    same_upper && range.start >= LOWEST && range.end <= WINDOW && !range.is_empty() && apart
 }
 
 // Offsets in `struct seccomp_data`.
@@ -110,12 +91,8 @@ impl Assembler {
     }
 
     fn jump(&mut self, k: u32, equal: Option<&'static str>, other: Option<&'static str>) {
-        self.compare(libc::BPF_JEQ | libc::BPF_K, k, equal, other);
-    }
-
-    fn compare(&mut self, how: u32, k: u32, equal: Option<&'static str>, other: Option<&'static str>) {
         let at = self.code.len();
-        self.push(libc::BPF_JMP | how, k);
+        self.push(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k);
         self.open.extend(equal.map(|label| (at, true, label)));
         self.open.extend(other.map(|label| (at, false, label)));
     }
@@ -161,7 +138,6 @@ pub fn filter(seal: Seal, places: &Places) -> Result<BpfProgram> {
     }
     asm.jump(places.sigreturn as u32, Some("sigreturn"), None);
     asm.jump(places.pause as u32, Some("pause"), None);
-    asm.jump(places.open as u32, Some("open"), None);
     for place in &places.calls {
         asm.jump(*place as u32, Some("call"), None);
     }
@@ -182,8 +158,6 @@ pub fn filter(seal: Seal, places: &Places) -> Result<BpfProgram> {
     asm.load(NR);
     asm.jump(libc::SYS_restart_syscall as u32, Some("allow"), None);
     asm.jump(libc::SYS_pause as u32, Some("allow"), Some("refuse"));
-    asm.label("open");
-    open(&mut asm, &places.vdso);
     asm.label("call");
     sealed(&mut asm, seal);
     asm.label("allow");
@@ -191,59 +165,6 @@ pub fn filter(seal: Seal, places: &Places) -> Result<BpfProgram> {
     asm.label("refuse");
     asm.answer(libc::SECCOMP_RET_KILL_PROCESS);
     asm.finish()
-}
-
-/// What everybody may do to memory of their own.
-fn open(asm: &mut Assembler, vdso: &Range<u64>) {
-    const ACCESS: u32 = (libc::PROT_READ | libc::PROT_WRITE) as u32;
-    const FLAGS: u32 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED) as u32;
-    let mut must = |offset, value| {
-        asm.load(offset);
-        asm.jump(value, None, Some("no"));
-    };
-    // The length's upper half, for all of them.
-    must(arg(1) + 4, 0);
-    asm.load(NR);
-    asm.jump(libc::SYS_munmap as u32, Some("where"), None);
-    asm.jump(libc::SYS_madvise as u32, Some("advice"), None);
-    asm.jump(libc::SYS_mmap as u32, None, Some("no"));
-    for offset in [arg(2) + 4, arg(3) + 4] {
-        asm.load(offset);
-        asm.jump(0, None, Some("no"));
-    }
-    asm.load(arg(2));
-    asm.push(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, !ACCESS);
-    asm.jump(0, None, Some("no"));
-    asm.load(arg(3));
-    asm.push(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, !(libc::MAP_NORESERVE as u32));
-    asm.jump(FLAGS, Some("where"), Some("no"));
-    asm.label("advice");
-    asm.load(arg(2));
-    asm.jump(libc::MADV_DONTNEED as u32, Some("where"), Some("no"));
-    asm.label("where");
-    // X = where it begins, A = where it ends, in the lower halves; A below X: beyond 4 GiB.
-    asm.load(arg(0));
-    asm.push(libc::BPF_MISC | libc::BPF_TAX, 0);
-    asm.load(arg(1));
-    asm.push(libc::BPF_ALU | libc::BPF_ADD | libc::BPF_X, 0);
-    asm.compare(libc::BPF_JGE | libc::BPF_X, 0, None, Some("no"));
-    asm.push(libc::BPF_MISC | libc::BPF_TAX, 0);
-    asm.load(arg(0) + 4);
-    asm.jump(0, Some("low"), None);
-    asm.jump((vdso.start >> 32) as u32, Some("vdso"), None);
-    asm.compare(libc::BPF_JGE | libc::BPF_K, (WINDOW >> 32) as u32, Some("no"), Some("yes"));
-    asm.label("low");
-    asm.load(arg(0));
-    asm.compare(libc::BPF_JGE | libc::BPF_K, LOWEST as u32, Some("yes"), Some("no"));
-    asm.label("vdso");
-    asm.load(arg(0));
-    asm.compare(libc::BPF_JGE | libc::BPF_K, vdso.end as u32, Some("yes"), None);
-    asm.push(libc::BPF_MISC | libc::BPF_TXA, 0);
-    asm.compare(libc::BPF_JGT | libc::BPF_K, vdso.start as u32, Some("no"), Some("yes"));
-    asm.label("yes");
-    asm.answer(libc::SECCOMP_RET_ALLOW);
-    asm.label("no");
-    asm.answer(libc::SECCOMP_RET_KILL_PROCESS);
 }
 
 /// What the sentry has a stopped stub do.

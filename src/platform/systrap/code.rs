@@ -232,8 +232,6 @@ global_asm!(
     "je 9f",
     "cmp eax, {STORE}",
     "je 9f",
-    "cmp eax, {CALL}",
-    "je 9f",
     "mov [rbx + {signal}], edi",
     "mov [rbx + {info}], rsi",
     "mov [rbx + {frame}], rdx",
@@ -303,8 +301,6 @@ global_asm!(
     "je 15f",
     "cmp eax, {STORE}",
     "je 19f",
-    "cmp eax, {CALL}",
-    "je 39f",
     "pause",
     "jmp 3b",
     // Copy, as far as it goes.
@@ -335,20 +331,6 @@ global_asm!(
     "mov eax, [rbx + {components}]",
     "xor edx, edx",
     "xsave64 [rbx + {xstate}]",
-    "jmp 16b",
-    // A host call that the filter lets pass without a seal.
-    "39:",
-    "mov rax, [rbx + {call}]",
-    "mov rdi, [rbx + {call} + 8]",
-    "mov rsi, [rbx + {call} + 16]",
-    "mov rdx, [rbx + {call} + 24]",
-    "mov r10, [rbx + {call} + 32]",
-    "mov r8, [rbx + {call} + 40]",
-    "mov r9, [rbx + {call} + 48]",
-    "syscall",
-    ".globl runsc_trap_call",
-    "runsc_trap_call:",
-    "mov [rbx + {call}], rax",
     "jmp 16b",
     // It has faulted: rcx is what is left of a copy.
     "5:",
@@ -520,10 +502,8 @@ global_asm!(
     restore = const field::RESTORE,
     components = const field::COMPONENTS,
     xstate = const context::XSTATE,
-    call = const field::CALL,
     wakes = const field::WAKES,
     STORE = const state::STORE,
-    CALL = const state::CALL,
     kind_call = const context::KIND_CALL,
     kind_signal = const context::KIND_SIGNAL,
     // `ucontext.uc_mcontext.rip`: 40 bytes of ucontext before the registers, of which it is the seventeenth.
@@ -544,7 +524,6 @@ unsafe extern "C" {
     static runsc_trap_wake: u8;
     static runsc_trap_wait: u8;
     static runsc_trap_rest: u8;
-    static runsc_trap_call: u8;
     static runsc_trap_return: u8;
     static runsc_trap_bring: u8;
     static runsc_trap_brought: u8;
@@ -595,11 +574,6 @@ pub fn futexes() -> [u64; 2] {
 /// Where a thread waits for an answer, its context in `rbx`.
 pub fn rest() -> u64 {
     place(&raw const runsc_trap_rest)
-}
-
-/// Behind the call that it makes for the sentry without a seal.
-pub fn open_call() -> u64 {
-    place(&raw const runsc_trap_call)
 }
 
 /// Behind the call of `rt_sigreturn`.

@@ -97,8 +97,6 @@ pub mod state {
     pub const EXCHANGE: u32 = 5;
     /// The stub is to store its extended state.
     pub const STORE: u32 = 6;
-    /// The stub is to make a host call that the filter lets everybody make.
-    pub const CALL: u32 = 7;
 }
 
 /// Offsets.
@@ -159,13 +157,11 @@ pub mod field {
     pub const PIECE: usize = 0x120;
     /// Whether the sentry sleeps until an order is carried out.
     pub const WAKES: usize = 0xfc;
-    /// A host call: its number and arguments; the result comes back in the place of the number.
-    pub const CALL: usize = 0x180;
     pub const ANSWERS: usize = 0x200;
 }
 
 const _: () = assert!(field::ANSWERS + super::context::ANSWERS * 8 <= BUFFER as usize);
-const _: () = assert!(field::PIECE + PIECES * 24 <= field::CALL && field::CALL + 7 * 8 <= field::ANSWERS);
+const _: () = assert!(field::PIECE + PIECES * 24 <= field::ANSWERS);
 
 /// Arithmetic flags, which `lahf` and `seto` tell: CF, PF, AF, ZF, SF; OF.
 const LOW_FLAGS: u64 = 0xd5;
@@ -448,15 +444,6 @@ impl Context {
         self.give(state::STORE)
     }
 
-    /// Orders a host call.
-    pub fn order_call(&self, number: i64, args: [u64; 6]) -> Given {
-        self.set(field::CALL, number as u64);
-        for (index, arg) in args.into_iter().enumerate() {
-            self.set(field::CALL + 8 + index * 8, arg);
-        }
-        self.give(state::CALL)
-    }
-
     fn exchange(&self, from: u32, to: u32) -> bool {
         self.state().compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
@@ -485,11 +472,6 @@ impl Context {
     /// Whether the order was carried out without a fault.
     pub fn succeeded(&self) -> bool {
         self.word(field::FAULTED).load(Ordering::Relaxed) == 0
-    }
-
-    /// What the host call returned.
-    pub fn returned(&self) -> u64 {
-        self.get(field::CALL)
     }
 
     /// How much of a copy was left over.

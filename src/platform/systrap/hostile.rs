@@ -3,7 +3,7 @@
 
 mod ends;
 mod fuzz;
-mod open;
+mod rest;
 mod sites;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -267,18 +267,6 @@ impl Patches {
         self.rooms.retain(|room| !overlap(&room.range(), range));
     }
 
-    /// The container is about to lose what is mapped in `range`, or its contents. Whether that is all there is to it: not when
-    /// something of ours is there, which [`Patches::leave`] sees to.
-    pub fn leave_alone(&mut self, range: &Range<u64>) -> bool {
-        let near = range.start.saturating_sub(8)..range.end;
-        let ours =
-            self.sites.range(near).next().is_some() || self.rooms.iter().any(|room| overlap(&room.range(), range));
-        if !ours {
-            self.cut_texts(range);
-        }
-        !ours
-    }
-
     fn cut_texts(&mut self, range: &Range<u64>) {
         let mut rest = Vec::with_capacity(self.texts.len());
         for text in self.texts.drain(..) {

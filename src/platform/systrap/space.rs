@@ -213,7 +213,7 @@ pub fn finished(context: &Context, tid: i32) -> bool {
     loop {
         for _ in 0..LOOKS {
             match context.state().load(Ordering::Acquire) {
-                state::COPY | state::EXCHANGE | state::STORE | state::CALL => std::hint::spin_loop(),
+                state::COPY | state::EXCHANGE | state::STORE => std::hint::spin_loop(),
                 _ => return true,
             }
         }
@@ -230,25 +230,24 @@ pub fn finished(context: &Context, tid: i32) -> bool {
 
 /// As [`finished`], for a stub that sleeps and is woken for the order `order`: on one CPU that costs two futex hand-overs,
 /// 6 us.
-pub fn finished_asleep(context: &Context, order: u32, ended: impl Fn() -> bool, tid: i32) -> bool {
+pub fn finished_asleep(context: &Context, order: u32, tid: i32) -> bool {
     let word = context.state();
     futex(word, libc::FUTEX_WAKE, 1, None);
-    let mut turns = 0;
+    let mut late = false;
     while word.load(Ordering::Acquire) == order {
-        if turns > TURNS || ended() {
+        if late {
             nobody_waits();
             context.halted.set(trace::halt(tid).is_ok());
             return false;
         }
-        turns += 1;
-        futex(word, libc::FUTEX_WAIT, order, Some(TURN));
+        futex(word, libc::FUTEX_WAIT, order, Some(NIGHT));
+        late = true;
     }
     true
 }
 
-/// How long, and how often, the sentry sleeps for the end of a host call: unmapping much memory takes its time.
-const TURN: Duration = Duration::from_millis(100);
-const TURNS: u32 = 10;
+/// How long the sentry sleeps for that. On a busy host it may take a while until the stub gets to run.
+const NIGHT: Duration = Duration::from_millis(100);
 
 /// `futex(2)` on a word that several processes share.
 pub fn futex(word: &AtomicU32, op: i32, value: u32, timeout: Option<Duration>) {
@@ -257,16 +256,6 @@ pub fn futex(word: &AtomicU32, op: i32, value: u32, timeout: Option<Duration>) {
     let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: the word is mapped; the time, if any, lives until the call returns.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), op, value, time) };
-}
-
-/// What is mapped is about to change: what was left for the calling thread's stub is stored now, and what the call has brought
-/// is no longer relied on.
-pub fn mapping_changes() {
-    if let Some(mut waiting) = WAITING.take() {
-        waiting.flush();
-        (waiting.count, waiting.brought.len, waiting.writable.len) = (0, 0, 0);
-        WAITING.set(Some(waiting));
-    }
 }
 
 impl TrapSpace {

@@ -2,7 +2,6 @@
 
 mod events;
 mod follow;
-mod host;
 mod rest;
 mod xstate;
 
@@ -577,9 +576,6 @@ impl UserThread for TrapThread {
     }
 
     fn map(&mut self, request: &MapRequest) -> Result<()> {
-        if self.map_free(request) {
-            return Ok(());
-        }
         let range = request.addr..request.addr.saturating_add(request.len);
         self.change(range.clone(), true)?;
         self.inner.map(request)?;
@@ -592,9 +588,6 @@ impl UserThread for TrapThread {
     }
 
     fn unmap(&mut self, addr: u64, len: u64) -> Result<()> {
-        if self.unmap_free(addr, len) {
-            return Ok(());
-        }
         self.change(addr..addr.saturating_add(len), true)?;
         self.inner.unmap(addr, len)
     }
@@ -611,9 +604,6 @@ impl UserThread for TrapThread {
     }
 
     fn advise(&mut self, addr: u64, len: u64, advice: i32) -> Result<()> {
-        if self.advise_free(addr, len, advice) {
-            return Ok(());
-        }
         self.change(addr..addr.saturating_add(len), false)?;
         self.inner.advise(addr, len, advice)
     }

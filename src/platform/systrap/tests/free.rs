@@ -136,13 +136,14 @@ fn extended_state_is_read_and_given() {
     }
 }
 
+/// What only a tracer can have a thread do does not keep it from being free.
 #[test]
-fn memory_is_changed_without_a_tracer() {
+fn a_thread_is_free_again_when_its_memory_has_been_changed() {
     let platform = SystrapPlatform::new().unwrap();
     for mut user in both(&platform, LOOP) {
         set_free(&mut *user);
         let space = user.space().clone();
-        let (place, mut free) = (0x7000_0000, 0);
+        let place = 0x7000_0000;
         for turn in 0..50 {
             assert_eq!(space.write(place, b"x"), Err(Errno::EFAULT));
             user.map(&anonymous(place, 0x3000, libc::PROT_READ | libc::PROT_WRITE)).unwrap();
@@ -150,24 +151,17 @@ fn memory_is_changed_without_a_tracer() {
             user.advise(place, 0x1000, libc::MADV_DONTNEED).unwrap();
             let mut byte = [1; 2];
             assert_eq!((space.read(place + 0xfff, &mut byte), &byte), (Ok(2), b"\0w"));
-            user.map(&anonymous(place + 0x1000, 0x1000, libc::PROT_NONE)).unwrap();
+            user.protect(place + 0x1000, 0x1000, libc::PROT_NONE).unwrap();
             assert_eq!(space.read(place + 0xfff, &mut byte), Ok(1));
             user.unmap(place, 0x3000).unwrap();
-            user.regs_mut().rax = 0;
-            assert_eq!(expect_syscall(&mut *user), 39, "{turn}");
-            // A stub that does not get to run is asked with a tracer.
-            free += u32::from(is_free(&*user));
+            assert!(!is_free(&*user));
+            // What happens next may be the end of a wait, in the sentry's sense, and not a call.
+            for _ in 0..3 {
+                user.regs_mut().rax = 0;
+                assert_eq!(expect_syscall(&mut *user), 39, "{turn}");
+                assert!(is_free(&*user), "{turn}");
+            }
         }
-        assert!(free > 20, "{free} of 50");
-        // What only the sentry may do.
-        user.map(&anonymous(place, 0x1000, libc::PROT_READ | libc::PROT_EXEC)).unwrap();
-        assert!(!is_free(&*user));
-        set_free(&mut *user);
-        assert_eq!(user.map(&anonymous(place + 1, 0x1000, libc::PROT_READ)), Err(Errno::EINVAL));
-        set_free(&mut *user);
-        // Where our own code is.
-        user.unmap(CODE, 0x1000).unwrap();
-        assert!(matches!(run(&mut *user), Event::Fault(info) if info.si_signo == libc::SIGSEGV));
     }
 }
 

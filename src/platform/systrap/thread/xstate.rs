@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 
 use super::{Mode, TrapThread};
 use crate::platform::ptrace::trace;
-use crate::platform::systrap::context::{Stop, XSTATE_LEN};
-use crate::platform::systrap::hint;
+use crate::platform::systrap::context::{Context, Given, Stop, XSTATE_LEN};
+use crate::platform::systrap::{hint, space};
 
 /// What an image of the host's is like.
 struct Format {
@@ -79,6 +79,16 @@ pub fn components(tid: i32) -> u32 {
 }
 
 impl TrapThread {
+    /// Has the stub, which waits, do what `give` orders. Whether it has.
+    pub(super) fn ordered(&self, give: impl FnOnce(&Context) -> Given) -> bool {
+        let (Mode::Waiting(_), Some(context)) = (&self.mode, &self.context) else { return false };
+        match give(context) {
+            Given::Not => false,
+            Given::Awake => space::finished(context, self.inner.tid),
+            Given::Asleep(order) => space::finished_asleep(context, order, self.inner.tid),
+        }
+    }
+
     /// The extended state of a thread that waits. Costs a look of each processor at what the other has written, or two futex
     /// hand-overs, where stopping it takes 12 us and has it traced for a while.
     pub(super) fn xstate_free(&mut self) -> Option<Vec<u8>> {
