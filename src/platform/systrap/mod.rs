@@ -3,10 +3,10 @@
 //! A stub thread is in one of two modes:
 //!
 //! ```text
-//!            ┌──────── TRACED ────────┐  many plain calls in a row   ┌────────── FREE ──────────┐
+//!            ┌──────── TRACED ────────┐  many plain calls in a row   ┌────────── FREE ───────────┐
 //! start ───▶ │ as on the ptrace       │ ───────────────────────────▶ │ no tracer: a filter makes │
 //!            │ platform               │ ◀─────────────────────────── │ every call a SIGSYS       │
-//!            └────────────────────────┘  exec, a kick; and mapping, fork └──────────────────────────┘
+//!            └────────────────────────┘  a kick; exec; mapping, fork └───────────────────────────┘
 //! ```
 //!
 //! Free, a call costs no ptrace stop. The stub's code ([`code`]) saves the registers in a [`context`] that the sentry maps
