@@ -20,8 +20,6 @@ use crate::vfs::file::IoctlMemory;
 use crate::vfs::inode::NodeType;
 use crate::wait::{Events, WaitQueue};
 
-/// `/proc/sys/net/core/rmem_default`.
-const DEFAULT_BUF: usize = 212_992;
 /// What Linux counts for a packet beside its bytes.
 const OVERHEAD: usize = 768;
 const IPV4_LEN: usize = 20;
@@ -110,7 +108,7 @@ impl RawSocket {
             attr: AnonAttr::new(DEV_SOCKET, NodeType::Socket, 0o777, (cred.uid, cred.gid)),
             waiters: WaitQueue::new(),
             state: Mutex::default(),
-            options: Mutex::new(Common::new(stack.settings(), DEFAULT_BUF, DEFAULT_BUF)),
+            options: Mutex::new(Common::new(stack.settings(), stack.settings().default_buffers())),
         });
         stack.raw.all.write().push(made.me.clone());
         stack.raw.count.fetch_add(1, Ordering::Relaxed);
@@ -167,7 +165,7 @@ impl RawSocket {
         let options = self.options.lock().clone();
         let header_included = self.domain == libc::AF_INET
             && (options.is_set(libc::IPPROTO_IP, libc::IP_HDRINCL) || i32::from(self.protocol) == libc::IPPROTO_RAW);
-        let mut route = self.stack.interfaces().route_by(remote, options.device(remote))?;
+        let mut route = self.stack.way_out(remote, options.device(remote))?;
         if route.broadcast && !remote.is_multicast() && !options.is_set(libc::SOL_SOCKET, libc::SO_BROADCAST) {
             return Err(Errno::EACCES);
         }

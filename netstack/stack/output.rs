@@ -47,6 +47,9 @@ impl Stack {
     /// Sends the IP packet in `frame`, which is not for this host, out of an interface by way of `next_hop`.
     pub fn transmit(&self, frame: &mut Frame, interface: u32, next_hop: IpAddr, offload: Offload) {
         let Some(interface) = self.interfaces.get(interface) else { return };
+        if next_hop.is_ipv6() && interface.v6.is_off() {
+            return self.counters.count(Ip::OutDiscards.of(true));
+        }
         let mac = match link_layer_broadcast(self, next_hop) {
             Some(mac) => mac,
             None => {
