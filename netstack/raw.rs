@@ -1,7 +1,7 @@
 //! Raw sockets (`raw(7)`) and ping sockets (`SOCK_DGRAM` with `IPPROTO_ICMP` or `IPPROTO_ICMPV6`, `icmp(7)`).
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -217,30 +217,22 @@ impl RawSocket {
         Ok(bytes)
     }
 
-    /// A packet with its IPv4 header: length and checksum are filled in, and the source when there is none.
+    /// A packet with its IPv4 header: length and checksum are filled in, and the source and the identification when there is
+    /// none. Where it goes, `route` says and not its header.
     fn transmit_whole(&self, header: &Header, route: &crate::netstack::stack::Route, mut bytes: Vec<u8>) -> Result<()> {
         if bytes.len() < IPV4_LEN || bytes[0] != 0x45 {
             return Err(Errno::EINVAL); // options in the header are not supported
         }
         let len = u16::try_from(bytes.len()).map_err(|_| Errno::EMSGSIZE)?;
         bytes[2..4].copy_from_slice(&len.to_be_bytes());
+        if bytes[4..6] == [0, 0] {
+            bytes[4..6].copy_from_slice(&identification().to_be_bytes());
+        }
         if let (IpAddr::V4(source), [0, 0, 0, 0]) = (header.source, [bytes[12], bytes[13], bytes[14], bytes[15]]) {
             bytes[12..16].copy_from_slice(&source.octets());
         }
         fill_ipv4_checksum(&mut bytes);
-        let fill = |to: &mut [u8]| {
-            to.copy_from_slice(&bytes[IPV4_LEN..]);
-            Ok(())
-        };
-        let source: [u8; 4] = *bytes[12..].first_chunk().ok_or(Errno::EINVAL)?;
-        let header = Header {
-            source: Ipv4Addr::from(source).into(),
-            ttl: bytes[8],
-            tos: bytes[1],
-            protocol: bytes[9],
-            ..*header
-        };
-        self.stack.send_packet(route, &header, bytes.len() - IPV4_LEN, None, fill)
+        self.stack.send_whole(route, header, &bytes)
     }
 
     fn control(&self, received: &Received) -> Vec<(i32, i32, Vec<u8>)> {

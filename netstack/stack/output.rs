@@ -172,6 +172,32 @@ impl Stack {
         })
     }
 
+    /// Sends a complete IPv4 packet as it is to a route: out, or back in. `header` says for whom it counts.
+    ///
+    /// `EMSGSIZE` when it does not fit the interface.
+    pub fn send_whole(&self, route: &Route, header: &Header, bytes: &[u8]) -> Result<()> {
+        let mtu = self.interfaces.get(route.interface).map_or(1500, |interface| interface.mtu as usize);
+        if bytes.len() > mtu {
+            return Err(Errno::EMSGSIZE);
+        }
+        self.frames.with(|frame| {
+            frame.start(bytes.len()).copy_from_slice(bytes);
+            self.count_request(header, bytes.len());
+            if let (Some(&protocol), Some(&kind)) = (bytes.get(9), bytes.get(header.size()))
+                && protocol == ICMP
+            {
+                self.counters.icmp(false, true, kind);
+            }
+            if route.local || route.broadcast {
+                self.loop_back(frame.packet());
+            }
+            if route.leaves() {
+                self.transmit(frame, route.interface, route.next_hop, Offload::default());
+            }
+            Ok(())
+        })
+    }
+
     /// Counts a packet that is about to be sent.
     pub(in crate::netstack) fn count_request(&self, header: &Header, len: usize) {
         let (v6, bytes) = (header.source.is_ipv6(), len as u64);

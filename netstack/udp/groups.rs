@@ -96,8 +96,13 @@ impl Request {
         Ok((self.group, interface))
     }
 
-    /// Whether that is what is to be left.
-    pub fn is(&self, membership: &Membership) -> bool {
-        membership.0 == self.group && self.interface.is_none_or(|interface| interface == membership.1)
+    /// Which memberships are to be left. Where no interface was asked for: of IPv4 that which would be entered, of IPv6 any.
+    /// `ENODEV`.
+    pub fn to_leave(&self, interfaces: &Interfaces) -> Result<impl Fn(&Membership) -> bool + use<>> {
+        let (group, interface) = match self.group {
+            IpAddr::V4(_) => self.membership(interfaces).map(|(group, interface)| (group, Some(interface)))?,
+            IpAddr::V6(_) => (self.group, self.interface),
+        };
+        Ok(move |own: &Membership| own.0 == group && interface.is_none_or(|interface| interface == own.1))
     }
 }

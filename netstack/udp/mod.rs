@@ -453,8 +453,9 @@ impl Socket for UdpSocket {
                 return self.stack.udp.groups.join(&mut self.state.lock().groups, membership);
             }
             (libc::IPPROTO_IP, libc::IP_DROP_MEMBERSHIP) | (libc::IPPROTO_IPV6, libc::IPV6_DROP_MEMBERSHIP) => {
-                let asked = Request::parse(self.stack.interfaces(), option.level, value)?;
-                return self.stack.udp.groups.leave(&mut self.state.lock().groups, |own| asked.is(own));
+                let interfaces = self.stack.interfaces();
+                let wanted = Request::parse(interfaces, option.level, value)?.to_leave(interfaces)?;
+                return self.stack.udp.groups.leave(&mut self.state.lock().groups, wanted);
             }
             _ => {}
         }

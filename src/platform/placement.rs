@@ -99,9 +99,10 @@ pub fn best_nice() -> i32 {
     static BEST: OnceLock<i32> = OnceLock::new();
     *BEST.get_or_init(|| {
         const LEAST: i32 = -20;
+        let ordinary = ordinary_nice();
         // Neither the limit nor the capability says for certain what the host answers.
         if set_nice(0, LEAST) {
-            set_nice(0, ordinary_nice());
+            set_nice(0, ordinary);
             return LEAST;
         }
         let (soft, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NICE).unwrap_or_default();

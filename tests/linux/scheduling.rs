@@ -284,11 +284,11 @@ fn attributes_set_policy_and_nice_value_at_once() {
         own.deadline = [0; 3];
         assert_eq!(own, Attr { size: 48, policy: 3, flags: 1, nice: 4, ..Attr::default() });
         assert_eq!(ok(libc::getpriority(libc::PRIO_PROCESS, 0)), 4);
-        // Keeping the policy, then the parameters.
+        // Keeping the policy, then the parameters, of which that is one.
         ok(set_attr(&Attr { size: 48, flags: 8, nice: 6, ..Attr::default() }));
         ok(set_attr(&Attr { size: 48, flags: 16, nice: 9, ..Attr::default() }));
         ok(get(&mut own, 48));
-        assert_eq!((own.policy, own.nice), (0, 6));
+        assert_eq!((own.policy, own.flags, own.nice), (3, 0, 6));
         fails(set_attr(&Attr { size: 20, ..Attr::default() }), libc::E2BIG);
         fails(set_attr(&Attr { size: 48, policy: 77, ..Attr::default() }), libc::EINVAL);
         fails(set_attr(&Attr { size: 48, flags: 0x100, ..Attr::default() }), libc::EINVAL);

@@ -192,7 +192,9 @@ mod tests {
 
     #[test]
     fn the_directory_on_the_host_says_whose_it_is() {
+        use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         let source = directory.path().to_str().unwrap();
         let found = of(&[("a.source", source), ("a.type", "tmpfs"), ("a.share", "container")]).unwrap();
         assert_eq!(found[0].options[0], "mode=700");

@@ -467,8 +467,26 @@ pub fn compatibility_page() -> String {
         let note = if entry.note.is_empty() { String::new() } else { format!(" {}", entry.note) };
         page.push_str(&format!("| {} | {} | {support} |{note} |\n", entry.number, entry.name));
     }
-    page
+    page + NOTES
 }
+
+/// What is to be known beside the calls: the end of `docs/compatibility.md`.
+const NOTES: &str = "
+# Notes
+
+## Network counters
+
+`/proc/net/snmp`, `snmp6` and `netstat` have Linux's names in Linux's order. Within the sandbox, where bytes go from buffer to
+buffer, each hand-over counts as a packet of `lo`. These are always 0, as what they count does not happen here:
+
+- `Ip` and `Ip6`: `ForwDatagrams`, `InNoRoutes`, `InTooBigErrors`: nothing is forwarded, and what arrives for nobody is counted
+  by `InAddrErrors`. `InDiscards` and `OutDiscards` count packets of an interface without IPv6 alone.
+- `Icmp`: `OutErrors`, `OutRateLimitGlobal`, `OutRateLimitHost`.
+- `Udp`: `SndbufErrors`, `MemErrors`; all of `UdpLite`.
+- `TcpExt`: `PruneCalled`, `RcvPruned`, `OfoPruned`, `TCPRcvQDrop`: the window that is offered is there. Of the many others that
+  Linux has since, none is shown.
+- `/proc/net/dev` and `/sys/class/net/*/statistics`: errors of a wire, `multicast`, `compressed`.
+";
 
 #[cfg(test)]
 mod tests {

@@ -182,7 +182,7 @@ fn apply_attr(cur: &Current, task: &Arc<Task>, asked: &Attr) -> SysResult {
         return Err(Errno::EINVAL);
     }
     let keeps = |flag| asked.flags & flag != 0;
-    let (policy, reset) = if keeps(KEEP_POLICY) {
+    let (mut policy, reset) = if keeps(KEEP_POLICY) {
         (own.policy() & !libc::SCHED_RESET_ON_FORK, own.policy() & libc::SCHED_RESET_ON_FORK != 0)
     } else {
         (asked.policy as i32, asked.flags & 1 != 0)
@@ -194,6 +194,13 @@ fn apply_attr(cur: &Current, task: &Arc<Task>, asked: &Attr) -> SysResult {
     }
     let (priority, nice) =
         if keeps(KEEP_PARAMS) { (0, own.nice()) } else { (asked.priority, asked.nice.clamp(-20, 19)) };
+    if keeps(KEEP_PARAMS) {
+        if !matches!(policy, libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE) {
+            return Err(Errno::EINVAL);
+        }
+        // The policy is one of what Linux keeps.
+        policy = own.policy() & !libc::SCHED_RESET_ON_FORK;
+    }
     let priority = i32::try_from(priority).map_err(|_| Errno::EINVAL)?;
     if asked.flags & UTIL_CLAMP != 0 {
         return Err(Errno::EOPNOTSUPP);
