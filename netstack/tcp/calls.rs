@@ -301,16 +301,12 @@ impl Socket for TcpSocket {
 
     fn linger(&self) -> Option<Duration> {
         let time = self.options.lock().common.lingers().filter(|time| !time.is_zero())?;
-        let phase = self.phase.lock();
-        let begun = match &*phase {
-            Phase::Wire { conn, .. } => {
-                let conn = conn.clone();
-                drop(phase);
-                conn.begin_end()
-            }
-            Phase::Local { end, .. } => end.begin_end(),
-            _ => false,
+        let conn = match &*self.phase.lock() {
+            Phase::Wire { conn, .. } => Some(conn.clone()),
+            Phase::Local { end, .. } if end.begin_end() => None,
+            _ => return None,
         };
+        let begun = conn.is_none_or(|conn| conn.begin_end());
         (begun && !self.has_lingered()).then_some(time)
     }
 

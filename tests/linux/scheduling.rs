@@ -55,7 +55,7 @@ fn affinity_is_kept_and_inherited() {
 
 #[test]
 fn scheduling_policies_and_priorities() {
-    isolated(|| unsafe {
+    ordinary(|| unsafe {
         assert_eq!(ok(libc::sched_getscheduler(0)), libc::SCHED_OTHER);
         assert_eq!(ok(libc::sched_get_priority_max(libc::SCHED_FIFO)), 99);
         assert_eq!(ok(libc::sched_get_priority_min(libc::SCHED_RR)), 1);
@@ -139,6 +139,14 @@ fn set_nice(nice: c_int) {
     ok(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) });
 }
 
+/// [`isolated`], from the ordinary nice value, whatever that is which the tests were started with.
+fn ordinary(test: impl FnOnce()) {
+    isolated(|| {
+        set_nice(0);
+        test();
+    });
+}
+
 fn set_policy(policy: c_int) -> c_int {
     let none = libc::sched_param { sched_priority: 0 };
     // SAFETY: the parameters are valid.
@@ -147,7 +155,7 @@ fn set_policy(policy: c_int) -> c_int {
 
 #[test]
 fn a_nice_process_gets_what_others_leave() {
-    isolated(|| {
+    ordinary(|| {
         let share = share_of_the_second(|| (), || set_nice(19));
         assert!(share < 25, "{share} % of what the other got");
     });
@@ -155,7 +163,7 @@ fn a_nice_process_gets_what_others_leave() {
 
 #[test]
 fn a_process_that_is_nice_no_more_gets_its_share_again() {
-    isolated(|| {
+    ordinary(|| {
         set_nice(19);
         let again = || {
             set_nice(19);
@@ -168,7 +176,7 @@ fn a_process_that_is_nice_no_more_gets_its_share_again() {
 
 #[test]
 fn an_idle_process_gets_what_others_leave() {
-    isolated(|| {
+    ordinary(|| {
         let idle = || {
             ok(set_policy(libc::SCHED_IDLE));
         };
@@ -179,7 +187,7 @@ fn an_idle_process_gets_what_others_leave() {
 
 #[test]
 fn another_thread_is_made_nice_while_it_runs() {
-    isolated(|| unsafe {
+    ordinary(|| unsafe {
         one_processor();
         let counts = shared::<[AtomicU64; 2]>();
         let count = |own: &AtomicU64| loop {
@@ -202,7 +210,7 @@ fn another_thread_is_made_nice_while_it_runs() {
 
 #[test]
 fn a_limit_tells_how_much_less_nice_one_may_become() {
-    isolated(|| {
+    ordinary(|| {
         set_nice(10);
         as_user(1234, || unsafe {
             fails(libc::setpriority(libc::PRIO_PROCESS, 0, 9), libc::EACCES);
@@ -222,7 +230,7 @@ fn a_limit_tells_how_much_less_nice_one_may_become() {
 
 #[test]
 fn one_who_may_not_does_not_keep_the_others_from_it() {
-    isolated(|| unsafe {
+    ordinary(|| unsafe {
         ok(libc::setpgid(0, 0));
         let root = child(|| libc::pause());
         as_user(1234, || {
@@ -237,7 +245,7 @@ fn one_who_may_not_does_not_keep_the_others_from_it() {
 
 #[test]
 fn leaving_a_policy_takes_what_a_better_nice_value_takes() {
-    isolated(|| {
+    ordinary(|| {
         as_user(1234, || {
             ok(set_policy(libc::SCHED_IDLE));
             fails(set_policy(libc::SCHED_OTHER), libc::EPERM);
@@ -275,7 +283,7 @@ unsafe fn set_attr(attr: &Attr) -> libc::c_long {
 
 #[test]
 fn attributes_set_policy_and_nice_value_at_once() {
-    isolated(|| unsafe {
+    ordinary(|| unsafe {
         let mut own = Attr::default();
         let get = |to: &mut Attr, size: u32| libc::syscall(libc::SYS_sched_getattr, 0, to, size, 0);
         ok(set_attr(&Attr { size: 48, policy: 3, flags: 1, nice: 4, ..Attr::default() }));
