@@ -27,6 +27,8 @@ pub enum Capability {
     Fowner = 3,
     /// Keep set-id bits.
     Fsetid = 4,
+    /// Be less nice.
+    SysNice = 23,
     /// Make device nodes.
     Mknod = 27,
 }
@@ -76,18 +78,26 @@ pub fn empty_root() -> Result<()> {
         .doing(|| "make an empty root")
 }
 
-/// Becomes `nobody`, without any capability. The process stays dumpable, which is what `ptrace(2)` asks of its children.
-pub fn become_nobody() -> Result<()> {
-    limit_capabilities(&[])?;
+/// Becomes `nobody`, with the capabilities `keep` as far as the host has given them, as a rule none. The process stays
+/// dumpable, which is what `ptrace(2)` asks of its children.
+pub fn become_nobody(keep: &[Capability]) -> Result<()> {
+    limit_capabilities(keep)?;
     let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    prctl(libc::PR_SET_KEEPCAPS, u64::from(!keep.is_empty())).doing(|| "keep capabilities")?;
     setgroups(&[])
         .and_then(|()| setresgid(gid, gid, gid))
         .and_then(|()| setresuid(uid, uid, uid))
         .map_err(io::Error::from)
         .doing(|| "become nobody")?;
-    set_capabilities(&[])?;
+    set_capabilities(keep).or_else(|_| set_capabilities(&[]))?;
+    prctl(libc::PR_SET_KEEPCAPS, 0).doing(|| "keep capabilities no longer")?;
     prctl(libc::PR_SET_DUMPABLE, 1).doing(|| "stay dumpable")?;
     no_new_privs()
+}
+
+/// Whether a process of this user may become less nice without a capability: `RLIMIT_NICE`.
+pub fn may_be_less_nice() -> bool {
+    getrlimit(Resource::RLIMIT_NICE).is_ok_and(|(soft, _)| soft >= 40)
 }
 
 /// Keeps the user, and of its capabilities `keep` alone.
@@ -155,6 +165,8 @@ pub fn raise_limits() -> Result<()> {
         Resource::RLIMIT_DATA,
         Resource::RLIMIT_FSIZE,
         Resource::RLIMIT_MEMLOCK,
+        // Or a thread that was made nice once could not be made less so.
+        Resource::RLIMIT_NICE,
         Resource::RLIMIT_NPROC,
         Resource::RLIMIT_SIGPENDING,
     ];

@@ -313,8 +313,8 @@ impl UserThread for StubThread {
         self.kicker.clone()
     }
 
-    fn follow(&mut self, affinity: Arc<placement::Affinity>) {
-        self.place.follow(affinity);
+    fn follow(&mut self, scheduling: Arc<placement::Scheduling>) {
+        self.place.follow(scheduling);
     }
 
     fn run(&mut self) -> Event {

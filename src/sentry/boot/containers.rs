@@ -142,7 +142,10 @@ impl Containers {
         placement::refresh();
         let all: Vec<Arc<Container>> = self.list.lock().values().cloned().collect();
         for (group, _) in all.iter().flat_map(|container| container.kernel.processes()) {
-            group.threads().iter().for_each(|task| task.set_affinity(task.affinity.get()));
+            group
+                .threads()
+                .iter()
+                .for_each(|task| task.reschedule(|scheduling| scheduling.set_affinity(scheduling.affinity())));
         }
     }
 

@@ -154,7 +154,7 @@ impl Builder<'_> {
     fn file_system(&self, kind: &str, data: &str) -> Result<Arc<dyn FileSystem>> {
         Ok(match kind {
             "proc" => proc::new(next_dev(), self.kernel),
-            "sysfs" => Arc::new(sysfs::new(next_dev(), crate::platform::placement::count() as u32, None)),
+            "sysfs" => Arc::new(sysfs::new(next_dev(), crate::platform::placement::count() as u32, &self.kernel.net)),
             "devpts" => {
                 // The instance that /dev/ptmx belongs to.
                 self.kernel.ptys.set_options(DevPtsOptions::parse(data)?);
