@@ -1,24 +1,21 @@
 //! What a container sees of its limits.
 
 use std::fs;
-use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::common::{Running, Sandbox};
-use super::place::{Place, done, printed};
+use super::place::{Place, done, end, printed};
 
 /// A container that prints the outcome of `script` whenever it is asked, with its cgroup mounted.
 struct Shown {
     running: Running,
-    seen: usize,
 }
 
 impl Shown {
     fn start(sandbox: Sandbox<'_>) -> Shown {
         let mount = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"});
-        Shown { running: sandbox.mount(mount).start(), seen: 0 }
+        Shown { running: sandbox.mount(mount).start() }
     }
 
     /// Runs a command in the container.
@@ -41,13 +38,11 @@ impl Shown {
     }
 
     fn until_printed(&mut self, wanted: &str) {
-        self.seen += 1;
         printed(&mut self.running, wanted);
     }
 
     fn end(self) {
-        self.running.signal(Signal::SIGKILL);
-        self.running.wait_or_kill(Duration::from_secs(30));
+        end(self.running);
     }
 }
 
@@ -150,6 +145,7 @@ fn threads_go_where_they_may_be() {
         (i=0; while :; do i=$((i + 1)); [ $((i % 2000)) = 0 ] && echo $name$i; done) &
     done; wait";
     let mut shown = Shown::start(place.sandbox(script, resources));
+    shown.until_printed("a2000");
     for list in [second.clone(), first.clone(), format!("{first},{second}")] {
         done(shown.running.command(&["update", "--cpuset-cpus", &list]));
         let last = |text: &str, name: char| text.lines().rfind(|line| line.starts_with(name)).map(str::to_owned);
