@@ -194,6 +194,9 @@ pub struct Served {
     pub destination: PathBuf,
     /// Whether the gofer refuses every change.
     pub read_only: bool,
+    /// Whether what the host mounts there later is served too.
+    #[serde(default)]
+    pub follows: bool,
 }
 
 /// Of which container a further one of a sandbox shares what, beyond the network that all share.

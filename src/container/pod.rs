@@ -404,6 +404,7 @@ impl Making<'_> {
         let mounts = to_gofer.iter().map(|connection| Served {
             destination: connection.mount.destination.clone(),
             read_only: connection.mount.read_only,
+            follows: connection.mount.follows,
         });
         let request = Request::Create {
             id: self.id.to_owned(),

@@ -15,4 +15,5 @@ mod place;
 mod pod;
 mod pod_limits;
 mod pods;
+mod propagation;
 mod volumes;
