@@ -415,7 +415,7 @@ impl Making<'_> {
             shares,
         };
         let socket = state::socket_in(self.sandbox);
-        let mut connection = Client::connect(&socket)?;
+        let mut connection = Client::connect(self.sandbox)?;
         connection.call_with_fds::<()>(&request, &fds)?;
         let stood = Stood {
             id: self.id.to_owned(),

@@ -5,6 +5,7 @@ mod common;
 
 mod commands;
 mod crio;
+mod documents;
 mod interrupted;
 mod late_network;
 mod listen;
@@ -16,4 +17,5 @@ mod pod;
 mod pod_limits;
 mod pods;
 mod propagation;
+mod silent;
 mod volumes;
