@@ -430,6 +430,11 @@ fn forge(user: &mut dyn UserThread, frame: &Forged) {
     prepare(user, &registers, 0, 0x202, code::sigreturn() - 2);
 }
 
+/// Whether the event is the stub's own `rt_sigreturn`, which a traced thread has jumped to.
+fn is_sigreturn(user: &dyn UserThread, event: &Event) -> bool {
+    matches!(event, Event::Syscall) && user.regs().rip == code::sigreturn()
+}
+
 #[test]
 fn blocked_signals_do_not_keep_kicks_away() {
     bounded(Duration::from_secs(30), || {
@@ -437,18 +442,28 @@ fn blocked_signals_do_not_keep_kicks_away() {
         let mut user = free_thread(&platform);
         user.space().write(CODE + 0x200, &[0xeb, 0xfe]).unwrap();
         let own = (context::WINDOW + context::STACK, context::SIZE - context::STACK);
-        forge(&mut *user, &Forged::new(CODE + 0x200, DATA + 0x800).mask(u64::MAX).stack(own.0, own.1));
+        let frame = Forged::new(CODE + 0x200, DATA + 0x800).mask(u64::MAX).stack(own.0, own.1);
+        forge(&mut *user, &frame);
         // Free, then traced: the kick is a signal there.
-        for turn in 0..10 {
+        let mut turn = 0;
+        while turn < 10 {
             let kicks = Kicks::new(user.interrupter(), Duration::from_millis(5));
             let begun = Instant::now();
             let event = user.run();
+            drop(kicks);
+            if turn == 0 && is_sigreturn(&*user, &event) {
+                // Traced already, as a copy of the frame was late: a call that is answered like any other.
+                user.regs_mut().rip = CODE;
+                set_free(&mut *user);
+                forge(&mut *user, &frame);
+                continue;
+            }
             assert!(matches!(event, Event::Interrupted), "{turn}: {}", told(&*user, &event));
             assert!(begun.elapsed() < Duration::from_secs(1));
-            drop(kicks);
             if turn > 2 {
                 assert_eq!(user.regs().rip, CODE + 0x200);
             }
+            turn += 1;
         }
         // Nor is it left so: the thread goes on as any other.
         user.regs_mut().rip = CODE;

@@ -225,6 +225,11 @@ mod tests {
 
     #[test]
     fn code_that_runs_is_counted_before_it_stops() {
+        // The rate of ticks is known exactly once the process has run for a while.
+        let settled = monotonic() + 100_000_000;
+        while monotonic() < settled {
+            ticks_to_ns(1);
+        }
         let clocks = Arc::new(TaskClocks::default());
         let group = GroupClocks::default();
         group.enter(&clocks);
