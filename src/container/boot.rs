@@ -85,6 +85,8 @@ pub struct GoferMount {
     pub destination: PathBuf,
     /// Whether the gofer refuses every change.
     pub read_only: bool,
+    /// Whether what the host mounts there later is served too.
+    pub follows: bool,
 }
 
 /// An open log file.
@@ -153,7 +155,7 @@ fn prepare(config_fd: RawFd) -> Result<(BootConfig, Vec<NamedFile>)> {
     isolate::raise_limits()?;
     crate::platform::ptrace::prepare().map_err(std::io::Error::from).doing(|| "look for the vDSO")?;
     isolate::private_mounts()?;
-    isolate::empty_root()?;
+    isolate::empty_root(0)?;
     isolate::become_nobody(needed(&config.container.spec))?;
     if config.attached {
         isolate::die_with_parent()?;

@@ -6,7 +6,8 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::{Gid, Uid, chdir, pivot_root, setgroups, setresgid, setresuid};
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, chdir, mkdir, pivot_root, setgroups, setresgid, setresuid};
 
 use super::error::{Context, Error, Result};
 
@@ -58,17 +59,24 @@ pub fn private_mounts() -> Result<()> {
         .doing(|| "make mounts private")
 }
 
-/// Replaces the root by an empty, read-only directory and detaches everything else. Descriptors that are open stay good.
-/// Call [`private_mounts`] first.
-pub fn empty_root() -> Result<()> {
+/// The path of a directory of the empty root: see [`empty_root`].
+pub fn place(index: usize) -> String {
+    format!("/{index}")
+}
+
+/// Replaces the root by a read-only directory and detaches everything else. In it are so many empty directories to mount
+/// something on, and nothing more. Descriptors that are open stay good. Call [`private_mounts`] first.
+pub fn empty_root(places: usize) -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     // Over /proc, as it is there on any host that got this far.
-    mount(Some("none"), "/proc", Some("tmpfs"), flags, Some("size=4k,nr_inodes=2,mode=0555"))
+    let options = format!("size=4k,nr_inodes={},mode=0555", places + 2);
+    mount(Some("none"), "/proc", Some("tmpfs"), flags, Some(options.as_str()))
         .and_then(|()| chdir("/proc"))
         // Both arguments the same: the old root ends up on top of the new one, and is unmounted from there. See NOTES
         // in pivot_root(2).
         .and_then(|()| pivot_root(".", "."))
         .and_then(|()| umount2(".", MntFlags::MNT_DETACH))
+        .and_then(|()| (0..places).try_for_each(|index| mkdir(place(index).as_str(), Mode::from_bits_truncate(0o555))))
         .and_then(|()| {
             let read_only = flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
             mount(None::<&str>, "/", None::<&str>, read_only, None::<&str>)

@@ -5,6 +5,7 @@ mod common;
 
 mod commands;
 mod crio;
+mod documents;
 mod interrupted;
 mod late_network;
 mod listen;
@@ -15,4 +16,6 @@ mod place;
 mod pod;
 mod pod_limits;
 mod pods;
+mod propagation;
+mod silent;
 mod volumes;

@@ -35,9 +35,10 @@ pub struct Container {
 }
 
 impl Container {
-    /// How it is.
+    /// How it is. Whoever hears that it has stopped finds its exit status written down.
     pub fn status(&self) -> Status {
-        if self.kernel.ended().is_some() {
+        if let Some(status) = self.kernel.ended() {
+            self.note(status.shell_status());
             Status::Stopped
         } else if !self.kernel.gate.is_open() {
             Status::Created

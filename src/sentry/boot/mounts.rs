@@ -136,7 +136,10 @@ impl Builder<'_> {
             let gofer = gofers.remove(index);
             let flags = if gofer.read_only { flags | MountFlags::RDONLY } else { flags };
             let caching = self.volumes.caching(mount.source().as_deref());
-            (GoferFs::connect(gofer.socket, gofer.read_only, caching)?, flags)
+            match gofer.follows {
+                true => (GoferFs::connect_following(gofer.socket, gofer.read_only)?, flags),
+                false => (GoferFs::connect(gofer.socket, gofer.read_only, caching)?, flags),
+            }
         } else if let Some(fs) = self.volumes.file_system(mount)? {
             (fs, flags)
         } else {
