@@ -6,6 +6,7 @@ mod common;
 mod commands;
 mod crio;
 mod documents;
+mod idle;
 mod interrupted;
 mod late_network;
 mod listen;
