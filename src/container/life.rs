@@ -3,8 +3,10 @@
 //! A container is found by its record. Any command may have been killed at any point, so that none relies on the one
 //! before it having finished: what is written down is checked against the processes that are there.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use oci_spec::runtime::Spec;
@@ -204,10 +206,15 @@ pub fn statuses(root: &Path, records: &[Record]) -> Vec<Status> {
     /// As many as are asked at a time.
     const AT_ONCE: usize = 64;
     let ask = |some: &[Record]| {
-        std::thread::scope(|scope| {
-            let asked: Vec<_> = some.iter().map(|record| (record, scope.spawn(|| status(root, record)))).collect();
-            let answers = asked.into_iter().map(|(record, asked)| asked.join().unwrap_or_else(|_| record.status()));
-            answers.collect::<Vec<Status>>()
+        thread::scope(|scope| {
+            let spawn = |record| thread::Builder::new().spawn_scoped(scope, move || status(root, record));
+            let asked: Vec<_> = some.iter().map(|record| (record, spawn(record))).collect();
+            // Without a thread for it, one after the other.
+            let answer = |(record, asked): (&Record, io::Result<ScopedJoinHandle<'_, Status>>)| match asked {
+                Ok(asked) => asked.join().unwrap_or_else(|_| record.status()),
+                Err(_) => status(root, record),
+            };
+            asked.into_iter().map(answer).collect::<Vec<Status>>()
         })
     };
     records.chunks(AT_ONCE).flat_map(ask).collect()

@@ -9,7 +9,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::unistd::Pid;
 
-use crate::place::{Place, is_alive, until};
+use crate::place::{FAILURE, Place, is_alive, until};
+use crate::pod::Pod;
 
 /// What a look at silent sentries may take: what is waited for one of them, and something for a busy machine.
 const SOON: Duration = Duration::from_secs(8);
@@ -135,4 +136,29 @@ fn a_created_container_whose_sentry_is_silent_is_ended_by_start() {
     assert_eq!(place.status("c1"), "stopped");
     place.run(&["delete", "c1"]);
     place.is_empty();
+}
+
+#[test]
+fn a_container_of_a_pod_whose_sentry_is_silent_can_be_deleted() {
+    let pod = Pod::new();
+    for id in ["a", "b"] {
+        pod.start(id, "sleep 1000");
+    }
+    kill(Pid::from_raw(pod.process("pod", "sentry")), Signal::SIGSTOP).expect("it is there");
+    let stand_in = pod.process("a", "stand_in");
+    let late = pod.place.try_run(&["exec", "b", "/bin/true"]);
+    assert_eq!(late.status.code(), Some(FAILURE));
+    pod.place.run(&["delete", "--force", "a"]);
+    assert!(!is_alive(stand_in.into()));
+    // The others are there still, and in order once it goes on.
+    kill(Pid::from_raw(pod.process("pod", "sentry")), Signal::SIGCONT).expect("it is there");
+    assert_eq!(pod.place.run(&["exec", "b", "/bin/echo", "answered"]), "answered\n");
+    assert!(!pod.place.root().join("a").exists());
+    // Its name is free in the sandbox, too.
+    until("it is made again", || {
+        let bundle = pod.bundle("a", "sleep 1000");
+        let words = ["run", "--detach", "--bundle", bundle.to_str().expect("text"), "a"];
+        pod.place.try_run(&words).status.success()
+    });
+    pod.delete_all(&["a", "b", "pod"]);
 }
