@@ -5,9 +5,10 @@ use std::fs;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use crate::common::leftovers::descendants;
-use crate::common::sandbox::{Running, Sandbox};
+use crate::common::sandbox::Sandbox;
 
 /// Threads that have called often enough for any platform to have found its pace, and then wait, each in another way; a few
 /// have ended.
@@ -54,10 +55,10 @@ signal.pause()
 "#;
 
 /// The nanoseconds that each thread of the sandbox has run for.
-fn used(running: &Running) -> BTreeMap<String, u64> {
+fn used(command: Pid) -> BTreeMap<String, u64> {
     let mut used = BTreeMap::new();
-    let mut processes = descendants(running.pid().as_raw() as u32);
-    processes.insert(running.pid().as_raw() as u32);
+    let mut processes = descendants(command.as_raw() as u32);
+    processes.insert(command.as_raw() as u32);
     for pid in processes {
         for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
             let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
@@ -73,20 +74,20 @@ fn used(running: &Running) -> BTreeMap<String, u64> {
 #[test]
 fn an_idle_sandbox_uses_no_cpu() {
     let mut running = Sandbox::new(["python3", "-c", PROGRAM]).quiet().start();
-    let printed = running.printed();
+    let (printed, command) = (running.printed(), running.pid());
     running.until("up", || fs::read_to_string(&printed).ok()?.contains("up").then_some(()));
     // What was begun comes to its end.
-    let mut before = used(&running);
+    let mut before = used(command);
     running.until("the sandbox comes to rest", || {
         std::thread::sleep(Duration::from_millis(500));
-        let now = used(&running);
+        let now = used(command);
         let rests = now == before;
         before = now;
         rests.then_some(())
     });
     assert!(before.len() > 20, "sentry threads and stub threads are there: {before:?}");
     std::thread::sleep(Duration::from_secs(10));
-    let after = used(&running);
+    let after = used(command);
     let differing: Vec<_> = after.iter().filter(|(thread, time)| before.get(*thread) != Some(time)).collect();
     assert!(differing.is_empty() && after.len() == before.len(), "{differing:?}\n{before:?}");
     running.signal(Signal::SIGKILL);
