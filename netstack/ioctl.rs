@@ -27,7 +27,7 @@ pub fn ioctl(stack: &Stack, mem: &dyn IoctlMemory, cmd: u32, arg: u64, queued: (
 
 fn answer(interface: &Interface, cmd: u64, request: &mut [u8; REQUEST]) -> Result<()> {
     let value = &mut request[NAME..];
-    let first = interface.addresses.iter().find_map(|prefix| match prefix.addr {
+    let first = interface.addresses().find_map(|prefix| match prefix.addr {
         IpAddr::V4(addr) => Some((u32::from(addr), mask_v4(prefix.len))),
         IpAddr::V6(_) => None,
     });
@@ -77,7 +77,7 @@ fn list(interfaces: &Interfaces, mem: &dyn IoctlMemory, arg: u64) -> Result<()> 
     let buffer = u64::from_ne_bytes(buffer);
     let mut requests = Vec::new();
     for interface in interfaces.iter() {
-        for prefix in &interface.addresses {
+        for prefix in interface.addresses() {
             if let IpAddr::V4(addr) = prefix.addr {
                 let mut request = [0; REQUEST];
                 write_name(&mut request, interface);

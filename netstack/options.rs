@@ -8,15 +8,9 @@ use crate::netstack::stack::settings::{Number, Settings};
 use crate::netstack::stack::{Interfaces, SocketCred};
 use crate::netstack::{SocketOption, Stack};
 
-/// `/proc/sys/net/core/rmem_max` and `wmem_max`, before doubling.
-const MAX_BUF: usize = 212_992;
-/// The smallest after doubling.
-const MIN_SEND_BUF: usize = 4608;
-const MIN_RECEIVE_BUF: usize = 2304;
-
 /// Switches of `SOL_SOCKET`, `IPPROTO_IP` and `IPPROTO_IPV6` that are kept and read back. Those with an effect are looked
 /// at by [`Common::is_set`].
-const SWITCHES: [(i32, i32); 34] = [
+const SWITCHES: [(i32, i32); 35] = [
     (libc::SOL_SOCKET, libc::SO_REUSEADDR),
     (libc::SOL_SOCKET, libc::SO_REUSEPORT),
     (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
@@ -47,6 +41,7 @@ const SWITCHES: [(i32, i32); 34] = [
     (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT),
     (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
     (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP),
+    (libc::IPPROTO_IPV6, IPV6_MULTICAST_ALL),
     (libc::IPPROTO_IPV6, IPV6_FREEBIND),
     (libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG),
     (libc::IPPROTO_IPV6, libc::IPV6_RECVRTHDR),
@@ -55,6 +50,7 @@ const SWITCHES: [(i32, i32); 34] = [
 /// From `asm-generic/socket.h`.
 const SO_BINDTOIFINDEX: i32 = 62;
 /// From `linux/in6.h`.
+const IPV6_MULTICAST_ALL: i32 = 29;
 const IPV6_FREEBIND: i32 = 78;
 
 /// Values of `IP_MTU_DISCOVER` and `IPV6_MTU_DISCOVER`: `linux/in.h`.
@@ -148,8 +144,8 @@ pub struct Common {
 }
 
 impl Common {
-    /// What `settings` have new sockets start with, with these buffer sizes.
-    pub fn new(settings: &Settings, receive_buf: usize, send_buf: usize) -> Common {
+    /// What `settings` have new sockets start with, with these sizes of the buffers, that to receive first.
+    pub fn new(settings: &Settings, [receive_buf, send_buf]: [usize; 2]) -> Common {
         let mut common = Common {
             receive_timeout: None,
             send_timeout: None,
@@ -170,7 +166,9 @@ impl Common {
         for on in [libc::IP_MULTICAST_LOOP, libc::IP_MULTICAST_ALL] {
             common.switch(libc::IPPROTO_IP, on, true);
         }
-        common.switch(libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP, true);
+        for on in [libc::IPV6_MULTICAST_LOOP, IPV6_MULTICAST_ALL] {
+            common.switch(libc::IPPROTO_IPV6, on, true);
+        }
         common.switch(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, settings.is_set(Number::V6Only));
         common.ip.hops[0] = default_ttl(settings);
         common
@@ -235,12 +233,6 @@ impl Common {
             _ => Err(Errno::EINVAL),
         };
         match (option.level, option.name) {
-            (libc::SOL_SOCKET, libc::SO_SNDBUF | libc::SO_SNDBUFFORCE) => {
-                (self.send_buf, self.send_buf_set) = (doubled(int()?).max(MIN_SEND_BUF), true);
-            }
-            (libc::SOL_SOCKET, libc::SO_RCVBUF | libc::SO_RCVBUFFORCE) => {
-                (self.receive_buf, self.receive_buf_set) = (doubled(int()?).max(MIN_RECEIVE_BUF), true);
-            }
             (libc::SOL_SOCKET, libc::SO_RCVLOWAT) => {
                 let int = int()?;
                 self.low_water = if int < 0 { i32::MAX } else { int.max(1) };
@@ -318,6 +310,14 @@ impl Common {
             }
             (libc::SOL_SOCKET, libc::SO_SNDBUFFORCE | libc::SO_RCVBUFFORCE) if !cred.net_admin => {
                 return Err(Errno::EPERM);
+            }
+            (libc::SOL_SOCKET, libc::SO_SNDBUF | libc::SO_SNDBUFFORCE) => {
+                let force = option.name == libc::SO_SNDBUFFORCE;
+                (self.send_buf, self.send_buf_set) = (stack.settings().buffer_size(true, int?, force), true);
+            }
+            (libc::SOL_SOCKET, libc::SO_RCVBUF | libc::SO_RCVBUFFORCE) => {
+                let force = option.name == libc::SO_RCVBUFFORCE;
+                (self.receive_buf, self.receive_buf_set) = (stack.settings().buffer_size(false, int?, force), true);
             }
             (libc::IPPROTO_IP, libc::IP_TTL) if value.len() >= 4 && int? == -1 => {
                 self.ip.hops[0] = default_ttl(stack.settings());
@@ -397,6 +397,15 @@ impl Common {
         }
     }
 
+    /// Whether packets to a group come to this socket though it is not in it, another of this host being: `IP_MULTICAST_ALL`,
+    /// `IPV6_MULTICAST_ALL`.
+    pub fn takes_all_groups(&self, group: IpAddr) -> bool {
+        match group {
+            IpAddr::V4(_) => self.is_set(libc::IPPROTO_IP, libc::IP_MULTICAST_ALL),
+            IpAddr::V6(_) => self.is_set(libc::IPPROTO_IPV6, IPV6_MULTICAST_ALL),
+        }
+    }
+
     /// TCP's own bits of the type of service are not the user's: RFC 3168.
     pub fn clear_congestion_bits(&mut self) {
         self.ip.tos = self.ip.tos.map(|tos| tos & !3);
@@ -431,11 +440,6 @@ fn default_ttl(settings: &Settings) -> u8 {
 
 fn discovery(value: i32) -> Result<i32> {
     if (discover::DONT..=discover::OMIT).contains(&value) { Ok(value) } else { Err(Errno::EINVAL) }
-}
-
-/// Linux doubles what is asked for, to make room for its own overhead.
-fn doubled(asked: i32) -> usize {
-    usize::try_from(asked).unwrap_or(MAX_BUF).min(MAX_BUF) * 2
 }
 
 /// `struct timeval` of a timeout; zero is none.

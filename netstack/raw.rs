@@ -1,7 +1,7 @@
 //! Raw sockets (`raw(7)`) and ping sockets (`SOCK_DGRAM` with `IPPROTO_ICMP` or `IPPROTO_ICMPV6`, `icmp(7)`).
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -20,8 +20,6 @@ use crate::vfs::file::IoctlMemory;
 use crate::vfs::inode::NodeType;
 use crate::wait::{Events, WaitQueue};
 
-/// `/proc/sys/net/core/rmem_default`.
-const DEFAULT_BUF: usize = 212_992;
 /// What Linux counts for a packet beside its bytes.
 const OVERHEAD: usize = 768;
 const IPV4_LEN: usize = 20;
@@ -110,7 +108,7 @@ impl RawSocket {
             attr: AnonAttr::new(DEV_SOCKET, NodeType::Socket, 0o777, (cred.uid, cred.gid)),
             waiters: WaitQueue::new(),
             state: Mutex::default(),
-            options: Mutex::new(Common::new(stack.settings(), DEFAULT_BUF, DEFAULT_BUF)),
+            options: Mutex::new(Common::new(stack.settings(), stack.settings().default_buffers())),
         });
         stack.raw.all.write().push(made.me.clone());
         stack.raw.count.fetch_add(1, Ordering::Relaxed);
@@ -167,7 +165,7 @@ impl RawSocket {
         let options = self.options.lock().clone();
         let header_included = self.domain == libc::AF_INET
             && (options.is_set(libc::IPPROTO_IP, libc::IP_HDRINCL) || i32::from(self.protocol) == libc::IPPROTO_RAW);
-        let mut route = self.stack.interfaces().route_by(remote, options.device(remote))?;
+        let mut route = self.stack.way_out(remote, options.device(remote))?;
         if route.broadcast && !remote.is_multicast() && !options.is_set(libc::SOL_SOCKET, libc::SO_BROADCAST) {
             return Err(Errno::EACCES);
         }
@@ -219,30 +217,22 @@ impl RawSocket {
         Ok(bytes)
     }
 
-    /// A packet with its IPv4 header: length and checksum are filled in, and the source when there is none.
+    /// A packet with its IPv4 header: length and checksum are filled in, and the source and the identification when there is
+    /// none. Where it goes, `route` says and not its header.
     fn transmit_whole(&self, header: &Header, route: &crate::netstack::stack::Route, mut bytes: Vec<u8>) -> Result<()> {
         if bytes.len() < IPV4_LEN || bytes[0] != 0x45 {
             return Err(Errno::EINVAL); // options in the header are not supported
         }
         let len = u16::try_from(bytes.len()).map_err(|_| Errno::EMSGSIZE)?;
         bytes[2..4].copy_from_slice(&len.to_be_bytes());
+        if bytes[4..6] == [0, 0] {
+            bytes[4..6].copy_from_slice(&identification().to_be_bytes());
+        }
         if let (IpAddr::V4(source), [0, 0, 0, 0]) = (header.source, [bytes[12], bytes[13], bytes[14], bytes[15]]) {
             bytes[12..16].copy_from_slice(&source.octets());
         }
         fill_ipv4_checksum(&mut bytes);
-        let fill = |to: &mut [u8]| {
-            to.copy_from_slice(&bytes[IPV4_LEN..]);
-            Ok(())
-        };
-        let source: [u8; 4] = *bytes[12..].first_chunk().ok_or(Errno::EINVAL)?;
-        let header = Header {
-            source: Ipv4Addr::from(source).into(),
-            ttl: bytes[8],
-            tos: bytes[1],
-            protocol: bytes[9],
-            ..*header
-        };
-        self.stack.send_packet(route, &header, bytes.len() - IPV4_LEN, None, fill)
+        self.stack.send_whole(route, header, &bytes)
     }
 
     fn control(&self, received: &Received) -> Vec<(i32, i32, Vec<u8>)> {

@@ -98,6 +98,49 @@ fn help_lists_commands_and_flags() {
     assert!(text(&runsc(&["flags"]).stdout).contains("--debug-log"));
 }
 
+/// Whether `ours` has every key of `theirs`, with values of the same kind. Annotations are everybody's own.
+fn has_the_shape(at: &str, ours: &Value, theirs: &Value) {
+    match (ours, theirs) {
+        (Value::Object(own), Value::Object(fields)) => {
+            for (name, value) in fields.iter().filter(|(name, _)| *name != "annotations") {
+                let here = format!("{at}/{name}");
+                has_the_shape(&here, own.get(name).unwrap_or_else(|| panic!("no {here}")), value);
+            }
+        }
+        (Value::Array(own), Value::Array(list)) => {
+            assert!(!own.is_empty(), "{at}");
+            own.iter().for_each(|one| has_the_shape(at, one, &list[0]));
+        }
+        _ => assert_eq!(std::mem::discriminant(ours), std::mem::discriminant(theirs), "{at}: {ours} {theirs}"),
+    }
+}
+
+#[test]
+fn features_are_told_as_runc_tells_them() {
+    let of = |output: Output| -> Value {
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    let ours = of(runsc(&["features"]));
+    let theirs = of(Command::new("runc").arg("features").output().expect("runc is installed"));
+    has_the_shape("", &ours, &theirs);
+    // What is told of is what is taken, by the same names.
+    let names = |document: &Value| -> Vec<String> {
+        let list = document["mountOptions"].as_array().expect("a list");
+        list.iter().map(|name| name.as_str().expect("a name").to_owned()).collect()
+    };
+    let (own, others) = (names(&ours), names(&theirs));
+    assert!(own.is_sorted() && own.iter().all(|name| others.contains(name)), "{own:?} {others:?}");
+    for name in ["bind", "ro", "nosymfollow", "rslave", "dirsync", "defaults"] {
+        assert!(own.iter().any(|one| one == name), "{name}");
+    }
+    for kind in ["namespaces", "capabilities"] {
+        let list = |document: &Value| document["linux"][kind].as_array().expect("a list").clone();
+        assert!(list(&ours).iter().all(|name| list(&theirs).contains(name)), "{kind}");
+    }
+    assert_eq!(ours["linux"]["cgroup"]["systemd"], true);
+}
+
 #[test]
 fn bad_command_lines_are_one_line() {
     assert!(one_line(&runsc(&["-no-such-flag", "run", "x"])).contains("--no-such-flag"));

@@ -12,6 +12,10 @@ fn shell<'a>(script: &str) -> Sandbox<'a> {
     Sandbox::new(["/bin/bash", "-c", script])
 }
 
+fn python<'a>(script: &str) -> Sandbox<'a> {
+    Sandbox::new(["/usr/bin/python3", "-c", script])
+}
+
 #[test]
 fn masked_and_read_only_paths() {
     let script = "
@@ -160,6 +164,63 @@ fn user_umask_groups_and_scores() {
 }
 
 #[test]
+fn the_scheduler_is_as_asked_for() {
+    let scheduler = json!({"policy": "SCHED_BATCH", "nice": 7, "flags": ["SCHED_RESET_ON_FORK"]});
+    // Nice value and policy of the shell, then of its child.
+    let script = "cut -d' ' -f19,41 /proc/$$/stat; cat /proc/self/stat | cut -d' ' -f19,41";
+    let output = shell(script).with("/process/scheduler", scheduler).run();
+    assert_eq!(output.stdout, "7 3\n7 3\n", "{}", output.report());
+}
+
+/// What becomes of sockets where there is no IPv6, as Linux has it in a network namespace of its own.
+#[test]
+fn ipv6_can_be_turned_off() {
+    let script = r#"
+import errno, socket
+def attempt(work):
+    try:
+        return work() or "ok"
+    except OSError as error:
+        return errno.errorcode[error.errno]
+six = lambda kind=socket.SOCK_STREAM: socket.socket(socket.AF_INET6, kind)
+def all():
+    return [
+        attempt(lambda: six().connect(("::1", 9))),
+        attempt(lambda: six().connect(("2001:db8::1", 9))),
+        attempt(lambda: six().connect(("::ffff:127.0.0.1", 9))),
+        attempt(lambda: six().bind(("::1", 0))),
+        attempt(lambda: six().bind(("::", 0))),
+        attempt(lambda: six(socket.SOCK_DGRAM).connect(("::1", 9))),
+        attempt(lambda: str(six(socket.SOCK_DGRAM).sendto(b"x", ("::1", 9)))),
+    ]
+conf = "/proc/sys/net/ipv6/conf/"
+off = lambda: [open(conf + name + "/disable_ipv6").read().strip() for name in ("all", "default", "lo")]
+addresses = lambda: len(open("/proc/net/if_inet6").readlines())
+print(off(), addresses(), all())
+open(conf + "lo/disable_ipv6", "w").write("0")
+print(off(), addresses(), all())
+"#;
+    let output = python(script).with("/linux/sysctl", json!({"net.ipv6.conf.all.disable_ipv6": "1"})).run();
+    let expected = "['1', '1', '1'] 0 ['EADDRNOTAVAIL', 'EADDRNOTAVAIL', 'ECONNREFUSED', 'EADDRNOTAVAIL', 'ok', \
+                    'EADDRNOTAVAIL', 'EADDRNOTAVAIL']\n\
+                    ['1', '1', '0'] 1 ['ECONNREFUSED', 'ENETUNREACH', 'ECONNREFUSED', 'ok', 'ok', 'ok', '1']\n";
+    assert_eq!(output.stdout, expected, "{}", output.report());
+}
+
+#[test]
+fn socket_buffers_are_as_asked_for() {
+    let script = "import socket\n\
+        for family in (socket.AF_INET, socket.AF_UNIX):\n    \
+            s = socket.socket(family, socket.SOCK_DGRAM)\n    \
+            first = s.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)\n    \
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 30)\n    \
+            print(first, s.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))\n";
+    let sysctl = json!({"net.core.rmem_default": "100000", "net.core.rmem_max": "16777216"});
+    let output = python(script).with("/linux/sysctl", sysctl).run();
+    assert_eq!(output.stdout, "100000 33554432\n100000 33554432\n", "{}", output.report());
+}
+
+#[test]
 fn a_read_only_root_has_its_mount_points_made_and_nothing_written() {
     let root = tempfile::tempdir().unwrap();
     for name in ["proc", "sys", "dev", "tmp", "usr"] {
@@ -195,6 +256,8 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         ("/process/apparmorProfile", json!("my-own"), "process.apparmorProfile"),
         ("/process/selinuxLabel", json!("system_u:x"), "process.selinuxLabel"),
         ("/process/ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0}), "process.ioPriority"),
+        ("/process/scheduler", json!({"policy": "SCHED_FIFO", "priority": 5}), "process.scheduler.policy"),
+        ("/process/scheduler", json!({"policy": "SCHED_OTHER", "nice": 20}), "process.scheduler.nice"),
         ("/process/oomScoreAdj", json!(2000), "process.oomScoreAdj"),
         ("/linux/sysctl", json!({"vm.swappiness": "1"}), "linux.sysctl.vm.swappiness"),
         ("/linux/timeOffsets", json!({"boottime": {"secs": 5}}), "linux.timeOffsets"),

@@ -25,6 +25,8 @@ pub struct Superblock {
     /// The file system.
     pub fs: Arc<dyn FileSystem>,
     pub(super) caching: Caching,
+    /// [`FileSystem::forgets`].
+    forgets: bool,
     /// Mounted read-only as a whole (`MS_RDONLY` of `mount` or a remount without `MS_BIND`).
     pub(super) read_only: AtomicBool,
     /// Held while a directory moves, so that two moves cannot make a loop.
@@ -49,6 +51,7 @@ impl Superblock {
         Arc::new(Superblock {
             fs: fs.clone(),
             caching: fs.caching(),
+            forgets: fs.forgets(),
             read_only: AtomicBool::new(false),
             rename: Mutex::new(()),
             root: Mutex::default(),
@@ -361,7 +364,7 @@ impl Dentry {
         }
         children.insert(made.place.read().name.clone(), Arc::downgrade(&made));
         drop(children);
-        if caching != Caching::Never {
+        if caching != Caching::Never && !self.superblock.forgets {
             CLOCK.keep(&made);
         }
         Ok(made)

@@ -99,6 +99,7 @@ fn start_thread() -> Result<()> {
         return Ok(());
     }
     let run = || {
+        crate::platform::placement::serve_all();
         loop {
             {
                 let mut due = DUE.lock();

@@ -119,6 +119,12 @@ pub trait File: Send + Sync + Any {
         Err(Errno::EINVAL)
     }
 
+    /// `sync_file_range(2)` of a regular file: passed on where a host file is behind it.
+    fn sync_range(&self, offset: i64, len: i64, flags: u32) -> Result<()> {
+        let _ = (offset, len, flags);
+        Ok(())
+    }
+
     /// `posix_fadvise(2)`, `readahead(2)`: passed on where a host file is behind it.
     fn advise(&self, offset: i64, len: i64, advice: i32) -> Result<()> {
         let _ = (offset, len, advice);

@@ -209,6 +209,11 @@ impl File for HostFile {
         check(unsafe { if data_only { libc::fdatasync(fd) } else { libc::fsync(fd) } }.into()).map(drop)
     }
 
+    fn sync_range(&self, offset: i64, len: i64, flags: u32) -> Result<()> {
+        // SAFETY: takes numbers alone.
+        check(unsafe { libc::sync_file_range(self.fd.as_raw_fd(), offset, len, flags) }.into()).map(drop)
+    }
+
     fn anonymous_attr(&self) -> Option<Attr> {
         let stat = nix::sys::stat::fstat(&self.fd).ok()?;
         let time = |sec, nsec: i64| TimeSpec { sec, nsec: u32::try_from(nsec).unwrap_or(0) };
@@ -320,6 +325,7 @@ impl Watcher {
     }
 
     fn run(&self) {
+        crate::platform::placement::serve_all();
         let mut events = [EpollEvent::empty(); 16];
         loop {
             let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {

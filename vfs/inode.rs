@@ -224,6 +224,11 @@ pub trait FileSystem: Send + Sync {
     fn caching(&self) -> Caching {
         Caching::Forever
     }
+    /// Whether names that nobody uses are let go of at once, so that what is kept of them elsewhere is too: the host may want to
+    /// unmount what they are on.
+    fn forgets(&self) -> bool {
+        false
+    }
     /// How long what is known of it is believed, with [`Caching::Lease`].
     fn leases(&self) -> &Arc<Leases> {
         Leases::sandbox()

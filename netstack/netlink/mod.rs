@@ -22,7 +22,6 @@ use crate::vfs::file::IoctlMemory;
 use crate::vfs::inode::NodeType;
 use crate::wait::{Events, WaitQueue};
 
-const DEFAULT_BUF: usize = 212_992;
 /// The longest request that is looked at.
 const MAX_REQUEST: usize = 64 << 10;
 
@@ -65,7 +64,7 @@ impl NetlinkSocket {
             attr: AnonAttr::new(DEV_SOCKET, NodeType::Socket, 0o777, (cred.uid, cred.gid)),
             waiters: WaitQueue::new(),
             state: Mutex::default(),
-            options: Mutex::new(Common::new(stack.settings(), DEFAULT_BUF, DEFAULT_BUF)),
+            options: Mutex::new(Common::new(stack.settings(), stack.settings().default_buffers())),
         }))
     }
 

@@ -113,7 +113,7 @@ fn link(request: &Request<'_>, all: &mut Vec<u8>, port: u32, interface: &Interfa
 }
 
 fn addresses(request: &Request<'_>, all: &mut Vec<u8>, port: u32, interface: &Interface, family: u8) {
-    for prefix in &interface.addresses {
+    for prefix in interface.addresses() {
         let own = family_of(prefix.addr);
         if family != 0 && family != own {
             continue;
@@ -179,7 +179,7 @@ fn write_route(request: &Request<'_>, all: &mut Vec<u8>, port: u32, family: u8, 
 fn routes(stack: &Stack, request: &Request<'_>, all: &mut Vec<u8>, port: u32, family: u8) {
     let interfaces = stack.interfaces();
     let wanted = |addr: IpAddr| family == 0 || family == family_of(addr);
-    for RouteEntry { interface, route } in interfaces.routes().iter().filter(|one| wanted(one.route.destination.addr)) {
+    for RouteEntry { interface, route } in interfaces.routes().filter(|one| wanted(one.route.destination.addr)) {
         let v4 = route.destination.addr.is_ipv4();
         let entry = Entry {
             destination: (route.destination.len > 0).then_some(route.destination.addr),
@@ -196,7 +196,7 @@ fn routes(stack: &Stack, request: &Request<'_>, all: &mut Vec<u8>, port: u32, fa
         write_route(request, all, port, family_of(route.destination.addr), &entry);
     }
     for interface in interfaces.iter() {
-        for prefix in interface.addresses.iter().filter(|prefix| wanted(prefix.addr)) {
+        for prefix in interface.addresses().filter(|prefix| wanted(prefix.addr)) {
             let v4 = prefix.addr.is_ipv4();
             let own = Entry {
                 destination: Some(prefix.addr),

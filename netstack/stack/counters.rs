@@ -6,7 +6,7 @@
 //!
 //! Of what Linux counts this cannot be known here, and stays 0: what smoltcp does within a segment's handling (segments out
 //! of order or outside the window, duplicate acknowledgements, what it recovers by, delayed acknowledgements), and what
-//! there is not (SYN cookies, fast open, timestamps, pruning: `TCPRcvQDrop` and others of a receive buffer that is
+//! there is not (fast open, timestamps, pruning: `TCPRcvQDrop` and others of a receive buffer that is
 //! overrun, which the offered window rules out). A segment that the device put together of several is counted as one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,9 +41,11 @@ macro_rules! group {
 
 group! { /// Of IP.
 Ip, 0, 2;
-    InReceives InHdrErrors InAddrErrors InUnknownProtos InTruncatedPkts InDelivers OutRequests OutNoRoutes OutTransmits
-    ReasmReqds ReasmOKs ReasmFails FragOKs FragFails FragCreates InMcastPkts OutMcastPkts InBcastPkts OutBcastPkts
-    InOctets OutOctets InMcastOctets OutMcastOctets InBcastOctets OutBcastOctets }
+    InReceives InHdrErrors InAddrErrors InUnknownProtos InTruncatedPkts InDiscards InDelivers OutRequests OutDiscards
+    OutNoRoutes OutTransmits ReasmTimeout ReasmReqds ReasmOKs ReasmFails ReasmOverlaps FragOKs FragFails FragCreates
+    InMcastPkts OutMcastPkts InBcastPkts OutBcastPkts
+    InOctets OutOctets InMcastOctets OutMcastOctets InBcastOctets OutBcastOctets
+    InCsumErrors InNoECTPkts InECT1Pkts InECT0Pkts InCEPkts }
 
 group! { /// Of UDP.
 Udp, Ip::END, 2;
@@ -59,7 +61,7 @@ Tcp, Icmp::END, 1;
 
 group! { /// Of TCP, those of `netstat`.
 Ext, Tcp::END, 1;
-    EmbryonicRsts TW ListenOverflows ListenDrops TCPTimeouts TCPAbortOnData TCPAbortOnClose TCPAbortOnTimeout }
+    SyncookiesSent SyncookiesRecv SyncookiesFailed EmbryonicRsts TW ListenOverflows ListenDrops TCPTimeouts TCPAbortOnData TCPAbortOnClose TCPAbortOnTimeout }
 
 group! { /// What went from buffer to buffer.
 Local, Ext::END, 2;
@@ -130,7 +132,9 @@ impl Counters {
     /// One of IP's.
     pub fn ip(&self, v6: bool, counter: Ip) -> u64 {
         let local = match counter {
-            Ip::InReceives | Ip::InDelivers | Ip::OutRequests | Ip::OutTransmits => self.get(Local::Packets.of(v6)),
+            Ip::InReceives | Ip::InDelivers | Ip::OutRequests | Ip::OutTransmits | Ip::InNoECTPkts => {
+                self.get(Local::Packets.of(v6))
+            }
             Ip::InOctets | Ip::OutOctets => self.get(Local::Octets.of(v6)),
             _ => 0,
         };

@@ -151,7 +151,7 @@ impl Stack {
     fn input_solicitation(&self, packet: &Packet<'_>, arrival: Arrival) {
         let Some(interface) = self.interfaces.get(arrival.interface) else { return };
         let Some(target) = address_at(packet.payload, 8) else { return };
-        if !interface.addresses.iter().any(|prefix| prefix.addr == target) {
+        if !interface.has(target) {
             return;
         }
         let mac = link_layer_option(packet.payload.get(24..).unwrap_or_default(), 1).unwrap_or(arrival.mac);

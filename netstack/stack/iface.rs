@@ -1,11 +1,14 @@
 //! Interfaces, addresses and routes. Those beside `lo` are attached once, before any program runs, so looking at them takes
-//! no lock.
+//! no lock. What changes is whether they have IPv6 ([`v6`](super::v6)).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
+
 use super::neighbour::Neighbours;
+use super::v6::{V6Settings, V6Switch};
 use crate::container::network::{Link, Prefix};
 use crate::errno::{Errno, Result};
 use crate::netstack::device::{Stats, Tap};
@@ -27,8 +30,10 @@ pub struct Interface {
     pub mac: [u8; 6],
     /// The longest packet, without an Ethernet header.
     pub mtu: u32,
-    /// Own addresses.
-    pub addresses: Vec<Prefix>,
+    /// The addresses that it was attached with.
+    all_addresses: Vec<Prefix>,
+    /// Whether those of IPv6 are in force.
+    pub v6: V6Switch,
     /// The device, if it is not `lo`.
     pub tap: Option<Arc<Tap>>,
     /// Who is at the other end of its wire.
@@ -38,23 +43,24 @@ pub struct Interface {
 }
 
 impl Interface {
-    fn loopback() -> Interface {
+    fn loopback(v6_off: bool) -> Interface {
         Interface {
             index: LOOPBACK,
             name: "lo".into(),
             mac: [0; 6],
             mtu: LOOPBACK_MTU,
-            addresses: vec![
+            all_addresses: vec![
                 Prefix { addr: Ipv4Addr::LOCALHOST.into(), len: 8 },
                 Prefix { addr: Ipv6Addr::LOCALHOST.into(), len: 128 },
             ],
+            v6: V6Switch::new(v6_off),
             tap: None,
             neighbours: Neighbours::default(),
             own_stats: Stats::default(),
         }
     }
 
-    fn external(link: &Link, device: OwnedFd) -> Interface {
+    fn external(link: &Link, device: OwnedFd, v6_off: bool) -> Interface {
         let neighbours = Neighbours::default();
         link.neighbours.iter().for_each(|(addr, mac)| neighbours.set_permanent(*addr, mac.0));
         Interface {
@@ -62,11 +68,22 @@ impl Interface {
             name: link.name.clone(),
             mac: link.mac.0,
             mtu: link.mtu,
-            addresses: link.addresses.clone(),
+            all_addresses: link.addresses.clone(),
+            v6: V6Switch::new(v6_off),
             tap: Some(Arc::new(Tap::new(device, link.header))),
             neighbours,
             own_stats: Stats::default(),
         }
+    }
+
+    /// Its own addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = &Prefix> {
+        self.all_addresses.iter().filter(|prefix| self.v6.allows(prefix.addr))
+    }
+
+    /// Whether it has an address.
+    pub fn has(&self, addr: IpAddr) -> bool {
+        self.addresses().any(|prefix| prefix.addr == addr)
     }
 
     /// What happened on it.
@@ -90,7 +107,7 @@ impl Interface {
 
     /// The own address to talk to `peer` with: one of its network, else the first of its family and scope.
     pub fn source_for(&self, peer: IpAddr) -> Option<IpAddr> {
-        let candidates = || self.addresses.iter().filter(|prefix| prefix.addr.is_ipv4() == peer.is_ipv4());
+        let candidates = || self.addresses().filter(|prefix| prefix.addr.is_ipv4() == peer.is_ipv4());
         let same_network = candidates().find(|prefix| contains(prefix, peer));
         let same_scope = || candidates().find(|prefix| is_link_local(prefix.addr) == is_link_local(peer));
         same_network.or_else(same_scope).or_else(|| candidates().next()).map(|prefix| prefix.addr)
@@ -142,13 +159,15 @@ pub struct Interfaces {
     /// Before anything is attached.
     alone: Table,
     attached: OnceLock<Table>,
+    /// Leaf lock.
+    v6: Mutex<V6Settings>,
 }
 
 impl Default for Interfaces {
     /// `lo`.
     fn default() -> Interfaces {
-        let alone = Table { all: vec![Interface::loopback()], routes: Vec::new() };
-        Interfaces { alone, attached: OnceLock::new() }
+        let alone = Table { all: vec![Interface::loopback(false)], routes: Vec::new() };
+        Interfaces { alone, attached: OnceLock::new(), v6: Mutex::default() }
     }
 }
 
@@ -159,13 +178,16 @@ impl Interfaces {
         if links.len() > MAX_DEVICES {
             return Err(Errno::ENOSPC);
         }
-        let mut table = Table { all: vec![Interface::loopback()], routes: Vec::new() };
+        let v6 = self.v6.lock();
+        let lo = Interface::loopback(self.alone.all[0].v6.is_off());
+        let mut table = Table { all: vec![lo], routes: Vec::new() };
         for (link, device) in links {
             if table.all.iter().any(|known| known.name == link.name || known.index == link.index) {
                 return Err(Errno::EINVAL);
             }
             table.routes.extend(link.routes.iter().map(|route| RouteEntry { interface: link.index, route: *route }));
-            table.all.push(Interface::external(&link, device));
+            let off = v6.of(&link.name);
+            table.all.push(Interface::external(&link, device, off));
         }
         table.routes.sort_by_key(|entry| (u8::MAX - entry.route.destination.len, entry.route.metric));
         self.attached.set(table).map_err(|_| Errno::EBUSY)
@@ -201,15 +223,49 @@ impl Interfaces {
     }
 
     /// The main routing table: the longest prefix first.
-    pub fn routes(&self) -> &[RouteEntry] {
-        &self.table().routes
+    pub fn routes(&self) -> impl Iterator<Item = &RouteEntry> {
+        let in_force = |entry: &&RouteEntry| {
+            let interface = self.get(entry.interface);
+            interface.is_none_or(|interface| interface.v6.allows(entry.route.destination.addr))
+        };
+        self.table().routes.iter().filter(in_force)
+    }
+
+    /// Whether IPv6 is off: of an interface, of `all` as last set, or by `default` of those to come. `None` when there is
+    /// nothing of that name.
+    pub fn v6_is_off(&self, name: &str) -> Option<bool> {
+        match name {
+            "all" => Some(self.v6.lock().all),
+            "default" => Some(self.v6.lock().default),
+            name => self.by_name(name.as_bytes()).map(|interface| interface.v6.is_off()),
+        }
+    }
+
+    /// Turns IPv6 off or on: of an interface, which may be one to come, of `all` there are and are to come, or by `default` of
+    /// those to come.
+    pub fn set_v6_off(&self, name: &str, off: bool) {
+        let mut settings = self.v6.lock();
+        match name {
+            "all" => {
+                (settings.all, settings.default) = (off, off);
+                settings.named.clear();
+                self.iter().for_each(|interface| interface.v6.set_off(off));
+            }
+            "default" => settings.default = off,
+            name => match self.by_name(name.as_bytes()) {
+                Some(interface) => interface.v6.set_off(off),
+                None => {
+                    settings.named.insert(name.to_owned(), off);
+                }
+            },
+        }
     }
 
     /// The scope that a link-local address is shown with: where packets to it go.
     pub fn scope_of(&self, addr: IpAddr) -> u32 {
         match is_link_local(addr) {
             true => {
-                let own = self.iter().find(|one| one.addresses.iter().any(|prefix| prefix.addr == addr));
+                let own = self.iter().find(|one| one.has(addr));
                 own.map(|one| one.index).or_else(|| self.route(addr).ok().map(|route| route.interface)).unwrap_or(0)
             }
             false => 0,
@@ -220,7 +276,7 @@ impl Interfaces {
     pub fn is_local(&self, addr: IpAddr) -> bool {
         match addr {
             IpAddr::V4(v4) if v4.is_loopback() => true,
-            _ => self.iter().flat_map(|interface| &interface.addresses).any(|prefix| prefix.addr == addr),
+            _ => self.iter().any(|interface| interface.has(addr)),
         }
     }
 
@@ -228,7 +284,7 @@ impl Interfaces {
     pub fn is_broadcast(&self, addr: IpAddr) -> bool {
         let IpAddr::V4(v4) = addr else { return false };
         v4.is_broadcast()
-            || self.iter().flat_map(|interface| &interface.addresses).any(|prefix| {
+            || self.iter().flat_map(Interface::addresses).any(|prefix| {
                 let IpAddr::V4(own) = prefix.addr else { return false };
                 prefix.len < 31 && u32::from(own) | !mask_v4(prefix.len) == u32::from(v4)
             })
@@ -239,7 +295,7 @@ impl Interfaces {
         self.is_local(addr) || addr.is_multicast() || self.is_broadcast(addr)
     }
 
-    /// The way to `destination`. `ENETUNREACH`.
+    /// The way to `destination`. `ENETUNREACH`; `EADDRNOTAVAIL` for IPv6 where no interface has an address of it.
     pub fn route(&self, destination: IpAddr) -> Result<Route> {
         // To the unspecified address means to this host.
         let destination = match destination {
@@ -265,6 +321,12 @@ impl Interfaces {
         self.outward(destination, None)
     }
 
+    /// Why there is no way to `destination`.
+    fn no_way(&self, destination: IpAddr) -> Errno {
+        let same = |prefix: &Prefix| prefix.addr.is_ipv4() == destination.is_ipv4();
+        if self.iter().flat_map(Interface::addresses).any(same) { Errno::ENETUNREACH } else { Errno::EADDRNOTAVAIL }
+    }
+
     /// The way to `destination` by way of `device` when that is given: `SO_BINDTODEVICE`, `IP_MULTICAST_IF`.
     ///
     /// As on Linux an IPv4 address that no route by that device leads to is taken to be its neighbour; of `lo`'s neighbours
@@ -285,8 +347,8 @@ impl Interfaces {
         }
         let source = match destination {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) if destination.is_multicast() => Ipv6Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => return Err(Errno::ENETUNREACH),
+            IpAddr::V6(_) if destination.is_multicast() && !interface.v6.is_off() => Ipv6Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => return Err(self.no_way(destination)),
         };
         let group = destination.is_multicast();
         Ok(Route { interface: device, source, next_hop: destination, local: group, broadcast: group, arrives: device })
@@ -295,14 +357,14 @@ impl Interfaces {
     /// The interface that has an address: its index.
     pub fn owner(&self, addr: IpAddr) -> Option<u32> {
         let loopback = matches!(addr, IpAddr::V4(v4) if v4.is_loopback());
-        let has = |interface: &&Interface| interface.addresses.iter().any(|prefix| prefix.addr == addr);
+        let has = |interface: &&Interface| interface.has(addr);
         if loopback { Some(LOOPBACK) } else { self.iter().find(has).map(|interface| interface.index) }
     }
 
     /// The way out of the sandbox, by way of `device` when that is given.
     fn outward(&self, destination: IpAddr, device: Option<u32>) -> Result<Route> {
         let everybody = self.is_broadcast(destination) || destination.is_multicast();
-        let mut routes = self.routes().iter().filter(|entry| device.is_none_or(|device| entry.interface == device));
+        let mut routes = self.routes().filter(|entry| device.is_none_or(|device| entry.interface == device));
         let entry = routes.find(|entry| contains(&entry.route.destination, destination));
         // These need no route: somebody on the first wire.
         let neighbour = everybody || is_link_local(destination);
@@ -312,11 +374,12 @@ impl Interfaces {
             (None, None) if neighbour => self.devices().first(),
             (None, _) => None,
         };
-        let interface = interface.ok_or(Errno::ENETUNREACH)?;
+        let interface = interface.filter(|interface| destination.is_ipv4() || !interface.v6.is_off());
+        let interface = interface.ok_or_else(|| self.no_way(destination))?;
         let gateway = entry.and_then(|entry| entry.route.gateway).filter(|_| !everybody);
         let next_hop = gateway.unwrap_or(destination);
         let source = entry.and_then(|entry| entry.route.source).or_else(|| interface.source_for(next_hop));
-        let source = source.ok_or(Errno::ENETUNREACH)?;
+        let source = source.ok_or_else(|| self.no_way(destination))?;
         let arrives = interface.index;
         Ok(Route { interface: arrives, source, next_hop, local: false, broadcast: everybody, arrives })
     }
@@ -394,6 +457,40 @@ mod tests {
         assert_eq!(way("2001::1", 1), Err(Errno::ENETUNREACH));
         assert_eq!(way("239.1.2.3", 1), Ok((true, 1)));
         assert_eq!(way("10.0.0.1", 9), Err(Errno::ENETUNREACH));
+    }
+
+    #[test]
+    fn what_takes_no_part_in_ipv6_has_neither_addresses_nor_routes() {
+        let all = Interfaces::default();
+        all.set_v6_off("eth1", true);
+        let link = |index: u32, addr: &str| {
+            let config = NetConfig { addresses: vec![addr.parse().unwrap()], ..NetConfig::default() };
+            Link { index, name: format!("eth{index}"), ..config.link() }
+        };
+        all.attach(vec![(link(2, "fd00::2/64"), device()), (link(3, "fd01::2/64"), device())]).unwrap();
+        let way = |to: &str| all.route(to.parse().unwrap()).map(|route| route.interface);
+        let local = || ["fd00::2", "fd01::2", "::1"].map(|addr| all.is_local(addr.parse().unwrap()));
+        assert_eq!((local(), way("fd01::9")), ([true; 3], Ok(3)));
+        all.set_v6_off("eth3", true);
+        assert_eq!((local(), way("fd01::9")), ([true, false, true], Err(Errno::ENETUNREACH)));
+        assert_eq!(all.v6_is_off("eth3"), Some(true));
+        all.set_v6_off("all", true);
+        assert_eq!((local(), way("fd00::9")), ([false; 3], Err(Errno::EADDRNOTAVAIL)));
+        assert_eq!((all.v6_is_off("default"), all.v6_is_off("eth1")), (Some(true), None));
+        all.set_v6_off("all", false);
+        assert_eq!(local(), [false, false, true], "what is lost is lost");
+    }
+
+    #[test]
+    fn an_interface_begins_as_was_set_before() {
+        let all = Interfaces::default();
+        all.set_v6_off("default", true);
+        all.set_v6_off("eth0", false);
+        all.set_v6_off("lo", true);
+        let config = NetConfig { addresses: vec!["fd00::2/64".parse().unwrap()], ..NetConfig::default() };
+        let other = Link { index: 3, name: "eth1".into(), ..config.link() };
+        all.attach(vec![(config.link(), device()), (other, device())]).unwrap();
+        assert_eq!(["lo", "eth0", "eth1"].map(|name| all.v6_is_off(name)), [true, false, true].map(Some));
     }
 
     #[test]

@@ -3,17 +3,32 @@
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, checksum};
 
 use super::Stack;
 use super::counters::{Icmp, Ip, Slot, Tcp, Udp};
 use super::iface::{Interface, LOOPBACK};
-use super::packet::{ICMP, ICMPV6, Packet, TCP, UDP};
+use super::packet::{self, Fault, Fragment, ICMP, ICMPV6, Packet, TCP, UDP};
+use super::reassembly::Outcome;
 use crate::errno::Errno;
 use crate::netstack::device::vnet;
 use crate::netstack::device::{ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Received};
 use crate::netstack::{raw, tcp, udp};
+use crate::timer::clock::monotonic;
+use crate::timer::{TimerId, TimerTarget};
+
+/// Gives up packets that did not become whole.
+struct FragmentTimer(Weak<Stack>);
+
+impl TimerTarget for FragmentTimer {
+    fn expired(&self, _id: TimerId) {
+        if let Some(stack) = self.0.upgrade() {
+            stack.expire_fragments();
+        }
+    }
+}
 
 /// A packet's link-layer side.
 #[derive(Clone, Copy, Debug)]
@@ -56,8 +71,11 @@ impl Stack {
 
     fn input_packet(&self, bytes: &[u8], arrival: Arrival, v6: bool) {
         self.counters.count(Ip::InReceives.of(v6));
+        if v6 && self.interfaces.get(arrival.interface).is_some_and(|interface| interface.v6.is_off()) {
+            return self.counters.count(Ip::InDiscards.of(v6));
+        }
         let Some(packet) = Packet::parse(bytes).filter(|packet| packet.source.is_ipv6() == v6) else {
-            return self.counters.count(Ip::InHdrErrors.of(v6));
+            return self.count_broken(bytes, v6);
         };
         let ours = self.interfaces.is_local(packet.destination);
         // Loopback addresses never come from a wire, and nobody else sends from ours: RFC 1122, 3.2.1.3.
@@ -71,9 +89,25 @@ impl Stack {
         self.dispatch(&packet, arrival);
     }
 
+    /// Counts what is no packet by what is wrong with it first.
+    fn count_broken(&self, bytes: &[u8], v6: bool) {
+        let counter = match packet::fault(bytes, v6) {
+            Fault::Header => Ip::InHdrErrors,
+            Fault::Checksum => {
+                self.counters.count(Ip::InCsumErrors.of(v6));
+                Ip::InHdrErrors
+            }
+            Fault::Truncated => Ip::InTruncatedPkts,
+        };
+        self.counters.count(counter.of(v6));
+    }
+
     fn count_arrival(&self, packet: &Packet<'_>) {
         let (v6, bytes) = (packet.source.is_ipv6(), packet.bytes.len() as u64);
         self.counters.add(Ip::InOctets.of(v6), bytes);
+        // RFC 3168, 5.
+        let codepoints = [Ip::InNoECTPkts, Ip::InECT1Pkts, Ip::InECT0Pkts, Ip::InCEPkts];
+        self.counters.count(codepoints[usize::from(packet.tos & 3)].of(v6));
         if packet.destination.is_multicast() {
             self.counters.count(Ip::InMcastPkts.of(v6));
             self.counters.add(Ip::InMcastOctets.of(v6), bytes);
@@ -96,10 +130,7 @@ impl Stack {
 
     fn dispatch(&self, packet: &Packet<'_>, arrival: Arrival) {
         if let Some(fragment) = packet.fragment {
-            let v6 = packet.source.is_ipv6();
-            self.counters.count(Ip::ReasmReqds.of(v6));
-            let Some(whole) = self.reassembly.add(packet, fragment) else { return };
-            self.counters.count(Ip::ReasmOKs.of(v6));
+            let Some(whole) = self.reassemble(packet, fragment) else { return };
             if let Some(packet) = Packet::parse(&whole).filter(|packet| packet.fragment.is_none()) {
                 self.dispatch(&packet, Arrival { valid: false, datagrams: None, ..arrival });
             }
@@ -127,6 +158,41 @@ impl Stack {
                 self.wrong_checksum(Icmp::InErrors.of(v6), Icmp::InCsumErrors.of(v6));
             }
             _ => {}
+        }
+    }
+
+    /// Adds a fragment to what there is of its packet; that packet, when it is complete.
+    fn reassemble(&self, packet: &Packet<'_>, fragment: Fragment) -> Option<Vec<u8>> {
+        let v6 = packet.source.is_ipv6();
+        self.counters.count(Ip::ReasmReqds.of(v6));
+        match self.reassembly.add(packet, fragment) {
+            Outcome::Whole(whole) => {
+                self.counters.count(Ip::ReasmOKs.of(v6));
+                return Some(whole);
+            }
+            Outcome::Failed { overlap } => {
+                if overlap {
+                    self.counters.count(Ip::ReasmOverlaps.of(v6));
+                }
+                self.counters.count(Ip::ReasmFails.of(v6));
+            }
+            Outcome::Waits { timer: true } => self.expire_fragments(),
+            Outcome::Waits { timer: false } => {}
+        }
+        None
+    }
+
+    /// Gives up packets whose pieces did not come, and does so again when more are due.
+    fn expire_fragments(&self) {
+        let expired = self.reassembly.expire();
+        for v6 in [false, true] {
+            let (timed_out, displaced) = (expired.timed_out[usize::from(v6)], expired.displaced[usize::from(v6)]);
+            self.counters.add(Ip::ReasmTimeout.of(v6), timed_out);
+            self.counters.add(Ip::ReasmFails.of(v6), timed_out + displaced);
+        }
+        if let Some(next) = expired.next {
+            let timer = Arc::new(FragmentTimer(self.me.clone()));
+            self.timers.add(monotonic() + next.as_nanos() as u64, timer);
         }
     }
 

@@ -27,6 +27,7 @@ mod reassembly;
 pub mod settings;
 #[cfg(test)]
 mod tests;
+mod v6;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -75,7 +76,7 @@ pub struct Stack {
     pub(super) dns: OnceLock<Arc<dns::Relay>>,
     reassembly: Reassembly,
     poller: Poller,
-    settings: settings::Settings,
+    settings: Arc<settings::Settings>,
     counters: Counters,
 }
 
@@ -107,7 +108,7 @@ impl Stack {
             raw: raw::Table::default(),
             reassembly: Reassembly::default(),
             poller: Poller::default(),
-            settings: settings::Settings::default(),
+            settings: Arc::default(),
             dns: OnceLock::new(),
             counters: Counters::default(),
         });
@@ -147,7 +148,7 @@ impl Stack {
     }
 
     /// What `/proc/sys/net` sets.
-    pub fn settings(&self) -> &settings::Settings {
+    pub fn settings(&self) -> &Arc<settings::Settings> {
         &self.settings
     }
 
@@ -159,6 +160,15 @@ impl Stack {
     /// Time to live or hop limit of what no socket sends.
     pub(super) fn default_hops(&self, v6: bool) -> u8 {
         if v6 { 64 } else { u8::try_from(self.settings.get(settings::Number::DefaultTtl)).unwrap_or(64) }
+    }
+
+    /// The way of a socket's packets to `destination` ([`Interfaces::route_by`]). That there is none is counted.
+    pub(super) fn way_out(&self, destination: IpAddr, device: Option<u32>) -> Result<Route> {
+        self.interfaces.route_by(destination, device).inspect_err(|error| {
+            if *error == Errno::ENETUNREACH {
+                self.counters.count(counters::Ip::OutNoRoutes.of(destination.is_ipv6()));
+            }
+        })
     }
 
     /// Counts what went from buffer to buffer within this host: `len` bytes, transport header included.

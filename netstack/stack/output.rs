@@ -47,6 +47,9 @@ impl Stack {
     /// Sends the IP packet in `frame`, which is not for this host, out of an interface by way of `next_hop`.
     pub fn transmit(&self, frame: &mut Frame, interface: u32, next_hop: IpAddr, offload: Offload) {
         let Some(interface) = self.interfaces.get(interface) else { return };
+        if next_hop.is_ipv6() && interface.v6.is_off() {
+            return self.counters.count(Ip::OutDiscards.of(true));
+        }
         let mac = match link_layer_broadcast(self, next_hop) {
             Some(mac) => mac,
             None => {
@@ -165,6 +168,32 @@ impl Stack {
                 return self.send_fragments(route, header, frame.packet(), mtu);
             }
             self.transmit(frame, route.interface, route.next_hop, offload);
+            Ok(())
+        })
+    }
+
+    /// Sends a complete IPv4 packet as it is to a route: out, or back in. `header` says for whom it counts.
+    ///
+    /// `EMSGSIZE` when it does not fit the interface.
+    pub fn send_whole(&self, route: &Route, header: &Header, bytes: &[u8]) -> Result<()> {
+        let mtu = self.interfaces.get(route.interface).map_or(1500, |interface| interface.mtu as usize);
+        if bytes.len() > mtu {
+            return Err(Errno::EMSGSIZE);
+        }
+        self.frames.with(|frame| {
+            frame.start(bytes.len()).copy_from_slice(bytes);
+            self.count_request(header, bytes.len());
+            if let (Some(&protocol), Some(&kind)) = (bytes.get(9), bytes.get(header.size()))
+                && protocol == ICMP
+            {
+                self.counters.icmp(false, true, kind);
+            }
+            if route.local || route.broadcast {
+                self.loop_back(frame.packet());
+            }
+            if route.leaves() {
+                self.transmit(frame, route.interface, route.next_hop, Offload::default());
+            }
             Ok(())
         })
     }

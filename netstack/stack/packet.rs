@@ -129,6 +129,39 @@ impl<'a> Packet<'a> {
     }
 }
 
+/// Why bytes are no packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Its header is not complete, or says what cannot be.
+    Header,
+    /// The checksum of an IPv4 header is wrong.
+    Checksum,
+    /// It is shorter than its header says.
+    Truncated,
+}
+
+/// What Linux finds wrong first with bytes that [`Packet::parse`] refuses.
+pub fn fault(bytes: &[u8], v6: bool) -> Fault {
+    if v6 {
+        let whole = bytes.get(..IPV6_LEN).map(|header| IPV6_LEN + usize::from(be16(header, 4)));
+        return if whole.is_some_and(|whole| bytes.len() < whole) { Fault::Truncated } else { Fault::Header };
+    }
+    let Some(header) = bytes.get(..IPV4_LEN) else { return Fault::Header };
+    let header_len = usize::from(header[0] & 15) * 4;
+    match bytes.get(..header_len.max(IPV4_LEN)) {
+        Some(whole) if header_len >= IPV4_LEN && header[0] >> 4 == 4 => {
+            if checksum::data(whole) != !0 {
+                Fault::Checksum
+            } else if bytes.len() < usize::from(be16(header, 2)) {
+                Fault::Truncated
+            } else {
+                Fault::Header
+            }
+        }
+        _ => Fault::Header,
+    }
+}
+
 /// An IP header to be written.
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
@@ -254,8 +287,13 @@ mod tests {
         let mut bytes = vec![0; 30];
         header.write(&mut bytes);
         assert!(Packet::parse(&bytes[..29]).is_none(), "shorter than it says");
+        assert_eq!([fault(&bytes[..29], false), fault(&bytes[..19], false)], [Fault::Truncated, Fault::Header]);
         bytes[16] ^= 1;
         assert!(Packet::parse(&bytes).is_none(), "checksum");
+        assert_eq!(fault(&bytes, false), Fault::Checksum);
+        let mut six = vec![0; 45];
+        self::header("fd00::1", "fd00::2").write(&mut six);
+        assert_eq!([fault(&six[..44], true), fault(&six[..39], true)], [Fault::Truncated, Fault::Header]);
         assert!(Packet::parse(&[]).is_none());
         assert!(Packet::parse(&[0x4f; 20]).is_none());
     }

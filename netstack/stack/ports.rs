@@ -164,6 +164,16 @@ impl Stack {
         Ok(Lease { stack: self.me.clone(), protocol, id, port, binding })
     }
 
+    /// Binds what has a lease to another device, or to none: `SO_BINDTODEVICE` after `bind(2)`. As on Linux nobody else who has
+    /// the port is asked.
+    pub fn rebind(&self, lease: &Lease, device: Option<u32>) {
+        let mut state = self.ports.0.lock();
+        let all = state.of(lease.protocol).get_mut(&lease.port);
+        if let Some((_, held)) = all.and_then(|all| all.iter_mut().find(|(id, _)| *id == lease.id)) {
+            held.device = device;
+        }
+    }
+
     /// Changes the terms of a lease. `EADDRINUSE` when others do not allow them.
     pub fn renew(&self, lease: &mut Lease, binding: Binding) -> Result<()> {
         let mut state = self.ports.0.lock();
@@ -214,6 +224,10 @@ mod tests {
         drop(first);
         let on_lo = stack.lease(Protocol::Tcp, 80, Binding { device: Some(1), ..ANY }).unwrap();
         assert_eq!(refused(Binding { device: Some(2), ..ANY }), None, "another device");
+        stack.rebind(&on_lo, None);
+        assert_eq!(refused(Binding { device: Some(2), ..ANY }), Some(Errno::EADDRINUSE), "all devices again");
+        stack.rebind(&on_lo, Some(3));
+        assert_eq!(refused(Binding { device: Some(2), ..ANY }), None, "another device, chosen later");
         drop(on_lo);
         let reusing = Binding { reuse_addr: true, ..ANY };
         let mut first = stack.lease(Protocol::Tcp, 80, reusing).unwrap();

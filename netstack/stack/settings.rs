@@ -15,6 +15,10 @@ use crate::errno::{Errno, Result};
 const MAX_RING: u32 = 64 << 20;
 /// Seconds that Linux can count in ticks, of which there are a thousand a second.
 const MAX_SECONDS: u32 = i32::MAX as u32 / 1000;
+/// `SOCK_MIN_RCVBUF` and `SOCK_MIN_SNDBUF`: no buffer is smaller.
+pub const MIN_RECEIVE_BUF: u32 = 2304;
+/// See [`MIN_RECEIVE_BUF`].
+pub const MIN_SEND_BUF: u32 = 4608;
 /// `TCP_RTO_MIN` and `TCP_RTO_MAX`, milliseconds.
 const MIN_TIMEOUT: u64 = 200;
 const MAX_TIMEOUT: u64 = 120_000;
@@ -22,6 +26,14 @@ const MAX_TIMEOUT: u64 = 120_000;
 /// A setting that is one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Number {
+    /// `net.core.rmem_default`: `SO_RCVBUF` of new sockets but TCP's, bytes.
+    ReceiveDefault,
+    /// `net.core.rmem_max`: the most that `SO_RCVBUF` may ask for, before it is doubled.
+    ReceiveMax,
+    /// `net.core.wmem_default`: `SO_SNDBUF` of new sockets but TCP's, bytes.
+    SendDefault,
+    /// `net.core.wmem_max`: the most that `SO_SNDBUF` may ask for, before it is doubled.
+    SendMax,
     /// `net.core.somaxconn`: the most that `listen(2)` may ask for.
     Somaxconn,
     /// `net.ipv4.icmp_echo_ignore_all`.
@@ -42,6 +54,8 @@ pub enum Number {
     KeepaliveTime,
     /// `net.ipv4.tcp_retries2`: how often data is sent again.
     Retries,
+    /// `net.ipv4.tcp_syncookies`: 1 where a listener has too many handshakes, 2 always.
+    Syncookies,
     /// `net.ipv4.tcp_synack_retries`.
     SynAckRetries,
     /// `net.ipv4.tcp_syn_retries`.
@@ -54,7 +68,11 @@ pub enum Number {
 type Description = (Number, &'static str, u32, RangeInclusive<u32>);
 
 /// In the order of [`Number`].
-const NUMBERS: [Description; 13] = [
+const NUMBERS: [Description; 18] = [
+    (Number::ReceiveDefault, "net/core/rmem_default", 212_992, MIN_RECEIVE_BUF..=i32::MAX as u32),
+    (Number::ReceiveMax, "net/core/rmem_max", 4 << 20, MIN_RECEIVE_BUF..=i32::MAX as u32),
+    (Number::SendDefault, "net/core/wmem_default", 212_992, MIN_SEND_BUF..=i32::MAX as u32),
+    (Number::SendMax, "net/core/wmem_max", 4 << 20, MIN_SEND_BUF..=i32::MAX as u32),
     (Number::Somaxconn, "net/core/somaxconn", 4096, 0..=i32::MAX as u32),
     (Number::EchoIgnoreAll, "net/ipv4/icmp_echo_ignore_all", 0, 0..=1),
     (Number::DefaultTtl, "net/ipv4/ip_default_ttl", 64, 1..=255),
@@ -65,6 +83,7 @@ const NUMBERS: [Description; 13] = [
     (Number::KeepaliveProbes, "net/ipv4/tcp_keepalive_probes", 9, 0..=255),
     (Number::KeepaliveTime, "net/ipv4/tcp_keepalive_time", 7200, 1..=MAX_SECONDS),
     (Number::Retries, "net/ipv4/tcp_retries2", 15, 0..=255),
+    (Number::Syncookies, "net/ipv4/tcp_syncookies", 1, 0..=2),
     (Number::SynAckRetries, "net/ipv4/tcp_synack_retries", 5, 0..=255),
     (Number::SynRetries, "net/ipv4/tcp_syn_retries", 6, 1..=127),
     (Number::V6Only, "net/ipv6/bindv6only", 0, 0..=1),
@@ -228,6 +247,27 @@ impl Settings {
         Ok(())
     }
 
+    /// What `SO_RCVBUF` and `SO_SNDBUF` of new sockets are, but TCP's.
+    pub fn default_buffers(&self) -> [usize; 2] {
+        [Number::ReceiveDefault, Number::SendDefault].map(|number| self.get(number) as usize)
+    }
+
+    /// What becomes of a size that `SO_RCVBUF` (or with `send` `SO_SNDBUF`) asks for, by force or not: doubled, as Linux makes
+    /// room for its own overhead.
+    pub fn buffer_size(&self, send: bool, asked: i32, force: bool) -> usize {
+        let (limit, least) = if send {
+            (self.get(Number::SendMax), MIN_SEND_BUF)
+        } else {
+            (self.get(Number::ReceiveMax), MIN_RECEIVE_BUF)
+        };
+        let asked = match force {
+            true => u32::try_from(asked).unwrap_or(0),
+            // What is negative counts as more than anybody may have.
+            false => (asked as u32).min(limit),
+        };
+        (asked.min(i32::MAX as u32 / 2) * 2).max(least) as usize
+    }
+
     /// The ring of a connection whose socket did not ask for a size.
     pub fn ring(&self, which: Buffer) -> usize {
         self.buffer(which)[2].clamp(4096, MAX_RING) as usize
@@ -251,6 +291,20 @@ mod tests {
             assert_eq!(*number as usize, place, "{path}");
             assert!(range.contains(first), "{path}");
         }
+    }
+
+    #[test]
+    fn buffers_are_doubled_and_bounded() {
+        let settings = Settings::default();
+        settings.set(Number::ReceiveMax, 300_000).unwrap();
+        assert_eq!(settings.buffer_size(false, 100_000, false), 200_000);
+        assert_eq!(settings.buffer_size(false, 400_000, false), 600_000);
+        assert_eq!(settings.buffer_size(false, -1, false), 600_000);
+        assert_eq!(settings.buffer_size(false, 400_000, true), 800_000);
+        assert_eq!(settings.buffer_size(false, i32::MAX, true), i32::MAX as usize - 1);
+        assert_eq!(settings.buffer_size(false, -1, true), MIN_RECEIVE_BUF as usize);
+        assert_eq!(settings.buffer_size(true, 0, false), MIN_SEND_BUF as usize);
+        assert_eq!(settings.set(Number::SendMax, MIN_SEND_BUF - 1), Err(Errno::EINVAL));
     }
 
     #[test]

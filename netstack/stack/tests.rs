@@ -130,6 +130,93 @@ fn datagrams_within_a_host_are_packets_of_lo() {
     assert_eq!(sent.load(std::sync::atomic::Ordering::Relaxed), 4 * 1028);
 }
 
+/// A stack with the address 10.0.0.2 whose wire nobody reads, and its link-layer address.
+fn deaf() -> (Arc<Stack>, [u8; 6], std::os::unix::net::UnixDatagram) {
+    let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let mut config = config(2, true);
+    let mac = [2, 0, 0, 0, 0, 1];
+    config.mac = Some(crate::container::network::Mac(mac));
+    (Stack::new(&config, Some(theirs.into()), TimerQueue::new()), mac, ours)
+}
+
+/// A frame with an IPv4 packet from 10.0.0.1.
+fn frame(mac: [u8; 6], protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let header = packet::Header {
+        source: "10.0.0.1".parse().unwrap(),
+        destination: "10.0.0.2".parse().unwrap(),
+        protocol,
+        ttl: 64,
+        tos: 3,
+        id: 7,
+        whole: false,
+    };
+    let mut packet = vec![0; 20];
+    packet.extend_from_slice(payload);
+    header.write(&mut packet);
+    [&mac[..], &[2, 0, 0, 0, 0, 9, 8, 0], &packet].concat()
+}
+
+#[test]
+fn a_handshake_that_the_peer_resets_is_counted() {
+    let (stack, mac, _wire) = deaf();
+    let _listening = listener(&stack, "10.0.0.2:80", 5);
+    stack.inject(&mut frame(mac, packet::TCP, &segment(5000, 1000, 0, 2)));
+    assert_eq!(counts(&stack, [Ext::EmbryonicRsts.into(), Tcp::AttemptFails.into()]), [0, 0]);
+    stack.inject(&mut frame(mac, packet::TCP, &segment(5000, 1001, 0, 4)));
+    assert_eq!(counts(&stack, [Ext::EmbryonicRsts.into(), Tcp::AttemptFails.into()]), [1, 1]);
+}
+
+/// A segment from 10.0.0.1 to port 80.
+fn segment(port: u16, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
+    let mut bytes = vec![0, 0, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0];
+    bytes[..2].copy_from_slice(&port.to_be_bytes());
+    bytes[4..8].copy_from_slice(&seq.to_be_bytes());
+    bytes[8..12].copy_from_slice(&ack.to_be_bytes());
+    bytes
+}
+
+#[test]
+fn too_many_handshakes_are_answered_by_cookies() {
+    let (stack, mac, _wire) = deaf();
+    let _listening = listener(&stack, "10.0.0.2:80", 5);
+    let cookies = || counts(&stack, [Ext::SyncookiesSent, Ext::SyncookiesFailed, Ext::ListenDrops].map(Slot::from));
+    for port in 1000..1010 {
+        stack.inject(&mut frame(mac, packet::TCP, &segment(port, 7, 0, 2)));
+    }
+    assert_eq!(cookies(), [2, 0, 0], "eight are remembered");
+    let resets = stack.counters().get(Tcp::OutRsts);
+    stack.inject(&mut frame(mac, packet::TCP, &segment(1009, 8, 99, 16)));
+    assert_eq!(cookies(), [2, 1, 0], "a guess");
+    assert_eq!(stack.counters().get(Tcp::OutRsts), resets + 1);
+    stack.settings().set(Number::Syncookies, 0).unwrap();
+    stack.inject(&mut frame(mac, packet::TCP, &segment(1010, 7, 0, 2)));
+    assert_eq!(cookies(), [2, 1, 1]);
+}
+
+#[test]
+fn broken_packets_are_counted_by_what_is_wrong() {
+    let (stack, mac, _wire) = deaf();
+    let whole = frame(mac, packet::UDP, &[0; 30]);
+    stack.inject(&mut whole[..whole.len() - 1].to_vec());
+    stack.inject(&mut whole[..30].to_vec());
+    let mut changed = whole.clone();
+    changed[14 + 12] ^= 1;
+    stack.inject(&mut changed);
+    let ip = [Ip::InTruncatedPkts, Ip::InHdrErrors, Ip::InCsumErrors, Ip::InReceives, Ip::InCEPkts];
+    assert_eq!(counts(&stack, ip.map(|counter| counter.of(false))), [1, 2, 1, 3, 0]);
+    stack.inject(&mut whole.clone());
+    assert_eq!(counts(&stack, [Ip::InCEPkts.of(false), Ip::InNoECTPkts.of(false)]), [1, 0]);
+}
+
+#[test]
+fn what_has_no_way_is_counted() {
+    let stack = lonely();
+    assert_eq!(send_to(&udp(&stack), b"x", "192.0.2.1:9"), Err(Errno::ENETUNREACH));
+    assert_eq!(connect(&tcp(&stack), &at("192.0.2.1:9")), Err(Errno::ENETUNREACH));
+    assert_eq!(counts(&stack, [Ip::OutNoRoutes.of(false), Ip::OutNoRoutes.of(true)]), [2, 0]);
+}
+
 #[test]
 fn new_sockets_start_with_the_settings() {
     let stack = lonely();
@@ -142,6 +229,9 @@ fn new_sockets_start_with_the_settings() {
         (Number::FinTimeout, 7),
         (Number::DefaultTtl, 9),
         (Number::V6Only, 1),
+        (Number::ReceiveDefault, 60_000),
+        (Number::ReceiveMax, 70_000),
+        (Number::SendDefault, 80_000),
     ] {
         settings.set(number, value).unwrap();
     }
@@ -156,6 +246,10 @@ fn new_sockets_start_with_the_settings() {
     assert_eq!(int(&file, libc::IPPROTO_IP, libc::IP_TTL), Ok(9));
     assert_eq!(int(&file, libc::SOL_SOCKET, libc::SO_RCVBUF), Ok(50_000));
     let six = socket(&stack, libc::AF_INET6, libc::SOCK_DGRAM);
+    assert_eq!(int(&six, libc::SOL_SOCKET, libc::SO_RCVBUF), Ok(60_000));
+    assert_eq!(int(&six, libc::SOL_SOCKET, libc::SO_SNDBUF), Ok(80_000));
+    set(&six, libc::SOL_SOCKET, libc::SO_RCVBUF, 1 << 20).unwrap();
+    assert_eq!(int(&six, libc::SOL_SOCKET, libc::SO_RCVBUF), Ok(140_000));
     assert_eq!(int(&six, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY), Ok(1));
     file.sock().bind(&at("127.0.0.1:0")).unwrap();
     assert_eq!(file.sock().local_name(), Ok(at("127.0.0.1:2000")));

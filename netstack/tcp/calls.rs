@@ -122,7 +122,8 @@ impl Socket for TcpSocket {
         };
         let Some(lease) = lease else { return Err(Errno::EADDRINUSE) };
         let options = self.options.lock().for_connection();
-        let listener = Listener::new(binding, lease.port, self.queue.clone(), options, backlog);
+        let queue = self.queue.clone();
+        let listener = Listener::new(&self.stack, binding, lease.port, queue, options, backlog);
         self.stack.tcp.listen(&listener);
         *phase = Phase::Listening(listener);
         Ok(())
@@ -279,29 +280,34 @@ impl Socket for TcpSocket {
             (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) if self.bound.lock().is_some() => return Err(Errno::EINVAL),
             _ => {}
         }
-        {
+        let (before, device) = {
             let mut options = self.options.lock();
+            let before = options.common.ip.device;
             options.common.set_on(&self.stack, &self.cred, libc::SOCK_STREAM, option, value)?;
             options.common.clear_congestion_bits();
             // As on Linux: half of the longest receive buffer at most.
             let most = self.stack.settings().ring(Buffer::Receive) / 2;
             options.common.low_water = options.common.low_water.min(most as i32);
+            (before, options.common.ip.device)
+        };
+        if device != before
+            && let Some(bound) = &*self.bound.lock()
+        {
+            self.stack.rebind(&bound.lease, device);
         }
         self.push_options();
         Ok(())
     }
 
-    /// A connection within this host has delivered everything that it took.
     fn linger(&self) -> Option<Duration> {
         let time = self.options.lock().common.lingers().filter(|time| !time.is_zero())?;
         let conn = match &*self.phase.lock() {
-            Phase::Wire { conn, .. } => conn.clone(),
+            Phase::Wire { conn, .. } => Some(conn.clone()),
+            Phase::Local { end, .. } if end.begin_end() => None,
             _ => return None,
         };
-        if !conn.begin_end() {
-            return None;
-        }
-        (!self.has_lingered()).then_some(time)
+        let begun = conn.is_none_or(|conn| conn.begin_end());
+        (begun && !self.has_lingered()).then_some(time)
     }
 
     fn has_lingered(&self) -> bool {
@@ -309,6 +315,7 @@ impl Socket for TcpSocket {
             Phase::Wire { conn, .. } => {
                 !matches!(conn.lock().tcp_phase(), Machine::FinWait1 | Machine::Closing | Machine::LastAck)
             }
+            Phase::Local { end, .. } => end.has_arrived(),
             _ => true,
         }
     }

@@ -31,7 +31,7 @@ use crate::wait::{Events, WaitQueue};
 /// The longest ring, as smoltcp's windows go.
 const MAX_RING: usize = 512 << 20;
 /// What a peer that says nothing takes: RFC 9293, 3.7.1.
-const DEFAULT_MSS: u16 = 536;
+pub const DEFAULT_MSS: u16 = 536;
 /// How long a closed connection waits for its peer to acknowledge.
 pub const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Delayed acknowledgements, as Linux starts with.
@@ -77,8 +77,14 @@ pub struct State {
     pub timer: Option<TimerId>,
     /// Segments are held back until then.
     pub corked_until: Option<i64>,
+    /// It is offered to its listener then, though nothing has come: `TCP_DEFER_ACCEPT`.
+    deferred_until: Option<i64>,
     pub peer_mss: u16,
     send_limit: usize,
+    /// How much larger our sequence numbers are on the wire than smoltcp's: not 0 where it came of a cookie.
+    shift: u32,
+    /// The interface's index, and who is next on the way. A neighbour of `lo`, of whom there is none, gets nothing.
+    way: Option<(u32, IpAddr)>,
     /// As last sent: what a TIME_WAIT goes on with.
     pub sent: (u32, u32),
     pub options: TcpOptions,
@@ -176,8 +182,6 @@ pub struct Conn {
     pub tuple: Tuple,
     /// Who waits for it.
     pub queue: Arc<WaitQueue>,
-    /// The interface's index, and who is next on the way. A neighbour of `lo`, of whom there is none, gets nothing.
-    way: Option<(u32, IpAddr)>,
     /// The longest segment that its way takes.
     mss: u16,
     state: Mutex<State>,
@@ -219,8 +223,11 @@ impl Conn {
             deadline: None,
             timer: None,
             corked_until: None,
+            deferred_until: None,
             peer_mss: DEFAULT_MSS,
             send_limit,
+            shift: 0,
+            way: route.leaves().then_some((route.interface, route.next_hop)),
             sent: (0, 0),
             options: options.clone(),
             lease: None,
@@ -236,7 +243,6 @@ impl Conn {
             stack: stack.me.clone(),
             tuple,
             queue,
-            way: route.leaves().then_some((route.interface, route.next_hop)),
             mss,
             state: Mutex::new(state),
         }))
@@ -278,6 +284,38 @@ impl Conn {
         self.receive(stack, &mut state, packet, segment, true);
     }
 
+    /// Becomes the connection whose handshake a cookie stood for, and which `packet` completes: as if the peer's SYN, with the
+    /// segment size `mss`, had been taken and answered by `cookie`.
+    pub fn accept_cookie(
+        &self,
+        stack: &Stack,
+        listener: &Arc<Listener>,
+        packet: &Packet<'_>,
+        segment: &Segment,
+        (cookie, mss): (u32, u16),
+    ) {
+        let mut state = self.lock();
+        state.listener = Some(Arc::downgrade(listener));
+        state.deadline = Some(later(retry_time(stack.settings().get(Number::SynAckRetries))));
+        if state.machine().listen(endpoint(self.tuple.local)).is_err() {
+            return;
+        }
+        let syn = forgotten_syn(packet, segment, mss);
+        state.peer_mss = mss.min(self.mss.max(48));
+        let start = if self.tuple.remote.is_ipv4() { 20 } else { 40 };
+        let answer = stack.tcp.engines.with(|engine| {
+            engine.reseed();
+            engine.receive(&mut state.sockets, &syn);
+            let answers = engine.transmit(&mut state.sockets);
+            let bytes = engine.frame.packet_mut();
+            bytes.get(start..).and_then(Segment::parse).filter(|answer| answers && answer.has(SYN))
+        });
+        state.phase = state.tcp_phase();
+        let Some(answer) = answer else { return self.gone(stack, &mut state) };
+        state.shift = cookie.wrapping_sub(answer.seq);
+        self.receive(stack, &mut state, packet, segment, false);
+    }
+
     /// Takes a segment.
     pub fn input(&self, stack: &Stack, packet: &Packet<'_>, segment: &Segment) {
         let mut state = self.lock();
@@ -299,7 +337,11 @@ impl Conn {
     }
 
     fn receive(&self, stack: &Stack, state: &mut State, packet: &Packet<'_>, segment: &Segment, fresh: bool) {
-        let patched = segment.has(SYN).then(|| self.note_mss(state, packet, segment));
+        let patched = if segment.has(SYN) {
+            Some(self.note_mss(state, packet, segment))
+        } else {
+            (state.shift != 0).then(|| shifted_back(packet, segment, state.shift))
+        };
         let bytes = patched.as_deref().unwrap_or(packet.bytes);
         state.segments.0 = state.segments.0.wrapping_add(1);
         // More than one segment in one: acknowledge at once, or a peer whose window is still small waits.
@@ -323,6 +365,9 @@ impl Conn {
                 self.flush(stack, engine, state);
             }
             let reset = (segment.has(RST) && before != state.tcp_phase()).then_some(before);
+            if reset == Some(Phase::SynReceived) && state.listener.is_some() {
+                stack.counters().count(Ext::EmbryonicRsts);
+            }
             self.pump(stack, engine, state);
             self.settle(stack, engine, state, reset.map(reset_error));
         });
@@ -362,6 +407,11 @@ impl Conn {
     fn flush(&self, stack: &Stack, engine: &mut Engine, state: &mut State) {
         let bytes = engine.frame.packet_mut();
         let start = if self.tuple.remote.is_ipv4() { 20 } else { 40 };
+        if state.shift != 0
+            && let Some(seq) = bytes.get_mut(start + 4..).and_then(|rest| rest.first_chunk_mut::<4>())
+        {
+            *seq = u32::from_be_bytes(*seq).wrapping_add(state.shift).to_be_bytes();
+        }
         let Some(segment) = bytes.get(start..).and_then(Segment::parse) else { return };
         state.segments.1 = state.segments.1.wrapping_add(1);
         if segment.flags & (SYN | RST) != RST {
@@ -396,7 +446,7 @@ impl Conn {
             }),
             ..Offload::default()
         };
-        if let Some((interface, next_hop)) = self.way {
+        if let Some((interface, next_hop)) = state.way {
             stack.transmit(&mut engine.frame, interface, next_hop, offload);
         }
     }
@@ -497,8 +547,12 @@ impl Conn {
             return;
         }
         if state.options.defer_accept && state.readable == 0 && !state.finished_reading() {
-            return;
+            let patience = Duration::from_secs(u64::try_from(state.options.defer_seconds).unwrap_or(0));
+            if now().total_micros() < *state.deferred_until.get_or_insert_with(|| later(patience)) {
+                return; // the timer looks again
+            }
         }
+        state.deferred_until = None;
         let listener = state.listener.take().and_then(|listener| listener.upgrade());
         let waits = match (listener, self.me.upgrade()) {
             (Some(listener), Some(me)) => listener.established(me),
@@ -531,7 +585,7 @@ impl Conn {
             Phase::TimeWait | Phase::Closed | Phase::Listen => None,
             _ => engine.poll_at(&state.sockets).map(|at| at.total_micros()),
         };
-        let wanted = [wanted, state.deadline, state.corked_until].into_iter().flatten().min();
+        let wanted = [wanted, state.deadline, state.corked_until, state.deferred_until].into_iter().flatten().min();
         let Some(wanted) = wanted.map(|micros| u64::try_from(micros).unwrap_or(0) * 1000) else { return };
         if state.timer.is_some_and(|timer| timer.deadline() <= wanted) {
             return;
@@ -563,6 +617,19 @@ impl Conn {
             self.pump(stack, engine, state);
             self.settle(stack, engine, state, Some(Errno::ECONNRESET));
         });
+    }
+
+    /// Takes the socket's options as they are now.
+    pub fn set_options(&self, options: TcpOptions) {
+        let mut state = self.lock();
+        if options.ip.device != state.options.ip.device
+            && let Some(stack) = self.stack.upgrade()
+        {
+            let route = stack.interfaces().route_by(self.tuple.remote.ip(), options.ip.device);
+            state.way = route.ok().filter(|route| route.leaves()).map(|route| (route.interface, route.next_hop));
+        }
+        state.options = options;
+        self.step(&mut state, |state| state.apply_options(self.tuple.remote.ip()));
     }
 
     /// Runs a step of the user's and what follows from it.
@@ -658,6 +725,43 @@ impl TimerTarget for Conn {
             stack.counters().count(Ext::TCPAbortOnTimeout);
         }
     }
+}
+
+/// A packet whose acknowledgement is of smoltcp's numbers.
+fn shifted_back(packet: &Packet<'_>, segment: &Segment, shift: u32) -> Vec<u8> {
+    let mut bytes = packet.bytes.to_vec();
+    let at = packet.header_len() + 8;
+    if segment.has(ACK)
+        && let Some(ack) = bytes.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<4>())
+    {
+        *ack = segment.ack.wrapping_sub(shift).to_be_bytes();
+    }
+    bytes
+}
+
+/// The SYN that `packet` follows, with the one option that a cookie tells.
+fn forgotten_syn(packet: &Packet<'_>, segment: &Segment, mss: u16) -> Vec<u8> {
+    const LEN: usize = 24;
+    let header = packet::Header {
+        source: packet.source,
+        destination: packet.destination,
+        protocol: TCP,
+        ttl: packet.ttl,
+        tos: packet.tos,
+        id: 0,
+        whole: false,
+    };
+    let mut bytes = vec![0; header.size() + LEN];
+    header.write(&mut bytes);
+    let (tcp, window) = (&mut bytes[header.size()..], packet.payload.get(14..16).unwrap_or(&[0xff; 2]));
+    tcp[..2].copy_from_slice(&segment.source.to_be_bytes());
+    tcp[2..4].copy_from_slice(&segment.destination.to_be_bytes());
+    tcp[4..8].copy_from_slice(&segment.seq.wrapping_sub(1).to_be_bytes());
+    (tcp[12], tcp[13]) = ((LEN as u8 / 4) << 4, SYN);
+    tcp[14..16].copy_from_slice(window);
+    tcp[20..22].copy_from_slice(&[2, 4]);
+    tcp[22..24].copy_from_slice(&mss.to_be_bytes());
+    bytes
 }
 
 /// What a reset means to the user: `tcp_reset` of Linux.

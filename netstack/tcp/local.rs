@@ -1,11 +1,12 @@
 //! Connections within this host: two rings, no packets. What a program can see is TCP's.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use smoltcp::storage::RingBuffer;
 
 use super::conn::{ALL, Tuple};
+use super::listen::Listener;
 use super::memory::{Lent, MEMORY};
 use crate::errno::{Errno, Result};
 use crate::io::{Sink, Source};
@@ -17,6 +18,8 @@ use crate::wait::{Events, WaitQueue};
 const HEADER: usize = 20;
 /// How much one direction holds.
 const RING: usize = 512 << 10;
+/// How much of that the receiver has, when it is asked what has arrived there; the rest is with the sender still.
+const RECEIVED: usize = RING / 2;
 
 /// Bytes on their way. The memory is there from the first byte on.
 struct Ring {
@@ -57,11 +60,26 @@ struct Half {
     bytes: (u64, u64),
     /// Whether it counts no longer among the connections that there are: `CurrEstab`.
     left: bool,
+    /// The listener that offers it once something has come: `TCP_DEFER_ACCEPT`.
+    deferred: Option<Weak<Listener>>,
 }
 
 impl Half {
     fn unread(&self) -> usize {
         self.incoming.as_ref().map_or(0, |ring| ring.bytes.len())
+    }
+
+    /// Bytes for it that are with the sender still.
+    fn not_arrived(&self) -> usize {
+        if self.closed || self.reset { 0 } else { self.unread().saturating_sub(RECEIVED) }
+    }
+
+    /// The listener that can offer it now.
+    fn no_longer_deferred(&mut self) -> Option<Arc<Listener>> {
+        if self.unread() == 0 && !self.ended && !self.reset {
+            return None;
+        }
+        self.deferred.take().and_then(|listener| listener.upgrade())
     }
 
     fn done_reading(&self) -> bool {
@@ -73,7 +91,7 @@ impl Half {
     }
 
     /// Counts that it is no longer established, when that is new.
-    fn count(&mut self, stack: &std::sync::Weak<Stack>) {
+    fn count(&mut self, stack: &Weak<Stack>) {
         if self.left || !(self.reset || self.shut_write) {
             return;
         }
@@ -104,7 +122,7 @@ pub struct LocalEnd {
     pub tuple: Tuple,
     /// Who waits for it.
     pub queue: Arc<WaitQueue>,
-    stack: std::sync::Weak<Stack>,
+    stack: Weak<Stack>,
 }
 
 impl LocalEnd {
@@ -130,7 +148,37 @@ impl LocalEnd {
         if !events.is_empty() {
             theirs.queue.wake(events);
         }
+        let listener = theirs.no_longer_deferred();
+        drop(halves);
+        if let Some(listener) = listener {
+            listener.came(|end| Arc::ptr_eq(&end.link, &self.link));
+        }
         result
+    }
+
+    /// Has `listener` offer it only when something has come.
+    pub fn defer(&self, listener: Weak<Listener>) {
+        self.with(|mine, _| (mine.deferred = Some(listener), Events::empty()));
+    }
+
+    /// Whether a reset came.
+    pub fn is_reset(&self) -> bool {
+        self.with(|mine, _| (mine.reset, Events::empty()))
+    }
+
+    /// Sends no more, for one who then waits until the peer has everything ([`LocalEnd::has_arrived`]). Not when bytes are
+    /// unread, which is for [`LocalEnd::close`] to tell the peer.
+    pub fn begin_end(&self) -> bool {
+        let begun = self.with(|mine, _| (mine.unread() == 0 && !mine.reset, Events::empty()));
+        if begun {
+            self.shutdown(false, true);
+        }
+        begun
+    }
+
+    /// Whether the peer has everything, or never will.
+    pub fn has_arrived(&self) -> bool {
+        self.with(|_, theirs| (theirs.not_arrived() == 0, Events::empty()))
     }
 
     /// Takes what fits from `source`. `EAGAIN`, `EPIPE`.
@@ -150,13 +198,16 @@ impl LocalEnd {
     /// Gives what was received. 0 at the end; `EAGAIN`, `ECONNRESET`.
     pub fn receive_into(&self, sink: &mut dyn Sink, peek: bool) -> Result<usize> {
         self.with(|mine, theirs| {
-            let before = mine.unread();
+            let (before, missing) = (mine.unread(), mine.not_arrived());
             let result = mine.receive(sink, peek);
             let limit = theirs.limit;
             // Worth telling only when the room becomes what counts as writable.
             let room = |unread: usize| limit.saturating_sub(unread) * 2 >= unread && unread < limit;
             let wake = !room(before) && room(mine.unread());
-            (result, if wake { Events::WRITE } else { Events::empty() })
+            let mut events = if wake { Events::WRITE } else { Events::empty() };
+            // Whoever lingers waits for that.
+            events.set(Events::HUP, theirs.shut_write && missing > 0 && mine.not_arrived() == 0);
+            (result, events)
         })
     }
 
@@ -220,9 +271,9 @@ impl LocalEnd {
         self.with(|mine, _| (mine.limit = limit.clamp(1, RING), Events::empty()));
     }
 
-    /// Bytes to be read, and bytes that the peer has not read.
+    /// Bytes to be read, and bytes that the peer has not got yet.
     pub fn queued(&self) -> (usize, usize) {
-        self.with(|mine, theirs| ((mine.unread(), theirs.unread()), Events::empty()))
+        self.with(|mine, theirs| ((mine.unread(), theirs.not_arrived()), Events::empty()))
     }
 
     /// Bytes received and sent.

@@ -11,6 +11,7 @@
 
 mod calls;
 mod conn;
+mod cookie;
 mod engine;
 mod listen;
 mod local;
@@ -118,8 +119,8 @@ impl TcpSocket {
     /// `socket(2)`.
     pub fn new(stack: &Arc<Stack>, domain: i32, cred: SocketCred) -> Arc<TcpSocket> {
         let settings = stack.settings();
-        let [receive, send] = [Buffer::Receive, Buffer::Send].map(|which| settings.buffer(which)[1] as usize);
-        let options = Options { common: Common::new(settings, receive, send), tcp: TcpOptions::new(settings) };
+        let sizes = [Buffer::Receive, Buffer::Send].map(|which| settings.buffer(which)[1] as usize);
+        let options = Options { common: Common::new(settings, sizes), tcp: TcpOptions::new(settings) };
         Self::with(stack, domain, cred, Phase::Idle, Arc::default(), options)
     }
 
@@ -165,7 +166,7 @@ impl TcpSocket {
     /// The ends of a connection to `remote`, for which a port is taken if there is none.
     fn ends(&self, remote: SocketAddr) -> Result<(Tuple, bool)> {
         let device = self.options.lock().common.ip.device;
-        let route = self.stack.interfaces().route_by(remote.ip(), device)?;
+        let route = self.stack.way_out(remote.ip(), device)?;
         if route.broadcast {
             return Err(Errno::ENETUNREACH);
         }
@@ -242,7 +243,7 @@ impl TcpSocket {
         let limit =
             self.options.lock().for_connection().send_ring.unwrap_or_else(|| self.stack.settings().ring(Buffer::Send));
         let mut mine = None;
-        let entered = listener.connect_local(&self.me, || {
+        let entered = listener.connect_local(&self.stack, &self.me, || {
             let (one, two) = LocalEnd::pair(&self.stack, tuple, self.queue.clone(), limit);
             mine = Some(one);
             two

@@ -239,11 +239,7 @@ impl TcpSocket {
     pub(super) fn push_options(&self) {
         let tcp = self.options.lock().for_connection();
         match &*self.phase.lock() {
-            Phase::Wire { conn, .. } => {
-                let mut state = conn.lock();
-                state.options = tcp;
-                conn.step(&mut state, |state| state.apply_options(conn.tuple.remote.ip()));
-            }
+            Phase::Wire { conn, .. } => conn.set_options(tcp),
             Phase::Listening(listener) => *listener.options.lock() = tcp,
             Phase::Local { end, .. } => {
                 if let Some(limit) = tcp.send_ring {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 
 use super::conn::{Conn, Tuple};
+use super::cookie::Cookies;
 use super::engine::Engines;
 use super::listen::Listener;
 use super::options::tcp_state;
@@ -18,6 +19,7 @@ use crate::errno::Errno;
 use crate::netstack::stack::Stack;
 use crate::netstack::stack::counters::{Ext, Tcp as Counter};
 use crate::netstack::stack::packet::{Header, Packet, TCP};
+use crate::netstack::stack::settings::Buffer;
 use crate::timer::clock::monotonic;
 use crate::timer::{TimerId, TimerTarget};
 
@@ -53,6 +55,8 @@ pub struct Tables {
     listeners: RwLock<HashMap<u16, Vec<Arc<Listener>>>>,
     lingering: Mutex<Lingering>,
     hasher: RandomState,
+    /// SYN cookies.
+    pub cookies: Cookies,
 }
 
 impl Tables {
@@ -279,6 +283,13 @@ fn input_unknown(stack: &Stack, tuple: Tuple, packet: &Packet<'_>, segment: &Seg
     {
         return listener.syn(stack, tuple, packet, segment);
     }
+    if segment.has(ACK)
+        && !segment.has(SYN)
+        && let Some(listener) = stack.tcp.listener(&tuple, interface)
+        && listener.cookie(stack, tuple, packet, segment)
+    {
+        return;
+    }
     // RFC 9293, 3.10.7.1.
     if segment.has(ACK) {
         reply(stack, packet, segment, segment.ack, 0, RST);
@@ -289,6 +300,24 @@ fn input_unknown(stack: &Stack, tuple: Tuple, packet: &Packet<'_>, segment: &Seg
 
 /// Answers with a bare header.
 fn reply(stack: &Stack, packet: &Packet<'_>, segment: &Segment, seq: u32, ack: u32, flags: u8) {
+    send_header(stack, packet, segment, (seq, ack), flags, None);
+}
+
+/// Answers a SYN with the sequence number `seq`, the segment size of the interface and a window that needs no scaling.
+pub fn answer_syn(stack: &Stack, packet: &Packet<'_>, segment: &Segment, seq: u32) {
+    let window = stack.settings().ring(Buffer::Receive).min(usize::from(u16::MAX)) as u16;
+    send_header(stack, packet, segment, (seq, segment.seq.wrapping_add(1)), SYN | ACK, Some(window));
+}
+
+/// Answers with a header and, when there is a `window`, with an option that tells the segment size.
+fn send_header(
+    stack: &Stack,
+    packet: &Packet<'_>,
+    segment: &Segment,
+    (seq, ack): (u32, u32),
+    flags: u8,
+    window: Option<u16>,
+) {
     let Ok(route) = stack.interfaces().route(packet.source) else { return };
     let header = Header {
         source: packet.destination,
@@ -299,16 +328,24 @@ fn reply(stack: &Stack, packet: &Packet<'_>, segment: &Segment, seq: u32, ack: u
         id: 0,
         whole: false,
     };
+    let mtu = stack.interfaces().get(route.interface).map_or(1500, |interface| interface.mtu as usize);
+    let mss = u16::try_from(mtu.saturating_sub(header.size() + 20)).unwrap_or(u16::MAX);
+    let len = if window.is_some() { 24 } else { 20 };
     let fill = |to: &mut [u8]| {
         to.fill(0);
         to[..2].copy_from_slice(&segment.destination.to_be_bytes());
         to[2..4].copy_from_slice(&segment.source.to_be_bytes());
         to[4..8].copy_from_slice(&seq.to_be_bytes());
         to[8..12].copy_from_slice(&ack.to_be_bytes());
-        (to[12], to[13]) = (5 << 4, flags);
+        (to[12], to[13]) = ((to.len() as u8 / 4) << 4, flags);
+        if let Some(window) = window {
+            to[14..16].copy_from_slice(&window.to_be_bytes());
+            to[20..22].copy_from_slice(&[2, 4]);
+            to[22..24].copy_from_slice(&mss.to_be_bytes());
+        }
         Ok(())
     };
-    if stack.send_packet(&route, &header, 20, Some(16), fill).is_ok() {
+    if stack.send_packet(&route, &header, len, Some(16), fill).is_ok() {
         stack.counters().count(Counter::OutSegs);
         if flags & RST != 0 {
             stack.counters().count(Counter::OutRsts);

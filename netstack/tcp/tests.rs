@@ -1,6 +1,7 @@
 //! TCP over a wire between two stacks, and within one.
 
 use super::*;
+use crate::netstack::stack::settings::Number;
 use crate::netstack::testing::*;
 use crate::netstack::{SockAddr, SocketOption};
 use crate::vfs::file::File;
@@ -307,4 +308,35 @@ fn options_are_read_back() {
     assert_eq!(read_now(&server, 10), Err(Errno::EAGAIN));
     set(&client, libc::IPPROTO_TCP, libc::TCP_CORK, 0).unwrap();
     assert_eq!(read(&server, 10).unwrap(), b"held");
+}
+
+#[test]
+fn a_cookie_stands_for_a_handshake() {
+    for (address, any) in [("10.0.0.2:80", "0.0.0.0:80"), ("[fd00::2]:80", "[::]:80")] {
+        let (one, two) = pair(true);
+        two.settings().set(Number::Syncookies, 2).unwrap();
+        let listening = listener(&two, any, 5);
+        let domain = if address.starts_with('[') { libc::AF_INET6 } else { libc::AF_INET };
+        let client = socket(&one, domain, libc::SOCK_STREAM);
+        connect(&client, &at(address)).unwrap();
+        let data = pattern(1 << 20);
+        let sent = data.clone();
+        let server = std::thread::spawn({
+            let client = client.clone();
+            move || write_all(&client, &sent).unwrap()
+        });
+        let accepted = accept(&listening);
+        assert_eq!(read_exact(&accepted, data.len()), data);
+        server.join().unwrap();
+        let answer = std::thread::spawn({
+            let (accepted, data) = (accepted.clone(), data.clone());
+            move || write_all(&accepted, &data).unwrap()
+        });
+        assert_eq!(read_exact(&client, data.len()), data);
+        answer.join().unwrap();
+        drop(client);
+        assert_eq!(read(&accepted, 1).unwrap(), b"");
+        let counted = [Ext::SyncookiesSent, Ext::SyncookiesRecv, Ext::SyncookiesFailed];
+        assert_eq!(counted.map(|counter| two.counters().get(counter)), [1, 1, 0]);
+    }
 }

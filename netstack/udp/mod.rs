@@ -1,5 +1,6 @@
 //! UDP: `udp(7)`, RFC 768. Within this host a datagram goes from queue to queue.
 
+mod groups;
 mod receive;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
+use self::groups::{Groups, Membership, Request};
 pub use self::receive::{Datagram, deliver, input, unreachable};
 
 use crate::errno::{Errno, Result};
@@ -27,25 +29,24 @@ use crate::vfs::file::IoctlMemory;
 use crate::vfs::inode::NodeType;
 use crate::wait::{Events, WaitQueue};
 
-/// `/proc/sys/net/core/rmem_default`.
-const DEFAULT_BUF: usize = 212_992;
 /// The most that fits into a datagram, with its header.
 const MAX_DATAGRAM: usize = 65_535;
 const HEADER: usize = 8;
-/// How many groups one socket is in: `/proc/sys/net/ipv4/igmp_max_memberships`.
-const MAX_GROUPS: usize = 20;
 
-/// The sockets with a port.
+/// The sockets with a port, and the groups that they are in. All locks are leaves.
 #[derive(Default)]
-pub struct Table(RwLock<HashMap<u16, Vec<Weak<UdpSocket>>>>);
+pub struct Table {
+    ports: RwLock<HashMap<u16, Vec<Weak<UdpSocket>>>>,
+    groups: Groups,
+}
 
 impl Table {
     fn enter(&self, port: u16, socket: &Weak<UdpSocket>) {
-        self.0.write().entry(port).or_default().push(socket.clone());
+        self.ports.write().entry(port).or_default().push(socket.clone());
     }
 
     fn leave(&self, port: u16, socket: &Weak<UdpSocket>) {
-        let mut table = self.0.write();
+        let mut table = self.ports.write();
         if let Some(all) = table.get_mut(&port) {
             all.retain(|known| !known.ptr_eq(socket));
             if all.is_empty() {
@@ -56,13 +57,13 @@ impl Table {
 
     /// All sockets with a port.
     fn at(&self, port: u16) -> Vec<Arc<UdpSocket>> {
-        let table = self.0.read();
+        let table = self.ports.read();
         table.get(&port).map(|all| all.iter().filter_map(Weak::upgrade).collect()).unwrap_or_default()
     }
 
     /// Every socket, for `/proc/net/udp`.
     pub fn all(&self) -> Vec<Arc<UdpSocket>> {
-        self.0.read().values().flatten().filter_map(Weak::upgrade).collect()
+        self.ports.read().values().flatten().filter_map(Weak::upgrade).collect()
     }
 }
 
@@ -82,7 +83,7 @@ struct State {
     error: Option<Errno>,
     shut_read: bool,
     shut_write: bool,
-    groups: Vec<IpAddr>,
+    groups: Vec<Membership>,
     /// Datagrams that found no room.
     dropped: u64,
 }
@@ -111,7 +112,7 @@ impl UdpSocket {
             attr: AnonAttr::new(DEV_SOCKET, NodeType::Socket, 0o777, (cred.uid, cred.gid)),
             waiters: WaitQueue::new(),
             state: Mutex::default(),
-            options: Mutex::new(Common::new(stack.settings(), DEFAULT_BUF, DEFAULT_BUF)),
+            options: Mutex::new(Common::new(stack.settings(), stack.settings().default_buffers())),
         })
     }
 
@@ -164,7 +165,7 @@ impl UdpSocket {
             let options = self.options.lock();
             (options.device(remote.ip()), options.multicast_source(remote.ip()))
         };
-        let route = self.stack.interfaces().route_by(remote.ip(), device)?;
+        let route = self.stack.way_out(remote.ip(), device)?;
         if route.broadcast && !remote.ip().is_multicast() && !self.is_set(libc::SOL_SOCKET, libc::SO_BROADCAST) {
             return Err(Errno::EACCES);
         }
@@ -280,7 +281,9 @@ pub struct Row {
 
 impl Drop for UdpSocket {
     fn drop(&mut self) {
-        let lease = self.state.get_mut().lease.take();
+        let State { lease, groups, .. } = self.state.get_mut();
+        let lease = lease.take();
+        while self.stack.udp.groups.leave(groups, |_| true).is_ok() {}
         if let Some(lease) = lease {
             self.stack.udp.leave(lease.port, &self.me);
         }
@@ -445,27 +448,29 @@ impl Socket for UdpSocket {
             (libc::IPPROTO_TCP, _) => return Err(Errno::ENOPROTOOPT),
             (libc::IPPROTO_IPV6, _) if self.domain != libc::AF_INET6 => return Err(Errno::ENOPROTOOPT),
             (libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP) | (libc::IPPROTO_IPV6, libc::IPV6_ADD_MEMBERSHIP) => {
-                let group = receive::group_of(option.level, value)?;
-                let mut state = self.state.lock();
-                if state.groups.contains(&group) {
-                    return Err(Errno::EADDRINUSE);
-                }
-                if state.groups.len() >= MAX_GROUPS {
-                    return Err(Errno::ENOBUFS);
-                }
-                state.groups.push(group);
-                return Ok(());
+                let interfaces = self.stack.interfaces();
+                let membership = Request::parse(interfaces, option.level, value)?.membership(interfaces)?;
+                return self.stack.udp.groups.join(&mut self.state.lock().groups, membership);
             }
             (libc::IPPROTO_IP, libc::IP_DROP_MEMBERSHIP) | (libc::IPPROTO_IPV6, libc::IPV6_DROP_MEMBERSHIP) => {
-                let group = receive::group_of(option.level, value)?;
-                let mut state = self.state.lock();
-                let at = state.groups.iter().position(|known| *known == group).ok_or(Errno::EADDRNOTAVAIL)?;
-                state.groups.swap_remove(at);
-                return Ok(());
+                let interfaces = self.stack.interfaces();
+                let wanted = Request::parse(interfaces, option.level, value)?.to_leave(interfaces)?;
+                return self.stack.udp.groups.leave(&mut self.state.lock().groups, wanted);
             }
             _ => {}
         }
-        self.options.lock().set_on(&self.stack, &self.cred, libc::SOCK_DGRAM, option, value)
+        let (before, device) = {
+            let mut options = self.options.lock();
+            let before = options.ip.device;
+            options.set_on(&self.stack, &self.cred, libc::SOCK_DGRAM, option, value)?;
+            (before, options.ip.device)
+        };
+        if device != before
+            && let Some(lease) = &self.state.lock().lease
+        {
+            self.stack.rebind(lease, device);
+        }
+        Ok(())
     }
 
     fn timeout(&self, send: bool) -> Option<Duration> {

@@ -66,6 +66,9 @@ pub fn deliver(stack: &Stack, datagram: Datagram, port: u16) -> bool {
     let group = datagram.to.is_multicast() || stack.interfaces().is_broadcast(datagram.to);
     if group {
         let mut taken = false;
+        // A group that nobody here is in is not listened to.
+        let heard = !datagram.to.is_multicast() || stack.udp.groups.has(&(datagram.to, datagram.interface));
+        let sockets = if heard { sockets } else { Vec::new() };
         for socket in sockets.iter().filter(|socket| socket.suits(&datagram) > 0) {
             socket.enqueue(datagram.clone());
             taken = true;
@@ -110,7 +113,10 @@ impl UdpSocket {
     fn suits(&self, datagram: &Datagram) -> u8 {
         let state = self.state.lock();
         let Some(lease) = &state.lease else { return 0 };
-        let ip = self.options.lock().ip;
+        let (ip, all_groups) = {
+            let options = self.options.lock();
+            (options.ip, options.takes_all_groups(datagram.to))
+        };
         if !ip.takes_from(datagram.interface) {
             return 0;
         }
@@ -121,7 +127,7 @@ impl UdpSocket {
             None if !lease.binding.takes(datagram.to) => return 0,
             None => true,
         };
-        if group && !state.groups.contains(&datagram.to) {
+        if group && !all_groups && !state.groups.contains(&(datagram.to, datagram.interface)) {
             return 0;
         }
         if state.peer.is_some_and(|peer| peer != datagram.from) {
@@ -261,16 +267,4 @@ pub fn source_of(ancillary: &Ancillary) -> Result<Option<IpAddr>> {
         return Ok((!addr.is_unspecified()).then_some(addr));
     }
     Ok(None)
-}
-
-/// The group in a `struct ip_mreq`, `ip_mreqn` or `ipv6_mreq`. `EINVAL` when it is none.
-pub fn group_of(level: i32, value: &[u8]) -> Result<IpAddr> {
-    let group: IpAddr = if level == libc::IPPROTO_IP {
-        let octets: [u8; 4] = *value.first_chunk().filter(|_| value.len() >= 8).ok_or(Errno::EINVAL)?;
-        Ipv4Addr::from(octets).into()
-    } else {
-        let octets: [u8; 16] = *value.first_chunk().filter(|_| value.len() >= 20).ok_or(Errno::EINVAL)?;
-        Ipv6Addr::from(octets).into()
-    };
-    if group.is_multicast() { Ok(group) } else { Err(Errno::EINVAL) }
 }

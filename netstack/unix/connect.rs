@@ -59,7 +59,7 @@ impl UnixSocket {
     /// Makes the other end of the connection and queues it with the listener.
     fn enter_backlog(&self, listener: &Arc<UnixSocket>) -> Result<Arc<Side>> {
         let cred = *self.cred.lock();
-        let end = Side::new(self.kind());
+        let end = Side::new(self.kind(), self.ns.settings.default_buffers()[1]);
         {
             let mut state = end.state.lock();
             state.phase = Phase::Connected(self.side().clone());

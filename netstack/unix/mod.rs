@@ -110,7 +110,7 @@ pub struct UnixSocket {
 impl UnixSocket {
     /// `socket(2)`. `cred` is the maker's identity.
     pub fn new(kind: Kind, ns: &Arc<UnixNamespace>, cred: Cred) -> Arc<UnixSocket> {
-        Self::with_side(Side::new(kind), ns, cred, false)
+        Self::with_side(Side::new(kind, ns.settings.default_buffers()[1]), ns, cred, false)
     }
 
     fn with_side(side: Arc<Side>, ns: &Arc<UnixNamespace>, cred: Cred, embryo: bool) -> Arc<UnixSocket> {
@@ -123,7 +123,7 @@ impl UnixSocket {
             cred: Mutex::new(cred),
             pass_cred: AtomicBool::new(false),
             embryo: AtomicBool::new(embryo),
-            options: Mutex::default(),
+            options: Mutex::new(Options::new(ns.settings.default_buffers()[0])),
         })
     }
 
@@ -382,6 +382,11 @@ impl Socket for UnixSocket {
 
     fn set_option(&self, option: SocketOption, value: &[u8]) -> Result<()> {
         self.change_option(option, value)
+    }
+
+    fn low_water(&self) -> usize {
+        let stream = self.kind() == Kind::Stream;
+        if stream { usize::try_from(self.options.lock().low_water).unwrap_or(1) } else { 1 }
     }
 
     fn timeout(&self, send: bool) -> Option<Duration> {

@@ -8,21 +8,25 @@ use parking_lot::Mutex;
 
 use super::{Kind, UnixSocket};
 use crate::errno::{Errno, Result};
+use crate::netstack::stack::settings::Settings;
 use crate::vfs::Path;
 
 type Key = (Kind, Arc<[u8]>);
 
-/// The abstract names of one network namespace. Sockets of different types may have the same name, as on Linux.
+/// What UNIX sockets have of one network namespace: abstract names, and settings. Sockets of different types may have the same
+/// name, as on Linux.
 #[derive(Default)]
 pub struct UnixNamespace {
     names: Mutex<HashMap<Key, Weak<UnixSocket>>>,
     next_auto: AtomicU32,
+    /// The namespace's.
+    pub(super) settings: Arc<Settings>,
 }
 
 impl UnixNamespace {
-    /// An empty one.
-    pub fn new() -> Arc<UnixNamespace> {
-        Arc::default()
+    /// One without names.
+    pub fn new(settings: &Arc<Settings>) -> Arc<UnixNamespace> {
+        Arc::new(UnixNamespace { settings: settings.clone(), ..UnixNamespace::default() })
     }
 
     /// The socket with this abstract name (leading NUL included).

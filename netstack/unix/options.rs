@@ -3,18 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::side::{DEFAULT_BUF, Phase};
+use super::side::Phase;
 use super::{Cred, UnixSocket};
 use crate::errno::{Errno, Result};
 use crate::netstack::SocketOption;
 use crate::netstack::options::{timeout, timeval};
 use crate::sentry::namespaces::Pid;
-
-/// The largest value for `SO_SNDBUF` and `SO_RCVBUF`, before doubling: `/proc/sys/net/core/wmem_max`.
-const MAX_BUF: usize = 212_992;
-/// The smallest after doubling.
-const MIN_SEND_BUF: usize = 4608;
-const MIN_RECEIVE_BUF: usize = 2304;
 
 /// Switches that are kept and read back, and have no effect here as they have none on Linux.
 const SWITCHES: [i32; 8] = [
@@ -33,19 +27,21 @@ pub(super) struct Options {
     pub receive_timeout: Option<Duration>,
     pub send_timeout: Option<Duration>,
     receive_buf: usize,
-    low_water: i32,
+    /// `SO_RCVLOWAT`: what a read that blocks waits for; `poll` looks at one byte alone, as on Linux.
+    pub low_water: i32,
     priority: i32,
     linger: [u8; 8],
     /// Bit n is [`SWITCHES`]`[n]`.
     switches: u32,
 }
 
-impl Default for Options {
-    fn default() -> Self {
+impl Options {
+    /// Those of a new socket, with `SO_RCVBUF`.
+    pub fn new(receive_buf: usize) -> Options {
         Options {
             receive_timeout: None,
             send_timeout: None,
-            receive_buf: DEFAULT_BUF,
+            receive_buf,
             low_water: 1,
             priority: 0,
             linger: [0; 8],
@@ -89,11 +85,14 @@ impl UnixSocket {
         match option.name {
             libc::SO_PASSCRED => self.pass_cred.store(int != 0, Ordering::Relaxed),
             libc::SO_SNDBUF | libc::SO_SNDBUFFORCE => {
-                self.side().send_buf.store(doubled(int).max(MIN_SEND_BUF), Ordering::Relaxed);
+                let size = self.ns.settings.buffer_size(true, int, option.name == libc::SO_SNDBUFFORCE);
+                self.side().send_buf.store(size, Ordering::Relaxed);
                 drop(options);
                 self.side().queue.wake(super::WRITE);
             }
-            libc::SO_RCVBUF | libc::SO_RCVBUFFORCE => options.receive_buf = doubled(int).max(MIN_RECEIVE_BUF),
+            libc::SO_RCVBUF | libc::SO_RCVBUFFORCE => {
+                options.receive_buf = self.ns.settings.buffer_size(false, int, option.name == libc::SO_RCVBUFFORCE);
+            }
             libc::SO_RCVLOWAT => options.low_water = if int < 0 { i32::MAX } else { int.max(1) },
             libc::SO_PRIORITY => options.priority = int,
             libc::SO_LINGER => options.linger = *value.first_chunk().ok_or(Errno::EINVAL)?,
@@ -115,9 +114,4 @@ impl UnixSocket {
         let nobody = Cred { pid: Pid::default(), uid: u32::MAX, gid: u32::MAX };
         self.side().state.lock().peer_cred.unwrap_or(nobody)
     }
-}
-
-/// Linux doubles what is asked for, to make room for its own overhead.
-fn doubled(asked: i32) -> usize {
-    usize::try_from(asked).unwrap_or(MAX_BUF).min(MAX_BUF) * 2
 }

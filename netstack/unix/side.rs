@@ -11,9 +11,6 @@ use super::{Cred, Kind, UnixSocket};
 use crate::errno::Errno;
 use crate::wait::{Events, WaitQueue};
 
-/// Default `SO_SNDBUF` and `SO_RCVBUF`: `/proc/sys/net/core/wmem_default`.
-pub(super) const DEFAULT_BUF: usize = 212_992;
-
 /// Datagrams that one receiver queues for senders that it is not connected to: `/proc/sys/net/unix/max_dgram_qlen`. As on
 /// Linux one more than this goes in.
 pub(super) const MAX_DGRAM_QLEN: usize = 10;
@@ -97,12 +94,13 @@ pub(super) struct Side {
 }
 
 impl Side {
-    pub fn new(kind: Kind) -> Arc<Side> {
+    /// One of a socket that is made. `send_buf` is `SO_SNDBUF`.
+    pub fn new(kind: Kind, send_buf: usize) -> Arc<Side> {
         Arc::new(Side {
             kind,
             state: Mutex::default(),
             sent: AtomicUsize::new(0),
-            send_buf: AtomicUsize::new(DEFAULT_BUF),
+            send_buf: AtomicUsize::new(send_buf),
             queue: WaitQueue::new(),
             name: OnceLock::new(),
         })

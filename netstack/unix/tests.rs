@@ -12,7 +12,7 @@ const fn pid(number: i32) -> Pid {
 }
 
 fn pair(kind: Kind) -> (Arc<UnixSocket>, Arc<UnixSocket>) {
-    UnixSocket::pair(kind, &UnixNamespace::new(), CRED)
+    UnixSocket::pair(kind, &Arc::<UnixNamespace>::default(), CRED)
 }
 
 fn send(socket: &UnixSocket, bytes: &[u8]) -> Result<usize> {
@@ -164,7 +164,7 @@ fn a_closed_datagram_peer_refuses_once() {
 
 #[test]
 fn unconnected_sockets_refuse() {
-    let ns = UnixNamespace::new();
+    let ns = Arc::<UnixNamespace>::default();
     let none = b"\0none";
     let [stream, dgram, packet] = [Kind::Stream, Kind::Dgram, Kind::SeqPacket].map(|k| UnixSocket::new(k, &ns, CRED));
     assert_eq!([poll(&stream), poll(&dgram), poll(&packet)], [0x314, 0x304, 0x314]);
@@ -189,7 +189,7 @@ fn unconnected_sockets_refuse() {
 
 #[test]
 fn listening_and_connecting() {
-    let ns = UnixNamespace::new();
+    let ns = Arc::<UnixNamespace>::default();
     let new = |kind| UnixSocket::new(kind, &ns, CRED);
     let name = abstract_name("abcd");
     let listener = new(Kind::Stream);
@@ -232,7 +232,7 @@ fn listening_and_connecting() {
 
 #[test]
 fn paths_lead_to_sockets_through_what_hangs_on_the_inode() {
-    let ns = UnixNamespace::new();
+    let ns = Arc::<UnixNamespace>::default();
     let (listener, client) = (UnixSocket::new(Kind::Stream, &ns, CRED), UnixSocket::new(Kind::Stream, &ns, CRED));
     let bound = listener.bind_path(b"/run/x").expect("no name yet");
     assert_eq!(listener.bind_path(b"/run/y").err(), Some(Errno::EINVAL));
@@ -251,7 +251,7 @@ fn paths_lead_to_sockets_through_what_hangs_on_the_inode() {
 
 #[test]
 fn datagram_receivers_choose_their_senders() {
-    let ns = UnixNamespace::new();
+    let ns = Arc::<UnixNamespace>::default();
     let new = || UnixSocket::new(Kind::Dgram, &ns, CRED);
     let (name, raw) = (abstract_name("dg"), b"\0dg");
     let (receiver, sender, other) = (new(), new(), new());
@@ -370,7 +370,7 @@ fn sockets_in_flight_that_can_still_be_received_are_kept() {
     let (c, d) = pair(Kind::Stream);
     // `c` is only in flight, and holds data and another socket; but `b` can be read.
     send(&d, b"data").expect("room");
-    let inner = open(&UnixSocket::new(Kind::Dgram, &UnixNamespace::new(), CRED));
+    let inner = open(&UnixSocket::new(Kind::Dgram, &Arc::<UnixNamespace>::default(), CRED));
     send_files(&d, b"s", &[&inner]).expect("room");
     let file = open(&c);
     drop(c);
@@ -441,7 +441,7 @@ fn options_are_bounded_and_read_back() {
     let (a, _b) = pair(Kind::Stream);
     for (name, asked, got) in [
         (libc::SO_SNDBUF, 1, 4608),
-        (libc::SO_SNDBUF, i32::MAX, 425_984),
+        (libc::SO_SNDBUF, i32::MAX, 8 << 20),
         (libc::SO_RCVBUF, 1, 2304),
         (libc::SO_RCVLOWAT, 0, 1),
         (libc::SO_REUSEADDR, 5, 1),

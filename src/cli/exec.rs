@@ -35,7 +35,7 @@ pub fn run(globals: &Globals, args: &ExecArgs) -> Result<i32> {
     let _raw = if terminal && slave.is_none() { Raw::if_terminal()? } else { None };
     let sandbox = state::sandbox_directory(&globals.state_root(), &record)?;
     let socket = state::socket_in(&sandbox);
-    let mut connection = Client::connect(&socket)?;
+    let mut connection = Client::connect(&sandbox)?;
     let extra = preserved(0, args.preserve_fds)?;
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     let mut fds: Vec<BorrowedFd<'_>> = match &slave {

@@ -35,6 +35,8 @@ fn document() -> Value {
                     "SCMP_CMP_NE",
                 ],
                 "archs": ["SCMP_ARCH_X86_64"],
+                "knownFlags": SECCOMP_FLAGS,
+                "supportedFlags": SECCOMP_FLAGS,
             },
             "apparmor": {"enabled": false},
             "selinux": {"enabled": false},
@@ -48,6 +50,10 @@ fn document() -> Value {
         "potentiallyUnsafeConfigAnnotations": [ANNOTATION_PREFIX],
     })
 }
+
+/// Those of `linux.seccomp.flags` that are taken.
+const SECCOMP_FLAGS: [&str; 3] =
+    ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"];
 
 #[cfg(test)]
 mod tests {

@@ -8,9 +8,8 @@ use crate::container::{Context, Result, life};
 pub fn run(globals: &Globals, args: &ListArgs) -> Result<i32> {
     let root = globals.state_root();
     let mut records = state::list(&root)?;
-    for record in &mut records {
-        record.status = life::status(&root, record);
-    }
+    let statuses = life::statuses(&root, &records);
+    records.iter_mut().zip(statuses).for_each(|(record, status)| record.status = status);
     let text = if args.quiet {
         records.iter().map(|record| format!("{}\n", record.id)).collect()
     } else if args.format == "json" {
@@ -24,6 +23,10 @@ pub fn run(globals: &Globals, args: &ListArgs) -> Result<i32> {
 }
 
 fn json(records: &[Record]) -> Result<String> {
+    // As runc has it.
+    if records.is_empty() {
+        return Ok("null\n".into());
+    }
     let all: Vec<_> = records.iter().map(Record::document).collect();
     let text = serde_json::to_string(&all).map_err(std::io::Error::from).doing(|| "list")?;
     Ok(text + "\n")

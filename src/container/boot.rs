@@ -9,11 +9,12 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Capabilities, PosixRlimitType, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::control::Channel;
 use super::error::{Context, Error, Result};
+use super::isolate::Capability;
 use super::network::NetConfig;
 use super::spec::volumes::Volume;
 use super::{isolate, report, terminal};
@@ -84,6 +85,8 @@ pub struct GoferMount {
     pub destination: PathBuf,
     /// Whether the gofer refuses every change.
     pub read_only: bool,
+    /// Whether what the host mounts there later is served too.
+    pub follows: bool,
 }
 
 /// An open log file.
@@ -152,8 +155,8 @@ fn prepare(config_fd: RawFd) -> Result<(BootConfig, Vec<NamedFile>)> {
     isolate::raise_limits()?;
     crate::platform::ptrace::prepare().map_err(std::io::Error::from).doing(|| "look for the vDSO")?;
     isolate::private_mounts()?;
-    isolate::empty_root()?;
-    isolate::become_nobody()?;
+    isolate::empty_root(0)?;
+    isolate::become_nobody(needed(&config.container.spec))?;
     if config.attached {
         isolate::die_with_parent()?;
     }
@@ -165,6 +168,20 @@ fn prepare(config_fd: RawFd) -> Result<(BootConfig, Vec<NamedFile>)> {
 
 /// An open file, by its name.
 pub type NamedFile = (String, OwnedFd);
+
+/// The capabilities that the sentry must keep: that to make threads less nice, where the container may ask for that and the
+/// host did not let [`isolate::raise_limits`] raise the limit that allows it as well.
+fn needed(spec: &Spec) -> &'static [Capability] {
+    let asks = spec.process().as_ref().is_some_and(|process| {
+        let sets = process.capabilities().as_ref();
+        let has =
+            |set: &Option<Capabilities>| set.iter().flatten().any(|one| *one == oci_spec::runtime::Capability::SysNice);
+        let capable = sets.is_some_and(|sets| has(sets.bounding()) || has(sets.permitted()) || has(sets.effective()));
+        let limits = process.rlimits().iter().flatten();
+        capable || limits.into_iter().any(|limit| limit.typ() == PosixRlimitType::RlimitNice && limit.hard() > 0)
+    });
+    if asks && !isolate::may_be_less_nice() { &[Capability::SysNice] } else { &[] }
+}
 
 /// Waits until the command line says to begin: it has by then written down that this process is there, and has put it in
 /// its cgroup, some of whose files it may pass on. A command line that was killed before leaves nothing that nobody knows

@@ -4,19 +4,24 @@
 //! line and gets one JSON [`Response`] a line, and sends nothing more until it has it. Descriptors travel as `SCM_RIGHTS`
 //! with the line's first byte. The server's side is the sentry's.
 
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, sendmsg,
+    socket,
+};
 use oci_spec::runtime::{LinuxResources, Process as ProcessSpec, Spec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::error::{Context, Error, Result};
 use super::network::Link;
+use super::state::socket_in;
 
 /// The socket's name in the state directory.
 pub const SOCKET: &str = "control.sock";
@@ -194,6 +199,9 @@ pub struct Served {
     pub destination: PathBuf,
     /// Whether the gofer refuses every change.
     pub read_only: bool,
+    /// Whether what the host mounts there later is served too.
+    #[serde(default)]
+    pub follows: bool,
 }
 
 /// Of which container a further one of a sandbox shares what, beyond the network that all share.
@@ -285,31 +293,61 @@ pub struct Process {
     pub command: String,
 }
 
+/// How long a sentry may take to accept a connection, and to answer what it can answer at once.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A connection to a sentry.
 pub struct Client {
     channel: Channel,
+    /// The directory of the control socket, where to ask whether the sentry is there still while an answer is awaited.
+    directory: Option<File>,
 }
 
 impl Client {
-    /// Connects to the socket at `path` (see [`StateDir::short_path`](super::state::StateDir::short_path)).
-    pub fn connect(path: &Path) -> Result<Client> {
-        let stream = UnixStream::connect(path).doing(|| "connect to the sentry")?;
-        Ok(Client { channel: Channel::new(stream) })
+    /// Connects to the control socket in `directory`. An answer may take as long as it needs, if only the sentry answers other
+    /// questions within [`PATIENCE`]; otherwise [`Error::Io`].
+    pub fn connect(directory: &File) -> Result<Client> {
+        Client::connect_patiently(directory, PATIENCE)
+    }
+
+    fn connect_patiently(directory: &File, patience: Duration) -> Result<Client> {
+        let mut client = Client::connect_within(&socket_in(directory), patience)?;
+        client.directory = Some(directory.try_clone().doing(|| "connect to the sentry")?);
+        Ok(client)
+    }
+
+    /// Connects to the socket at `path` (see [`StateDir::short_path`](super::state::StateDir::short_path)). So long may it take,
+    /// and so long each answer: a sentry that is stopped takes no connections from its queue, and once that is full there is none
+    /// to be had.
+    pub fn connect_within(path: &Path, timeout: Duration) -> Result<Client> {
+        let doing = || "connect to the sentry";
+        let connect = || -> io::Result<UnixStream> {
+            let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+            let stream = UnixStream::from(socket);
+            // `connect(2)` heeds it, too: `socket(7)`.
+            stream.set_write_timeout(Some(timeout))?;
+            stream.set_read_timeout(Some(timeout))?;
+            nix::sys::socket::connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;
+            Ok(stream)
+        };
+        Ok(Client::from_stream(connect().map_err(too_late).doing(doing)?))
     }
 
     /// Over a connection that another process has made.
     pub fn from_stream(stream: UnixStream) -> Client {
-        Client { channel: Channel::new(stream) }
+        Client { channel: Channel::new(stream), directory: None }
     }
 
     /// The connection, for another process. No answer may be on its way.
-    pub fn into_stream(self) -> UnixStream {
-        self.channel.stream
+    pub fn into_stream(self) -> Result<UnixStream> {
+        self.wait_for_ever()?;
+        Ok(self.channel.stream)
     }
 
-    /// How long an answer may take; for ever when `None`, which is the default.
-    pub fn set_timeout(&self, timeout: Option<Duration>) -> Result<()> {
-        self.channel.stream.set_read_timeout(timeout).doing(|| "set a timeout")
+    /// Lets an answer take as long as it may, whatever becomes of the sentry.
+    pub fn wait_for_ever(&self) -> Result<()> {
+        let stream = &self.channel.stream;
+        stream.set_read_timeout(None).and_then(|()| stream.set_write_timeout(None)).doing(|| "remove a timeout")
     }
 
     /// Asks and waits for the answer.
@@ -330,19 +368,40 @@ impl Client {
     pub fn send(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<()> {
         let doing = || "talk to the sentry";
         let line = serde_json::to_vec(request).map_err(io::Error::from).doing(doing)?;
-        self.channel.send(line, fds).doing(doing)
+        self.channel.send(line, fds).map_err(too_late).doing(doing)
     }
 
-    /// Waits for the answer to [`Client::send`]. [`Error::Io`] when the sentry has gone.
+    /// Waits for the answer to [`Client::send`]. [`Error::Io`] when the sentry has gone, or answers nothing any more.
     pub fn answer<T: for<'de> Deserialize<'de>>(&mut self) -> Result<T> {
         let doing = || "talk to the sentry";
-        let answer = self.channel.receive().doing(doing)?;
+        let answer = loop {
+            match self.channel.receive() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.is_there() => {}
+                answer => break answer.map_err(too_late).doing(doing)?,
+            }
+        };
         let (answer, _) = answer.ok_or(io::ErrorKind::UnexpectedEof).doing(doing)?;
         match serde_json::from_slice(&answer).map_err(io::Error::from).doing(doing)? {
             Response::Ok(value) => serde_json::from_value(value).map_err(io::Error::from).doing(doing),
             Response::Error(problem) => Err(Error::Process { process: "sentry", problem }),
         }
     }
+}
+
+impl Client {
+    /// Whether the sentry answers on another connection: of no container, so that it need not look far.
+    fn is_there(&self) -> bool {
+        let Some(directory) = &self.directory else { return false };
+        let patience = self.channel.stream.read_timeout().ok().flatten().unwrap_or(PATIENCE);
+        let asked = Client::connect_within(&socket_in(directory), patience)
+            .and_then(|mut other| other.call::<State>(&Request::State { id: String::new() }));
+        matches!(asked, Ok(_) | Err(Error::Process { .. }))
+    }
+}
+
+/// What a timeout of a socket is told as.
+fn too_late(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error }
 }
 
 impl AsFd for Client {
@@ -469,7 +528,7 @@ mod tests {
     #[test]
     fn a_client_gets_answers_and_errors() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut client = Client { channel: Channel::new(ours) };
+        let mut client = Client::from_stream(ours);
         let server = std::thread::spawn(move || {
             let mut channel = Channel::new(theirs);
             for answer in [json!({"ok": {"status": 3}}), json!({"error": "no such process"})] {
@@ -482,6 +541,46 @@ mod tests {
         assert_eq!(client.call::<Exit>(&wait).unwrap_err().to_string(), "sentry: no such process");
         server.join().unwrap();
         assert!(client.call::<Exit>(&wait).is_err(), "the server is gone");
+    }
+
+    /// A sentry that answers nothing on the first connection before `others` have been answered on further ones.
+    fn slow_sentry(others: usize) -> (tempfile::TempDir, File, std::thread::JoinHandle<()>) {
+        let place = tempfile::tempdir().unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(place.path().join(SOCKET)).unwrap();
+        let server = std::thread::spawn(move || {
+            let accept = || Channel::new(listener.accept().unwrap().0);
+            let mut first = accept();
+            first.receive().unwrap().unwrap();
+            for _ in 0..others {
+                let mut other = accept();
+                other.receive().unwrap().unwrap();
+                other.send(json!({"error": "no such container"}).to_string().into_bytes(), &[]).unwrap();
+            }
+            if others == 0 {
+                // It neither answers nor goes before the client does.
+                assert!(first.receive().unwrap().is_none());
+            } else {
+                first.send(json!({"ok": {"status": 3}}).to_string().into_bytes(), &[]).unwrap();
+            }
+        });
+        let directory = File::open(place.path()).unwrap();
+        (place, directory, server)
+    }
+
+    #[test]
+    fn what_takes_long_is_waited_for_while_the_sentry_is_there() {
+        let wait = Request::Wait { id: "a".into(), pid: None };
+        let patience = Duration::from_millis(500);
+        let (_place, directory, server) = slow_sentry(2);
+        let mut client = Client::connect_patiently(&directory, patience).unwrap();
+        assert_eq!(client.call::<Exit>(&wait).unwrap(), Exit { status: 3 });
+        server.join().unwrap();
+
+        let (_place, directory, server) = slow_sentry(0);
+        let mut client = Client::connect_patiently(&directory, patience).unwrap();
+        assert_eq!(client.call::<Exit>(&wait).unwrap_err().to_string(), "talk to the sentry: timed out");
+        drop(client);
+        server.join().unwrap();
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! `runsc gofer`: from a freshly executed process to one that sees the container's own mounts and nothing else.
 //!
 //! Each tree is cloned out of the host's mounts with `open_tree(2)`, with the mounts beneath it, and made read-only there
-//! if that is all the container may do. The clones are attached nowhere; when the root is gone they are all there is.
+//! if that is all the container may do. The clones are attached nowhere; when the root is gone they are all there is. But one
+//! that follows what the host mounts must be mounted somewhere: on a directory of the empty root.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -47,6 +48,8 @@ pub struct Tree {
     pub recursive: bool,
     /// Whether it may be changed.
     pub writable: bool,
+    /// Whether what the host mounts there later belongs to it: `rslave`.
+    pub follows: bool,
     /// Whether programs in it may be run even if its file system on the host forbids that.
     pub executable: bool,
     /// The connection to the sentry.
@@ -79,22 +82,33 @@ fn prepare(config_fd: RawFd) -> Result<Vec<Export>> {
     // The container's input and output are none of the gofer's business, nor is the end of what others read from them.
     isolate::silence(if config.attached { &[0, 1] } else { &[0, 1, 2] })?;
     isolate::raise_limits()?;
-    isolate::private_mounts()?;
-    // The bind mounts first: their sources may lie beneath what is taken away from the root.
-    let mut exports = Vec::with_capacity(config.trees.len());
     let (root, binds) = config.trees.split_first().ok_or_else(|| Error::Usage("no root to serve".into()))?;
-    for tree in binds {
-        exports.push(export(tree)?);
+    // The bind mounts first: their sources may lie beneath what is taken away from the root. They are copies of the host's
+    // mounts, and follow them, before all is made private.
+    let clones = binds.iter().map(clone).collect::<Result<Vec<_>>>()?;
+    isolate::private_mounts()?;
+    let mut exports = Vec::with_capacity(config.trees.len());
+    for (tree, root) in binds.iter().zip(clones) {
+        exports.push(export(tree, root)?);
     }
     for place in &config.covered {
         uncover(&root.source, place);
     }
-    exports.insert(0, export(root)?);
-    isolate::empty_root()?;
+    exports.insert(0, export(root, clone(root)?)?);
+    let following: Vec<BorrowedFd<'_>> =
+        exports.iter().filter(|export| export.follows).map(|export| export.root.as_fd()).collect();
+    isolate::empty_root(following.len())?;
+    following.iter().enumerate().try_for_each(|(index, root)| attach(*root, index))?;
     // SAFETY: no memory is passed. The container's umask was applied by the sentry.
     unsafe { libc::umask(0) };
     let writable = config.trees.iter().any(|tree| tree.writable);
-    isolate::keep_capabilities(if writable { FOR_WRITING } else { FOR_READING })?;
+    let follows = config.trees.iter().any(|tree| tree.follows);
+    isolate::keep_capabilities(match (writable, follows) {
+        (false, _) => FOR_READING,
+        // Mounts that come later may allow devices: there must be none of the container's making.
+        (true, true) => FOR_WRITING.strip_suffix(&[Capability::Mknod]).unwrap_or(FOR_READING),
+        (true, false) => FOR_WRITING,
+    })?;
     if config.attached {
         isolate::die_with_parent()?;
     }
@@ -116,7 +130,8 @@ const FOR_WRITING: &[Capability] = &[
     Capability::Mknod,
 ];
 
-fn export(tree: &Tree) -> Result<Export> {
+/// A copy of the host's mounts.
+fn clone(tree: &Tree) -> Result<OwnedFd> {
     let doing = || format!("open {}", tree.source.display());
     let path = CString::new(tree.source.as_os_str().as_bytes()).map_err(io::Error::from).doing(doing)?;
     let recursive = if tree.recursive { libc::AT_RECURSIVE as u32 } else { 0 };
@@ -129,8 +144,23 @@ fn export(tree: &Tree) -> Result<Export> {
     // SAFETY: a descriptor that was just made.
     let root = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
     restrict(&root, tree).doing(doing)?;
+    Ok(root)
+}
+
+fn export(tree: &Tree, root: OwnedFd) -> Result<Export> {
+    let doing = || format!("open {}", tree.source.display());
     let root_file = open_root_file(&root, tree.writable).doing(doing)?;
-    Ok(Export { socket: take(tree.socket), root, root_file, writable: tree.writable })
+    let follows = tree.follows && root_file.is_none();
+    Ok(Export { socket: take(tree.socket), root, root_file, writable: tree.writable, follows })
+}
+
+/// Mounts a copy on a directory of the empty root: what is mounted nowhere is told of no mounts.
+fn attach(root: BorrowedFd<'_>, index: usize) -> Result<()> {
+    let path = CString::new(isolate::place(index)).map_err(io::Error::from).doing(|| "name a mount")?;
+    let (fd, flags) = (root.as_raw_fd(), libc::MOVE_MOUNT_F_EMPTY_PATH);
+    // SAFETY: both paths are NUL-terminated.
+    let moved = unsafe { libc::syscall(libc::SYS_move_mount, fd, c"".as_ptr(), libc::AT_FDCWD, path.as_ptr(), flags) };
+    if moved < 0 { Err(Error::last_os("follow the host's mounts")) } else { Ok(()) }
 }
 
 /// Opens a tree that is one regular file, as long as /proc is there to open it by descriptor: no directory of the tree
@@ -153,7 +183,7 @@ fn restrict(root: &OwnedFd, tree: &Tree) -> io::Result<()> {
     let attributes = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | read_only,
         attr_clr: if tree.executable { libc::MOUNT_ATTR_NOEXEC } else { 0 },
-        propagation: libc::MS_PRIVATE,
+        propagation: if tree.follows { libc::MS_SLAVE } else { libc::MS_PRIVATE },
         userns_fd: 0,
     };
     let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;

@@ -6,7 +6,8 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::{Gid, Uid, chdir, pivot_root, setgroups, setresgid, setresuid};
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, chdir, mkdir, pivot_root, setgroups, setresgid, setresuid};
 
 use super::error::{Context, Error, Result};
 
@@ -27,6 +28,8 @@ pub enum Capability {
     Fowner = 3,
     /// Keep set-id bits.
     Fsetid = 4,
+    /// Be less nice.
+    SysNice = 23,
     /// Make device nodes.
     Mknod = 27,
 }
@@ -56,17 +59,24 @@ pub fn private_mounts() -> Result<()> {
         .doing(|| "make mounts private")
 }
 
-/// Replaces the root by an empty, read-only directory and detaches everything else. Descriptors that are open stay good.
-/// Call [`private_mounts`] first.
-pub fn empty_root() -> Result<()> {
+/// The path of a directory of the empty root: see [`empty_root`].
+pub fn place(index: usize) -> String {
+    format!("/{index}")
+}
+
+/// Replaces the root by a read-only directory and detaches everything else. In it are so many empty directories to mount
+/// something on, and nothing more. Descriptors that are open stay good. Call [`private_mounts`] first.
+pub fn empty_root(places: usize) -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     // Over /proc, as it is there on any host that got this far.
-    mount(Some("none"), "/proc", Some("tmpfs"), flags, Some("size=4k,nr_inodes=2,mode=0555"))
+    let options = format!("size=4k,nr_inodes={},mode=0555", places + 2);
+    mount(Some("none"), "/proc", Some("tmpfs"), flags, Some(options.as_str()))
         .and_then(|()| chdir("/proc"))
         // Both arguments the same: the old root ends up on top of the new one, and is unmounted from there. See NOTES
         // in pivot_root(2).
         .and_then(|()| pivot_root(".", "."))
         .and_then(|()| umount2(".", MntFlags::MNT_DETACH))
+        .and_then(|()| (0..places).try_for_each(|index| mkdir(place(index).as_str(), Mode::from_bits_truncate(0o555))))
         .and_then(|()| {
             let read_only = flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
             mount(None::<&str>, "/", None::<&str>, read_only, None::<&str>)
@@ -76,18 +86,26 @@ pub fn empty_root() -> Result<()> {
         .doing(|| "make an empty root")
 }
 
-/// Becomes `nobody`, without any capability. The process stays dumpable, which is what `ptrace(2)` asks of its children.
-pub fn become_nobody() -> Result<()> {
-    limit_capabilities(&[])?;
+/// Becomes `nobody`, with the capabilities `keep` as far as the host has given them, as a rule none. The process stays
+/// dumpable, which is what `ptrace(2)` asks of its children.
+pub fn become_nobody(keep: &[Capability]) -> Result<()> {
+    limit_capabilities(keep)?;
     let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    prctl(libc::PR_SET_KEEPCAPS, u64::from(!keep.is_empty())).doing(|| "keep capabilities")?;
     setgroups(&[])
         .and_then(|()| setresgid(gid, gid, gid))
         .and_then(|()| setresuid(uid, uid, uid))
         .map_err(io::Error::from)
         .doing(|| "become nobody")?;
-    set_capabilities(&[])?;
+    set_capabilities(keep).or_else(|_| set_capabilities(&[]))?;
+    prctl(libc::PR_SET_KEEPCAPS, 0).doing(|| "keep capabilities no longer")?;
     prctl(libc::PR_SET_DUMPABLE, 1).doing(|| "stay dumpable")?;
     no_new_privs()
+}
+
+/// Whether a process of this user may become less nice without a capability: `RLIMIT_NICE`.
+pub fn may_be_less_nice() -> bool {
+    getrlimit(Resource::RLIMIT_NICE).is_ok_and(|(soft, _)| soft >= 40)
 }
 
 /// Keeps the user, and of its capabilities `keep` alone.
@@ -155,6 +173,8 @@ pub fn raise_limits() -> Result<()> {
         Resource::RLIMIT_DATA,
         Resource::RLIMIT_FSIZE,
         Resource::RLIMIT_MEMLOCK,
+        // Or a thread that was made nice once could not be made less so.
+        Resource::RLIMIT_NICE,
         Resource::RLIMIT_NPROC,
         Resource::RLIMIT_SIGPENDING,
     ];

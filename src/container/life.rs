@@ -3,14 +3,16 @@
 //! A container is found by its record. Any command may have been killed at any point, so that none relies on the one
 //! before it having finished: what is written down is checked against the processes that are there.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use oci_spec::runtime::Spec;
 
 use super::cgroup::Cgroup;
-use super::control::{Client, Exit, Request, State, Target};
+use super::control::{Client, Exit, PATIENCE, Request, State, Target};
 use super::error::{Error, Result};
 use super::hooks::{self, Point};
 use super::pod::infra;
@@ -18,8 +20,8 @@ use super::spec::Bundle;
 use super::state::{self, Record, StateDir, Status};
 use super::{network, spawn};
 
-/// How long the sentry may take to accept a command.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long the sentry may take to say how a container is, before what is written down is believed.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A container, locked: nobody else changes it meanwhile.
 pub struct Container {
@@ -46,16 +48,14 @@ impl Container {
         self.directory.path().parent().unwrap_or(Path::new("."))
     }
 
-    /// A connection to its sentry, whose answers may take as long as they need.
+    /// A connection to its sentry, whose answers may take as long as they need while it answers at all.
     pub fn connect(&self) -> Result<Client> {
         state::connect(self.root(), &self.record)
     }
 
     /// Asks its sentry; the answer must come soon.
     pub fn call<T: for<'de> serde::Deserialize<'de>>(&self, request: &Request) -> Result<T> {
-        let mut client = self.connect()?;
-        client.set_timeout(Some(GRACE))?;
-        client.call(request)
+        state::connect_within(self.root(), &self.record, PATIENCE)?.call(request)
     }
 
     /// Writes down that it has come further, as far as the disk has room: the sentry, which [`status`] asks, knows it too.
@@ -94,7 +94,7 @@ impl Container {
 
     fn let_go(&self, spec: &Spec) -> Result<()> {
         let id = || self.record.id.clone();
-        // Without a deadline: hooks may take their time.
+        // Hooks may take their time.
         let mut client = self.connect()?;
         if self.record.takes_interfaces {
             self.hand_over_network(spec, &mut client)?;
@@ -183,19 +183,41 @@ impl Container {
 }
 
 /// How a container is now. That is the sentry's to know: the command that started or paused it may have been killed, or
-/// have found no room on the disk, before it could write that down.
+/// have found no room on the disk, before it could write that down. One that does not answer (it may be stopped) is not waited
+/// for: what is written down says it then, with the exit status, which the sentry writes itself.
 pub fn status(root: &Path, record: &Record) -> Status {
     let known = record.status();
     if matches!(known, Status::Creating | Status::Stopped) {
         return known;
     }
     let asked = || -> Result<Status> {
-        let mut client = state::connect(root, record)?;
-        client.set_timeout(Some(GRACE))?;
+        let mut client = state::connect_within(root, record, LOOK)?;
         Ok(client.call::<State>(&Request::State { id: record.id.clone() })?.status)
     };
-    // Without an answer it may have ended just now.
-    asked().unwrap_or_else(|_| record.status())
+    asked().unwrap_or_else(|_| match StateDir::exit_status_in(root, &record.id) {
+        Some(_) => Status::Stopped,
+        // It may have ended just now.
+        None => record.status(),
+    })
+}
+
+/// How each of several containers is now, asked at once.
+pub fn statuses(root: &Path, records: &[Record]) -> Vec<Status> {
+    /// As many as are asked at a time.
+    const AT_ONCE: usize = 64;
+    let ask = |some: &[Record]| {
+        thread::scope(|scope| {
+            let spawn = |record| thread::Builder::new().spawn_scoped(scope, move || status(root, record));
+            let asked: Vec<_> = some.iter().map(|record| (record, spawn(record))).collect();
+            // Without a thread for it, one after the other.
+            let answer = |(record, asked): (&Record, io::Result<ScopedJoinHandle<'_, Status>>)| match asked {
+                Ok(asked) => asked.join().unwrap_or_else(|_| record.status()),
+                Err(_) => status(root, record),
+            };
+            asked.into_iter().map(answer).collect::<Vec<Status>>()
+        })
+    };
+    records.chunks(AT_ONCE).flat_map(ask).collect()
 }
 
 /// Waits for the end of a container's process and returns its exit status, or 128 plus the signal that killed it. The
@@ -207,8 +229,11 @@ pub fn wait(root: &Path, id: &str, pid: Option<i32>) -> Result<i32> {
     if status(root, &record) == Status::Stopped {
         return known().ok_or_else(unknown);
     }
-    let asked = state::connect(root, &record)
-        .and_then(|mut client: Client| client.call::<Exit>(&Request::Wait { id: id.to_owned(), pid }));
+    let asked = state::connect(root, &record).and_then(|mut client: Client| {
+        // A sentry that is stopped has not ended.
+        client.wait_for_ever()?;
+        client.call::<Exit>(&Request::Wait { id: id.to_owned(), pid })
+    });
     match asked {
         Ok(exit) => Ok(exit.status),
         // The sandbox ended before it could answer, or nothing can be asked of it any more.

@@ -171,7 +171,7 @@ fn unescape(shown: &str) -> PathBuf {
 /// Starts the process that answers, and waits until it does.
 fn start(id: &str, point: &Point, device: &File, files: &OwnedFd, connection: Client) -> Result<()> {
     let doing = || "start the process that shows the files";
-    let connection = connection.into_stream();
+    let connection = connection.into_stream()?;
     let (ready, says_ready) = pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from).doing(doing)?;
     let config = Config {
         id: id.to_owned(),

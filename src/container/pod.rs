@@ -404,6 +404,7 @@ impl Making<'_> {
         let mounts = to_gofer.iter().map(|connection| Served {
             destination: connection.mount.destination.clone(),
             read_only: connection.mount.read_only,
+            follows: connection.mount.follows,
         });
         let request = Request::Create {
             id: self.id.to_owned(),
@@ -414,7 +415,7 @@ impl Making<'_> {
             shares,
         };
         let socket = state::socket_in(self.sandbox);
-        let mut connection = Client::connect(&socket)?;
+        let mut connection = Client::connect(self.sandbox)?;
         connection.call_with_fds::<()>(&request, &fds)?;
         let stood = Stood {
             id: self.id.to_owned(),

@@ -314,21 +314,22 @@ pub(super) struct Served {
 /// Connects the two processes: once for the root, once for each bind mount.
 pub(super) fn connections(bundle: &Bundle, options: &Options) -> Result<(Vec<Connection>, Vec<Served>)> {
     let root_writable = !bundle.root_read_only() && !options.overlay;
-    let root = (bundle.root().to_owned(), PathBuf::from("/"), true, root_writable);
+    let root = (bundle.root().to_owned(), PathBuf::from("/"), (true, root_writable, false));
     let binds = bundle.spec.mounts().iter().flatten().filter(|mount| is_bind(mount)).filter_map(|mount| {
         let has = |wanted: &str| mount.options().iter().flatten().any(|option| option == wanted);
-        let (recursive, writable) = (has("rbind"), !has("ro"));
-        Some((mount.source().clone()?, mount.destination().clone(), recursive, writable))
+        let source = mount.source().clone()?;
+        let follows = (has("slave") || has("rslave")) && source.is_dir();
+        Some((source, mount.destination().clone(), (has("rbind"), !has("ro"), follows)))
     });
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
-    for (source, destination, recursive, writable) in std::iter::once(root).chain(binds) {
+    for (source, destination, (recursive, writable, follows)) in std::iter::once(root).chain(binds) {
         let (sentry, gofer) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(io::Error::from)
             .doing(|| "connect the sentry to the gofer")?;
-        let mount = GoferMount { fd: sentry.as_raw_fd(), destination, read_only: !writable };
+        let mount = GoferMount { fd: sentry.as_raw_fd(), destination, read_only: !writable, follows };
         ours.push(Connection { socket: sentry, mount });
-        let tree = Tree { source, recursive, writable, executable: options.infra, socket: gofer.as_raw_fd() };
+        let tree = Tree { source, recursive, writable, follows, executable: options.infra, socket: gofer.as_raw_fd() };
         theirs.push(Served { tree, socket: gofer });
     }
     Ok((ours, theirs))

@@ -60,7 +60,7 @@ pub struct Stood {
 /// the process has one thread only.
 pub fn start(stood: Stood, directory: &impl AsFd, terminal: Option<&OwnedFd>) -> Result<Child> {
     let doing = || "start the stand-in";
-    let connection = stood.connection.into_stream();
+    let connection = stood.connection.into_stream()?;
     let config = Config {
         id: stood.id,
         pid: stood.pid,
@@ -128,6 +128,7 @@ pub fn take_all_signals() -> Result<SignalFd> {
 impl Stood {
     /// Passes signals on until the process ends, and returns its status.
     pub fn wait(mut self, signals: &SignalFd) -> Result<i32> {
+        self.connection.wait_for_ever()?;
         self.connection.send(&Request::Wait { id: self.id.clone(), pid: self.pid }, &[])?;
         loop {
             let (connection, signal) = (self.connection.as_fd(), signals.as_fd());
@@ -185,7 +186,5 @@ impl Stood {
 }
 
 fn tell(socket: &Path, request: &Request) -> Result<()> {
-    let mut client = Client::connect(socket)?;
-    client.set_timeout(Some(GRACE))?;
-    client.call(request)
+    Client::connect_within(socket, GRACE)?.call(request)
 }

@@ -16,7 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
 use oci_spec::runtime::Spec;
@@ -437,8 +437,13 @@ pub fn socket_in(sandbox: &File) -> PathBuf {
 
 /// Connects to the sentry that a container runs in.
 pub fn connect(root: &Path, record: &Record) -> Result<Client> {
+    Client::connect(&sandbox_directory(root, record)?)
+}
+
+/// As [`connect`], and so long at most for that and for each answer.
+pub fn connect_within(root: &Path, record: &Record, timeout: Duration) -> Result<Client> {
     let directory = sandbox_directory(root, record)?;
-    Client::connect(&socket_in(&directory))
+    Client::connect_within(&socket_in(&directory), timeout)
 }
 
 /// All containers under `root`, by name. One whose record cannot be read is left out, with a warning unless it is just

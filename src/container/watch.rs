@@ -185,8 +185,7 @@ impl Sandbox {
             _ => Target::Attached,
         };
         let container = self.claim.container()?;
-        let mut client = Client::connect(&container.directory.short_path(SOCKET))?;
-        client.set_timeout(Some(GRACE))?;
+        let mut client = Client::connect_within(&container.directory.short_path(SOCKET), GRACE)?;
         client.call(&Request::Signal { id: container.record.id.clone(), signal: signal as i32, target })
     }
 }

@@ -36,6 +36,9 @@ pub struct Export {
     pub root_file: Option<RootFile>,
     /// Whether changes are allowed.
     pub writable: bool,
+    /// Whether mounts that the host makes in the tree come to be in it: these may be without the restrictions of the tree's own,
+    /// and the host may want them back.
+    pub follows: bool,
 }
 
 /// A regular file that is a tree by itself.

@@ -17,8 +17,8 @@ const HEADER: usize = 6;
 
 /// Serves until the other end closes. `EPROTO` when it does not follow the protocol.
 pub fn serve(export: Export) -> Result<()> {
-    let Export { socket, root, root_file, writable } = export;
-    let mut tree = Tree::new(root, root_file, writable)?;
+    let Export { socket, root, root_file, writable, follows } = export;
+    let mut tree = Tree::new(root, root_file, (writable, follows))?;
     let mut buf = vec![0; MAX_MESSAGE];
     let mut reply = Vec::with_capacity(MAX_MESSAGE);
     loop {

@@ -24,7 +24,7 @@ impl Raw {
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
         let root = nix::fcntl::open(root, nix::fcntl::OFlag::O_PATH, nix::sys::stat::Mode::empty()).unwrap();
-        let export = Export { socket: theirs, root, root_file: None, writable };
+        let export = Export { socket: theirs, root, root_file: None, writable, follows: false };
         Raw { socket: Some(ours), server: Some(std::thread::spawn(|| server::serve(export))) }
     }
 

@@ -21,6 +21,8 @@ pub struct Tree {
     free: Vec<u32>,
     root_file: Option<RootFile>,
     writable: bool,
+    /// See [`Export::follows`](super::Export).
+    follows: bool,
     /// The directory that was read last and is not at its end: positions in some file systems' directories are worth
     /// more to the descriptor that they come from.
     reading: Option<Reading>,
@@ -35,8 +37,8 @@ struct Reading {
 
 impl Tree {
     /// The tree beneath `root`.
-    pub fn new(root: OwnedFd, root_file: Option<RootFile>, writable: bool) -> Result<Tree> {
-        Ok(Tree { nodes: vec![Some(Arc::new(root))], free: Vec::new(), root_file, writable, reading: None })
+    pub fn new(root: OwnedFd, root_file: Option<RootFile>, (writable, follows): (bool, bool)) -> Result<Tree> {
+        Ok(Tree { nodes: vec![Some(Arc::new(root))], free: Vec::new(), root_file, writable, follows, reading: None })
     }
 
     /// Whether changes are allowed.
@@ -119,6 +121,9 @@ impl Tree {
         } else {
             let missing_is_stale =
                 |error| if error == Errno::ENOENT && wanted.is_some() { Errno::ESTALE } else { error };
+            if self.follows {
+                self.must_have_content(&start, target.at.path).map_err(missing_is_stale)?;
+            }
             host::open((*start).as_fd(), target.at.path, flags | host::CONTENT, 0).map_err(missing_is_stale)?
         };
         let stat = stat_fd(opened.as_fd())?;
@@ -127,6 +132,17 @@ impl Tree {
         }
         match stat.kind {
             NodeType::Regular | NodeType::Directory => Ok((opened, stat)),
+            _ => Err(Errno::ENXIO),
+        }
+    }
+
+    /// Where the kernel may allow devices: opening one would do something to it, before it is seen what it is. (A container that
+    /// exchanges a file of its own for a device of the host's in between gets no more than that: what was opened is looked at.)
+    fn must_have_content(&self, start: &OwnedFd, path: &[u8]) -> Result<()> {
+        let node = host::open(start.as_fd(), path, host::PATH, 0)?;
+        match stat_fd(node.as_fd())?.kind {
+            NodeType::Regular | NodeType::Directory => Ok(()),
+            NodeType::Symlink => Err(Errno::ELOOP),
             _ => Err(Errno::ENXIO),
         }
     }
@@ -251,7 +267,8 @@ impl Tree {
         head.u64(next);
         head.bool(end);
         reply[at..at + head.len()].copy_from_slice(&head);
-        self.reading = (!end).then_some(Reading { cookie: next, ..dir });
+        // What is kept open cannot be unmounted on the host.
+        self.reading = (!end && !self.follows).then_some(Reading { cookie: next, ..dir });
         Ok(None)
     }
 

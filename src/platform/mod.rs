@@ -159,8 +159,8 @@ pub trait UserThread {
     /// What stops it from elsewhere.
     fn interrupter(&self) -> Arc<dyn Interrupter>;
 
-    /// Runs on the CPUs that `affinity` names, now and whenever it changes.
-    fn follow(&mut self, affinity: Arc<placement::Affinity>);
+    /// Runs on the CPUs and with the share of them that `scheduling` tells, now and whenever it changes.
+    fn follow(&mut self, scheduling: Arc<placement::Scheduling>);
 
     /// Runs container code from the current registers until something happens.
     fn run(&mut self) -> Event;
@@ -193,7 +193,7 @@ pub trait UserThread {
     /// `madvise(2)` on the container's own pages; the sentry has checked the advice.
     fn advise(&mut self, addr: u64, len: u64, advice: i32) -> Result<()>;
 
-    /// `msync(2)`, `mlock(2)` and `mincore(2)` are the sentry's; this is `MS_INVALIDATE`-free `msync` for shared files.
+    /// `msync(2)` without `MS_INVALIDATE` of shared files.
     fn sync(&mut self, addr: u64, len: u64, flags: i32) -> Result<()>;
 
     /// A thread in a copy of the space (copy-on-write, as `fork(2)`).

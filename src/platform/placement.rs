@@ -1,13 +1,17 @@
-//! Which CPU each pair of sentry thread and stub thread runs on.
+//! How the host schedules each pair of sentry thread and stub thread: on which CPU, and with what share of it.
 //!
 //! The two never run at once, so they share one CPU: a hand-over then costs a context switch, some 2 us, where waking the
 //! other on another CPU costs 25 us in a VM. The counts are of pairs that run, not of those that sleep.
 //!
 //! A new pair begins where its parent is, since the parent of a process usually waits for it next; a pair that has shared
 //! its CPU with another running one for a while, with a CPU idle elsewhere, moves there.
+//!
+//! Both threads of a pair get the nice value that the container gave the thread. Its policy (`SCHED_BATCH`, `SCHED_IDLE`)
+//! the stub thread alone gets: a sentry thread takes locks that everybody needs, and one that runs only when nothing else
+//! does would hold them meanwhile.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -21,6 +25,12 @@ struct Cpu {
     id: AtomicUsize,
     /// Pairs placed here that are not asleep.
     running: AtomicUsize,
+}
+
+impl Cpu {
+    fn id(&self) -> usize {
+        self.id.load(Ordering::Relaxed)
+    }
 }
 
 fn cpus() -> &'static [Cpu] {
@@ -59,7 +69,7 @@ pub fn available() -> usize {
 
 /// The host may have changed which CPUs the sandbox may use (`cpuset`). They are numbered from 0 whichever they are, and
 /// there are never more than at first. Must be called by a thread that is not pinned; whoever calls it changes the
-/// [`Affinity`] of all others, so that they go where they may be.
+/// [`Scheduling`] of all others, so that they go where they may be.
 pub fn refresh() {
     let ids = allowed();
     for (cpu, &id) in cpus().iter().zip(&ids) {
@@ -87,26 +97,112 @@ pub fn has_slept() -> bool {
     SLEPT.take()
 }
 
-/// On which of the sandbox's CPUs a thread may run: `sched_setaffinity(2)`. Whoever changes it stops the thread's user code,
-/// which then goes on elsewhere if it must.
-#[derive(Default)]
-pub struct Affinity {
+/// The nice value of the sandbox: what its processes begin with, as those of a host's container begin with the engine's.
+pub fn ordinary_nice() -> i32 {
+    static NICE: OnceLock<i32> = OnceLock::new();
+    // SAFETY: no memory is passed. It cannot fail for the caller itself; -1 is a nice value like others.
+    *NICE.get_or_init(|| unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) })
+}
+
+/// The best nice value that the host lets the sandbox's threads have again once they are worse. 20 where it lets them have
+/// none. To be asked first on a thread that is as nice as the sandbox.
+pub fn best_nice() -> i32 {
+    static BEST: OnceLock<i32> = OnceLock::new();
+    *BEST.get_or_init(|| {
+        const LEAST: i32 = -20;
+        let ordinary = ordinary_nice();
+        // Neither the limit nor the capability says for certain what the host answers.
+        if set_nice(0, LEAST) {
+            set_nice(0, ordinary);
+            return LEAST;
+        }
+        let (soft, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NICE).unwrap_or_default();
+        20 - i32::try_from(soft).unwrap_or(40).min(40)
+    })
+}
+
+/// How a thread asks to be scheduled. Whoever changes it stops the thread's user code, which then goes on as it says.
+pub struct Scheduling {
     /// Counts changes.
     version: AtomicU32,
     /// A bit a CPU, the first the lowest of the first byte; empty: all.
     mask: Mutex<Vec<u8>>,
+    nice: AtomicI32,
+    policy: AtomicI32,
 }
 
-impl Affinity {
-    /// The mask, with a bit a CPU; empty for all.
-    pub fn get(&self) -> Vec<u8> {
+impl Default for Scheduling {
+    fn default() -> Scheduling {
+        Scheduling {
+            version: AtomicU32::new(0),
+            mask: Mutex::default(),
+            nice: AtomicI32::new(ordinary_nice()),
+            policy: AtomicI32::new(libc::SCHED_OTHER),
+        }
+    }
+}
+
+/// Whether any thread was ever given another nice value or another policy than it began with.
+static WEIGHED: AtomicBool = AtomicBool::new(false);
+
+impl Scheduling {
+    /// On which of the sandbox's CPUs it may run, with a bit a CPU; empty for all: `sched_setaffinity(2)`.
+    pub fn affinity(&self) -> Vec<u8> {
         self.mask.lock().clone()
     }
 
-    /// Changes the mask.
-    pub fn set(&self, mask: Vec<u8>) {
+    /// Changes that mask.
+    pub fn set_affinity(&self, mask: Vec<u8>) {
         *self.mask.lock() = mask;
         self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Its nice value, -20 to 19: `setpriority(2)`.
+    pub fn nice(&self) -> i32 {
+        self.nice.load(Ordering::Relaxed)
+    }
+
+    /// Changes that; one that the host does not let it have ([`best_nice`]) leaves the host's threads as they are.
+    pub fn set_nice(&self, nice: i32) {
+        self.nice.store(nice, Ordering::Relaxed);
+        self.weighed();
+    }
+
+    /// `SCHED_OTHER`, `SCHED_BATCH` or `SCHED_IDLE`, perhaps with `SCHED_RESET_ON_FORK`: `sched_setscheduler(2)`.
+    pub fn policy(&self) -> i32 {
+        self.policy.load(Ordering::Relaxed)
+    }
+
+    /// Changes that.
+    pub fn set_policy(&self, policy: i32) {
+        self.policy.store(policy, Ordering::Relaxed);
+        self.weighed();
+    }
+
+    /// What a child of `parent` begins with.
+    pub fn inherit(&self, parent: &Scheduling) {
+        self.set_affinity(parent.affinity());
+        let (policy, nice) = (parent.policy(), parent.nice());
+        let reset = policy & libc::SCHED_RESET_ON_FORK != 0;
+        // The flag is for one generation.
+        self.policy.store(policy & !libc::SCHED_RESET_ON_FORK, Ordering::Relaxed);
+        self.nice.store(if reset { nice.max(0) } else { nice }, Ordering::Relaxed);
+    }
+
+    fn weighed(&self) {
+        WEIGHED.store(true, Ordering::SeqCst);
+        self.version.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// The calling thread works for the whole sandbox, though the thread of a pair may have started it: it runs on every CPU
+/// and with the sandbox's nice value.
+pub fn serve_all() {
+    let cpus: Vec<usize> = cpus().iter().map(Cpu::id).collect();
+    pin_thread(0, &cpus);
+    PINNED.set(None);
+    if WEIGHED.load(Ordering::SeqCst) {
+        set_nice(0, ordinary_nice());
     }
 }
 
@@ -117,8 +213,8 @@ pub struct Place {
     /// The host's number of the CPU that the stub thread is pinned to.
     pinned: Option<usize>,
     since: Instant,
-    affinity: Arc<Affinity>,
-    /// Which version of it `mask` is.
+    scheduling: Arc<Scheduling>,
+    /// Which version of it is in force.
     version: u32,
     mask: Vec<u8>,
     /// Where the sentry thread alone is, when it is not with its stub.
@@ -139,8 +235,8 @@ impl Place {
         all[index].running.fetch_add(1, Ordering::Relaxed);
         PLACE.set(Some(index));
         let since = Instant::now();
-        let (affinity, mask) = (Arc::default(), Vec::new());
-        let mut place = Place { index, stub, pinned, since, affinity, version: 0, mask, apart: None };
+        let (scheduling, mask) = (Arc::default(), Vec::new());
+        let mut place = Place { index, stub, pinned, since, scheduling, version: 0, mask, apart: None };
         place.pin();
         place
     }
@@ -150,13 +246,14 @@ impl Place {
         self.stub = stub;
         self.pinned = None;
         self.pin();
+        self.weigh();
     }
 
     fn pin(&mut self) {
-        let cpu = cpus()[self.index].id.load(Ordering::Relaxed);
+        let cpu = cpus()[self.index].id();
         pin_self(cpu);
         if self.pinned.replace(cpu) != Some(cpu) {
-            pin_thread(self.stub, cpu);
+            pin_thread(self.stub, &[cpu]);
         }
     }
 
@@ -165,22 +262,34 @@ impl Place {
         self.pinned
     }
 
-    /// Keeps to these CPUs from now on.
-    pub fn follow(&mut self, affinity: Arc<Affinity>) {
-        self.version = affinity.version.load(Ordering::Acquire);
-        self.affinity = affinity;
+    /// Is scheduled so from now on.
+    pub fn follow(&mut self, scheduling: Arc<Scheduling>) {
+        self.version = scheduling.version.load(Ordering::Acquire);
+        self.scheduling = scheduling;
         self.obey();
     }
 
-    /// Goes to a CPU that it may be on.
+    /// Goes to a CPU that it may be on, and takes the share that it is to have.
     fn obey(&mut self) {
-        self.mask = self.affinity.get();
+        self.mask = self.scheduling.affinity();
         if allows(&self.mask, self.index) {
             // It may be another one of the host's.
             self.pin();
         } else {
             self.move_to(idlest(&self.mask).0);
         }
+        self.weigh();
+    }
+
+    /// Gives the threads their nice value and their policy, whatever those have that they were made by.
+    fn weigh(&self) {
+        if !WEIGHED.load(Ordering::SeqCst) {
+            return;
+        }
+        let (nice, policy) = (self.scheduling.nice(), self.scheduling.policy() & !libc::SCHED_RESET_ON_FORK);
+        set_nice(0, nice);
+        set_nice(self.stub, nice);
+        set_policy(self.stub, policy);
     }
 
     fn move_to(&mut self, index: usize) {
@@ -202,7 +311,7 @@ impl Place {
         all[index].running.fetch_add(1, Ordering::Relaxed);
         self.apart = Some(index);
         APART.set(Some(index));
-        pin_self(all[index].id.load(Ordering::Relaxed));
+        pin_self(all[index].id());
         true
     }
 
@@ -211,7 +320,7 @@ impl Place {
         if let Some(index) = self.apart.take() {
             APART.set(None);
             cpus()[index].running.fetch_sub(1, Ordering::Relaxed);
-            pin_self(cpus()[self.index].id.load(Ordering::Relaxed));
+            pin_self(cpus()[self.index].id());
         }
     }
 
@@ -233,7 +342,7 @@ impl Place {
     /// Moves the pair if it may not be where it is, or if it has company and another CPU has nobody. Costs two loads when it
     /// may and has none.
     pub fn consider_moving(&mut self) {
-        let version = self.affinity.version.load(Ordering::Acquire);
+        let version = self.scheduling.version.load(Ordering::Acquire);
         if version != self.version {
             self.version = version;
             self.obey();
@@ -276,17 +385,31 @@ fn idlest(mask: &[u8]) -> (usize, usize) {
 /// Pins the calling thread, if it is not pinned there.
 fn pin_self(cpu: usize) {
     if PINNED.replace(Some(cpu)) != Some(cpu) {
-        pin_thread(0, cpu);
+        pin_thread(0, &[cpu]);
     }
 }
 
-fn pin_thread(tid: i32, cpu: usize) {
-    // SAFETY: a set with one bit, valid for the call. Failing leaves the thread where it is, which is only slower.
+fn pin_thread(tid: i32, to: &[usize]) {
+    // SAFETY: a set with bits that are within it, valid for the call. Failing leaves the thread where it is, which is only
+    // slower.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
+        to.iter().for_each(|&cpu| libc::CPU_SET(cpu, &mut set));
         libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), &set);
     }
+}
+
+/// Whether the host did it. What it does not let a thread have is refused before ([`best_nice`]).
+fn set_nice(tid: i32, nice: i32) -> bool {
+    // SAFETY: no memory is passed.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, tid as libc::id_t, nice) == 0 }
+}
+
+/// As [`set_nice`], for one of the ordinary policies.
+fn set_policy(tid: i32, policy: i32) {
+    let none = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the parameters are valid for the call.
+    unsafe { libc::sched_setscheduler(tid, policy, &none) };
 }
 
 /// The calling thread's CPU, to place a child near it.

@@ -173,7 +173,7 @@ mod tests {
         let fd = nix::fcntl::open(root, nix::fcntl::OFlag::O_PATH, nix::sys::stat::Mode::empty()).unwrap();
         let file = |write| std::fs::File::options().read(true).write(write).open(root).unwrap().into();
         let root_file = root.is_file().then(|| RootFile { read: file(false), write: Some(file(true)) });
-        Export { socket, root: fd, root_file, writable: true }
+        Export { socket, root: fd, root_file, writable: true, follows: false }
     }
 
     fn use_everything(fs: &GoferFs) {

@@ -38,6 +38,7 @@ const ALLOWED: &[Call] = calls! {
     SYS_read SYS_write SYS_readv SYS_writev SYS_pread64 SYS_pwrite64 SYS_preadv SYS_pwritev SYS_preadv2 SYS_pwritev2
     SYS_lseek SYS_close SYS_close_range SYS_dup SYS_dup2 SYS_dup3 SYS_fcntl SYS_fstat SYS_fstatfs SYS_ftruncate
     SYS_fallocate SYS_fsync SYS_fdatasync SYS_sendfile SYS_splice SYS_copy_file_range SYS_fadvise64 SYS_flock
+    SYS_sync_file_range
     // New ones that lead nowhere on the host.
     SYS_memfd_create SYS_eventfd2 SYS_pipe2 SYS_timerfd_create SYS_timerfd_settime SYS_timerfd_gettime SYS_signalfd4
     SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_wait SYS_epoll_pwait SYS_epoll_pwait2 SYS_poll SYS_ppoll SYS_select
@@ -60,7 +61,7 @@ const ALLOWED: &[Call] = calls! {
     SYS_clock_gettime SYS_clock_getres SYS_clock_nanosleep SYS_nanosleep SYS_gettimeofday SYS_time SYS_times
     SYS_getrandom SYS_sysinfo SYS_uname SYS_getuid SYS_geteuid SYS_getgid SYS_getegid
     // Conditions are in `conditions`.
-    SYS_clone SYS_socketpair SYS_ioctl SYS_prctl SYS_statx SYS_newfstatat
+    SYS_clone SYS_socketpair SYS_ioctl SYS_prctl SYS_statx SYS_newfstatat SYS_sched_setscheduler
 };
 
 /// Tried by libraries, which do without when it fails: glibc's `pthread_create` goes on to `clone`, whose flags can be
@@ -81,7 +82,7 @@ const REFUSED: &[Call] = calls! {
     SYS_pidfd_open SYS_pidfd_getfd SYS_pidfd_send_signal SYS_process_madvise SYS_io_uring_setup SYS_io_uring_enter
     SYS_bpf SYS_perf_event_open SYS_userfaultfd SYS_keyctl SYS_add_key SYS_request_key SYS_init_module
     SYS_finit_module SYS_kexec_load SYS_reboot SYS_timer_create SYS_setitimer SYS_alarm SYS_tee SYS_vmsplice SYS_sync
-    SYS_syncfs SYS_sync_file_range SYS_readahead SYS_inotify_init1 SYS_fanotify_init SYS_sched_setscheduler
+    SYS_syncfs SYS_readahead SYS_inotify_init1 SYS_fanotify_init
     SYS_sched_getparam SYS_sched_getscheduler SYS_sched_setattr SYS_personality SYS_shmget SYS_msgget SYS_semget
     SYS_fgetxattr SYS_fsetxattr SYS_flistxattr SYS_getgroups SYS_getsid SYS_getpgid SYS_setrlimit SYS_mlockall
     SYS_futex_waitv SYS_memfd_secret SYS_pkey_alloc SYS_pkey_free SYS_rt_sigqueueinfo SYS_rt_tgsigqueueinfo SYS_syslog
@@ -188,6 +189,11 @@ fn conditions(number: libc::c_long) -> std::result::Result<Vec<SeccompRule>, Bac
             // The stubs inherit this filter.
             own.chain(super::stub::titles()?.into_iter().map(Ok)).collect()
         }
+        // The policies of ordinary programs.
+        libc::SYS_sched_setscheduler => [libc::SCHED_OTHER, libc::SCHED_BATCH, libc::SCHED_IDLE]
+            .iter()
+            .map(|&policy| one(1, Op::Eq, policy as u64))
+            .collect(),
         libc::SYS_statx => Ok(vec![on_descriptor(2)?]),
         libc::SYS_newfstatat => Ok(vec![on_descriptor(3)?]),
         _ => Ok(Vec::new()),

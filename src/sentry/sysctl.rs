@@ -9,7 +9,7 @@ use crate::errno::{Errno, Result};
 use crate::netstack::stack::settings::{Buffer, Number, Settings};
 use crate::sentry::kernel::Kernel;
 use crate::sentry::namespaces::UtsNamespace;
-use crate::vfs::proc::sysctl::fixed;
+use crate::vfs::proc::sysctl::{fixed, v6_off};
 
 /// A parameter of the network that can be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +79,7 @@ fn numbers(text: &str) -> Result<Vec<u32>> {
 pub fn check(name: &str, value: &str) -> std::result::Result<(), String> {
     match place(name)? {
         Place::Net(which) => which.set(&Settings::default(), value).map_err(|_| format!("{value:?} is no value of it")),
+        Place::V6Off(_) => v6_is_off(value).map(drop).map_err(|_| format!("{value:?} is no value of it")),
         Place::DomainName if value.len() > 64 => Err("is longer than 64 bytes".into()),
         Place::DomainName => Ok(()),
         Place::Fixed(has) if has.split_whitespace().eq(value.split_whitespace()) => Ok(()),
@@ -86,10 +87,16 @@ pub fn check(name: &str, value: &str) -> std::result::Result<(), String> {
     }
 }
 
+/// What a value of `disable_ipv6` says. `EINVAL`.
+fn v6_is_off(value: &str) -> Result<bool> {
+    value.trim().parse::<i32>().map(|value| value != 0).map_err(|_| Errno::EINVAL)
+}
+
 /// Sets one, which [`check`] has accepted. `EINVAL`.
 pub fn apply(kernel: &Kernel, uts: &Arc<UtsNamespace>, name: &str, value: &str) -> Result<()> {
     match place(name).map_err(|_| Errno::EINVAL)? {
         Place::Net(which) => which.set(kernel.net.settings(), value)?,
+        Place::V6Off(interface) => kernel.net.interfaces().set_v6_off(&interface, v6_is_off(value)?),
         Place::DomainName => uts.set_domain(value.as_bytes()),
         Place::Fixed(_) => {}
     }
@@ -98,6 +105,8 @@ pub fn apply(kernel: &Kernel, uts: &Arc<UtsNamespace>, name: &str, value: &str) 
 
 enum Place {
     Net(Net),
+    /// `net.ipv6.conf.*.disable_ipv6`, of an interface that may be one to come.
+    V6Off(String),
     DomainName,
     Fixed(&'static str),
 }
@@ -120,6 +129,9 @@ fn place(name: &str) -> std::result::Result<Place, String> {
     if let Some((which, _)) = Net::all().find(|(_, known)| *known == path) {
         return Ok(Place::Net(which));
     }
+    if let Some(interface) = v6_off(&path) {
+        return Ok(Place::V6Off(interface.to_owned()));
+    }
     fixed(&path).map(Place::Fixed).ok_or_else(|| "is not there in a sandbox".into())
 }
 
@@ -133,7 +145,12 @@ mod tests {
         assert_eq!(check("net.ipv4.ping_group_range", "0 2147483647"), Ok(()));
         assert_eq!(check("kernel.domainname", "example.org"), Ok(()));
         assert_eq!(check("net.ipv4.ip_forward", "0"), Ok(()));
-        assert_eq!(check("net.ipv6.conf.all.disable_ipv6", "0"), Ok(()));
+        for value in ["0", "1"] {
+            assert_eq!(check("net.ipv6.conf.all.disable_ipv6", value), Ok(()));
+            assert_eq!(check("net/ipv6/conf/eth1/disable_ipv6", value), Ok(()));
+        }
+        assert_eq!(check("net.ipv4.tcp_syncookies", "1"), Ok(()));
+        assert_eq!(check("net.core.rmem_max", "16777216"), Ok(()));
         assert_eq!(check("net.ipv4.tcp_rmem", "4096 87380 16777216"), Ok(()));
         for name in ["net.core.somaxconn", "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout"] {
             assert_eq!(check(name, "30"), Ok(()), "{name}");
@@ -145,10 +162,10 @@ mod tests {
         for (name, value) in [
             ("net.ipv4.ip_forward", "1"),
             ("net.ipv4.ip_unprivileged_port_start", "65536"),
-            ("net.ipv4.tcp_syncookies", "1"),
+            ("net.ipv4.tcp_syncookies", "3"),
             ("net.ipv4.tcp_rmem", "4096 87380"),
             ("net.core.somaxconn", "-1"),
-            ("net.ipv6.conf.all.disable_ipv6", "1"),
+            ("net.ipv6.conf.all.disable_ipv6", "yes"),
             ("net.ipv4.ping_group_range", "0"),
             ("net.ipv4.no_such", "0"),
             ("vm.swappiness", "60"),

@@ -125,6 +125,7 @@ impl Drop for TimerQueue {
 
 /// The timer thread.
 fn run(inner: &Inner) {
+    crate::platform::placement::serve_all();
     // The default slack delays each wake-up by 50 us. A host that refuses the setting costs just that.
     let _ = nix::sys::prctl::set_timerslack(1);
     let mut state = inner.state.lock();

@@ -7,11 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::common::Running;
-use super::place::{Place, done, printed};
+use super::place::{Place, done, end, printed};
 
 /// How long a line may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -71,8 +70,7 @@ fn lines_come_at_the_interval_until_the_end() {
     // One interval is over after five of them, another is not: the first line comes at once.
     let seldom = Followed::start(&running, &["--interval=1h"]);
     assert_eq!(seldom.next()["type"], "stats");
-    running.signal(Signal::SIGKILL);
-    assert_eq!(running.wait_or_kill(PATIENCE).code(), 137);
+    assert_eq!(end(running).code(), 137);
     assert!(seldom.ended().is_empty());
     assert!(followed.ended().iter().all(|event| event["type"] == "stats"));
 }
@@ -96,8 +94,7 @@ fn a_process_that_is_killed_for_memory_is_a_line() {
         assert_eq!(followed.next(), json!({"type": "oom", "id": "c1"}));
         printed(&mut running, &"status 137\n".repeat(count));
     }
-    running.signal(Signal::SIGKILL);
-    running.wait_or_kill(PATIENCE);
+    end(running);
     assert!(followed.ended().is_empty(), "each is told once");
 }
 
@@ -190,7 +187,7 @@ fn statistics_are_told_in_runcs_words() {
     });
     let mut running = place.sandbox("echo up; exec sleep 1000", resources.clone()).start();
     printed(&mut running, "up");
-    let runc = Runc::start(&format!("/runsc-test-{}-words-runc/c1", std::process::id()), &resources);
+    let runc = Runc::start(&format!("/runsc-test-{}-words-runc", std::process::id()), &resources);
     let ours: Value = serde_json::from_str(&done(running.command(&["events", "--stats"]))).expect("JSON");
     let theirs = runc.command(&["events", "--stats", "c1"]).output().expect("runc is installed");
     let theirs: Value = serde_json::from_str(&done(theirs)).expect("JSON");
@@ -219,7 +216,6 @@ fn statistics_are_told_in_runcs_words() {
         assert_eq!(ours.pointer(pointer), theirs.pointer(pointer), "{pointer}");
     }
     drop(runc);
-    running.signal(Signal::SIGKILL);
-    running.wait_or_kill(PATIENCE);
+    end(running);
     place.is_gone();
 }

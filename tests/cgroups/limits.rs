@@ -1,12 +1,10 @@
 //! What limits do on the host, and to the container's programs.
 
 use std::fs;
-use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::place::{Place, done, printed};
+use super::place::{Place, done, end, printed};
 
 #[test]
 fn limits_are_set_changed_counted_and_removed() {
@@ -34,8 +32,7 @@ fn limits_are_set_changed_counted_and_removed() {
     assert!(data["cpu"]["usage"]["total"].as_u64() > Some(0), "{data}");
     assert_eq!(data["pids"], json!({"current": 2, "limit": 9}));
 
-    running.signal(Signal::SIGKILL);
-    running.wait_or_kill(Duration::from_secs(30));
+    end(running);
     place.is_gone();
 }
 
@@ -60,8 +57,7 @@ fn a_process_that_the_host_kills_for_memory_is_killed_in_the_container() {
     assert_eq!(fs::read_to_string(running.printed()).unwrap(), "137\n");
     let event: Value = serde_json::from_str(&done(running.command(&["events", "--stats"]))).expect("JSON");
     assert_eq!(event["data"]["memory"]["raw"]["oom_kill"], 1, "{event}");
-    running.signal(Signal::SIGTERM);
-    running.wait_or_kill(Duration::from_secs(30));
+    end(running);
 }
 
 #[test]

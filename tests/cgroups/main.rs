@@ -6,4 +6,6 @@ mod common;
 mod events;
 mod limits;
 mod place;
+mod systemd;
+mod unified;
 mod view;

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::common::{Running, Sandbox};
+use super::common::{Output, Running, Sandbox};
 
 /// A controller's directory on this host, and whether it is version 2's.
 pub fn mounted(controller: &str) -> (PathBuf, bool) {
@@ -69,4 +70,11 @@ pub fn printed(running: &mut Running, wanted: &str) {
 pub fn done(output: std::process::Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Kills the container; by the time that the command which runs it has ended, nothing is left.
+pub fn end(running: Running) -> Output {
+    let mut kill = running.about(&["kill"]);
+    done(kill.arg("KILL").output().expect("the runtime starts"));
+    running.wait(Duration::from_secs(60))
 }

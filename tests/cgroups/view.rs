@@ -1,24 +1,21 @@
 //! What a container sees of its limits.
 
 use std::fs;
-use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::common::{Running, Sandbox};
-use super::place::{Place, done, printed};
+use super::place::{Place, done, end, printed};
 
 /// A container that prints the outcome of `script` whenever it is asked, with its cgroup mounted.
 struct Shown {
     running: Running,
-    seen: usize,
 }
 
 impl Shown {
     fn start(sandbox: Sandbox<'_>) -> Shown {
         let mount = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"});
-        Shown { running: sandbox.mount(mount).start(), seen: 0 }
+        Shown { running: sandbox.mount(mount).start() }
     }
 
     /// Runs a command in the container.
@@ -41,13 +38,11 @@ impl Shown {
     }
 
     fn until_printed(&mut self, wanted: &str) {
-        self.seen += 1;
         printed(&mut self.running, wanted);
     }
 
     fn end(self) {
-        self.running.signal(Signal::SIGKILL);
-        self.running.wait_or_kill(Duration::from_secs(30));
+        end(self.running);
     }
 }
 

@@ -76,7 +76,7 @@ fn state_and_list_are_what_the_specification_says() {
     let table = place.run(&["list"]);
     assert!(table.starts_with("ID ") && table.contains("running"), "{table}");
     place.run(&["delete", "--force", "c1"]);
-    assert_eq!(place.run(&["list", "--format=json"]), "[]\n");
+    assert_eq!(place.run(&["list", "--format=json"]), "null\n");
 }
 
 #[test]

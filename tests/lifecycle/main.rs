@@ -5,6 +5,8 @@ mod common;
 
 mod commands;
 mod crio;
+mod documents;
+mod idle;
 mod interrupted;
 mod late_network;
 mod listen;
@@ -15,4 +17,6 @@ mod place;
 mod pod;
 mod pod_limits;
 mod pods;
+mod propagation;
+mod silent;
 mod volumes;

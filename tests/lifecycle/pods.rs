@@ -166,7 +166,9 @@ fn a_process_of_one_container_that_is_killed_ends_that_container() {
     let pod = Pod::new();
     for process in ["stand_in", "gofer"] {
         pod.start("other", "sleep 1000");
-        pod.start("web", "sleep 1000");
+        // It waits without any more of its files: without a gofer it could not begin another program.
+        pod.start("web", "mkfifo /tmp/fifo; exec 3<>/tmp/fifo; echo >/tmp/ready; read -r _ <&3");
+        until("it waits", || pod.place.try_run(&["exec", "web", "test", "-e", "/tmp/ready"]).status.success());
         kill_now(pod.process("web", process));
         until("it is stopped", || pod.place.status("web") == "stopped");
         until("its end is known", || pod.place.try_run(&["wait", "web"]).status.success());

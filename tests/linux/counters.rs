@@ -76,6 +76,58 @@ fn datagrams_of_ipv6_are_counted_apart() {
     });
 }
 
+/// An IPv4 packet of the experimental protocol 253 from and to this host: a part of one that is longer.
+fn fragment(id: u16, offset: u16, more: bool, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 253, 0, 0, 127, 0, 0, 1, 127, 0, 0, 1];
+    bytes[4..6].copy_from_slice(&id.to_be_bytes());
+    bytes[6..8].copy_from_slice(&(offset / 8 | u16::from(more) << 13).to_be_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+#[test]
+fn fragments_that_overlap_are_counted() {
+    isolated(|| unsafe {
+        let fd = ok(libc::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW));
+        let to = libc::sockaddr_in {
+            sin_family: libc::AF_INET as u16,
+            sin_port: 0,
+            sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes([127, 0, 0, 1]) },
+            sin_zero: [0; 8],
+        };
+        let send = |packet: Vec<u8>| {
+            let sent = libc::sendto(fd, packet.as_ptr().cast(), packet.len(), 0, (&raw const to).cast(), 16);
+            assert_eq!(ok(sent) as usize, packet.len());
+        };
+        let overlaps = counter("netstat", "IpExt", "ReasmOverlaps");
+        grows(&[("Ip", "ReasmReqds", 3), ("Ip", "ReasmFails", 1)], || {
+            send(fragment(7, 0, true, &[1; 16]));
+            send(fragment(7, 0, true, &[1; 16]));
+            send(fragment(7, 8, true, &[2; 16]));
+        });
+        assert!(counter("netstat", "IpExt", "ReasmOverlaps") > overlaps);
+        grows(&[("Ip", "ReasmReqds", 2), ("Ip", "ReasmOKs", 1)], || {
+            send(fragment(8, 8, false, &[2; 5]));
+            send(fragment(8, 0, true, &[1; 8]));
+        });
+    });
+}
+
+#[test]
+fn what_has_no_way_is_counted() {
+    isolated(|| {
+        let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
+        // SAFETY: the name is as long as it says.
+        ok(unsafe {
+            libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE, c"lo".as_ptr().cast(), 3)
+        });
+        let before = counter6("Ip6OutNoRoutes");
+        let error = socket.send_to(b"x", "[2001:db8::1]:9").unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENETUNREACH));
+        assert!(counter6("Ip6OutNoRoutes") > before);
+    });
+}
+
 #[test]
 fn connections_are_counted() {
     isolated(|| {

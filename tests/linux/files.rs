@@ -481,6 +481,28 @@ fn copy_file_range_copies_between_files() {
 }
 
 #[test]
+fn sync_file_range_checks_its_range_and_its_file() {
+    isolated(|| unsafe {
+        let fd = open_new(c"f");
+        ok(write(fd, &[7; 3 * PAGE]));
+        let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        for (offset, len) in [(0, 0), (5, PAGE as i64), (1 << 40, 1), (0, i64::MAX)] {
+            ok(libc::sync_file_range(fd, offset, len, all));
+            ok(libc::sync_file_range(fd, offset, len, 0));
+        }
+        fails(libc::sync_file_range(fd, -1, 1, all), libc::EINVAL);
+        fails(libc::sync_file_range(fd, 0, -1, all), libc::EINVAL);
+        fails(libc::sync_file_range(fd, i64::MAX, 2, all), libc::EINVAL);
+        fails(libc::sync_file_range(fd, 0, 1, 8), libc::EINVAL);
+        ok(libc::sync_file_range(ok(open(c".", libc::O_RDONLY)), 0, 1, all));
+        fails(libc::sync_file_range(pipe().0, 0, 1, all), libc::ESPIPE);
+        fails(libc::sync_file_range(77, 0, 1, all), libc::EBADF);
+        // A descriptor for reading is enough.
+        ok(libc::sync_file_range(ok(open(c"f", libc::O_RDONLY)), 0, 0, all));
+    });
+}
+
+#[test]
 fn fsync_and_relatives() {
     isolated(|| unsafe {
         let fd = open_new(c"f");

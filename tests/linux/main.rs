@@ -30,6 +30,7 @@ mod pipes;
 mod privileges;
 mod processes;
 mod propagation;
+mod scheduling;
 mod seccomp;
 mod signals;
 mod socket_options;

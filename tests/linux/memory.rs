@@ -414,6 +414,23 @@ fn msync_errors() {
 }
 
 #[test]
+fn msync_goes_past_holes_and_over_several_files() {
+    isolated(|| unsafe {
+        file(c"f", &[1; 4 * PAGE]);
+        file(c"g", &[2; 4 * PAGE]);
+        let map = map_file(ok(open(c"f", libc::O_RDWR)), 4 * PAGE, libc::MAP_SHARED);
+        let over = libc::MAP_SHARED | libc::MAP_FIXED;
+        let other = ok(open(c"g", libc::O_RDWR));
+        ok(libc::mmap(map.add(2 * PAGE).cast(), PAGE, READ_WRITE, over, other, 0));
+        (0..4).for_each(|page| map.add(page * PAGE).write(9));
+        ok(libc::msync(map.cast(), 4 * PAGE, libc::MS_SYNC));
+        ok(libc::munmap(map.add(PAGE).cast(), PAGE));
+        fails(libc::msync(map.cast(), 4 * PAGE, libc::MS_SYNC), libc::ENOMEM);
+        assert_eq!((fs::read("f").unwrap()[3 * PAGE], fs::read("g").unwrap()[0]), (9, 9));
+    });
+}
+
+#[test]
 fn mincore_tells_resident_pages() {
     isolated(|| unsafe {
         let memory = anonymous(3 * PAGE, libc::MAP_PRIVATE);

@@ -593,3 +593,41 @@ fn loopback_interface_is_up() {
         fails(libc::ioctl(fd, libc::SIOCGIFFLAGS, &mut request), libc::ENODEV);
     });
 }
+
+#[test]
+fn sysfs_tells_of_interfaces() {
+    isolated(|| {
+        let read = |name: &str| std::fs::read_to_string(format!("/sys/class/net/lo/{name}"));
+        let text = |name: &str| read(name).unwrap().trim().to_owned();
+        let names: Vec<_> =
+            std::fs::read_dir("/sys/class/net").unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(names.iter().any(|name| name == "lo"), "{names:?}");
+        let link = std::fs::read_link("/sys/class/net/lo").unwrap();
+        assert_eq!(link.to_str(), Some("../../devices/virtual/net/lo"));
+        for (name, expected) in [
+            ("address", "00:00:00:00:00:00"),
+            ("addr_len", "6"),
+            ("broadcast", "00:00:00:00:00:00"),
+            ("carrier", "1"),
+            ("flags", "0x9"),
+            ("ifindex", "1"),
+            ("iflink", "1"),
+            ("mtu", "65536"),
+            ("operstate", "unknown"),
+            ("tx_queue_len", "1000"),
+            ("type", "772"),
+            ("uevent", "INTERFACE=lo\nIFINDEX=1"),
+        ] {
+            assert_eq!(text(name), expected, "{name}");
+        }
+        assert_eq!(read("speed").unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        assert_eq!(read("no_such").unwrap_err().raw_os_error(), Some(libc::ENOENT));
+        assert!(std::fs::read_dir("/sys/class/net/lo/statistics").unwrap().count() >= 23);
+        let bytes = || text("statistics/rx_bytes").parse::<u64>().unwrap();
+        let before = bytes();
+        let (mut client, mut server) = tcp_pair();
+        client.write_all(&[7; 10_000]).unwrap();
+        server.read_exact(&mut [0; 10_000]).unwrap();
+        assert!(bytes() >= before + 10_000);
+    });
+}

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::mem::{size_of_val, zeroed};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -209,6 +209,244 @@ fn multicast_goes_by_the_interface_that_was_chosen() {
         let mut buffer = [0; 10];
         let (len, from) = receiver.recv_from(&mut buffer).unwrap();
         assert_eq!((&buffer[..len], from.ip()), (&b"hello"[..], Ipv4Addr::LOCALHOST.into()));
+    });
+}
+
+#[test]
+fn groups_of_others_are_heard_unless_one_says_otherwise() {
+    isolated(|| {
+        let group = Ipv4Addr::new(239, 7, 7, 7);
+        let receiver = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let fd = receiver.as_raw_fd();
+        assert_eq!(get(fd, IP, libc::IP_MULTICAST_ALL), Ok(1));
+        let port = receiver.local_addr().unwrap().port();
+        let sender = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        assert_eq!(set(sender.as_raw_fd(), IP, libc::IP_MULTICAST_IF, &[127, 0, 0, 1]), Ok(()));
+        let heard = || {
+            sender.send_to(b"group", (group, port)).unwrap();
+            sender.send_to(b"own", (Ipv4Addr::LOCALHOST, port)).unwrap();
+            let mut buffer = [0; 10];
+            let group = receiver.recv(&mut buffer).unwrap() == 5;
+            group && receiver.recv(&mut buffer).unwrap() == 3
+        };
+        assert!(!heard(), "nobody here is in the group");
+        let member = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        member.join_multicast_v4(&group, &Ipv4Addr::LOCALHOST).unwrap();
+        let again = member.join_multicast_v4(&group, &Ipv4Addr::LOCALHOST).unwrap_err();
+        assert_eq!(again.raw_os_error(), Some(libc::EADDRINUSE));
+        assert!(heard());
+        assert_eq!(set(fd, IP, libc::IP_MULTICAST_ALL, &0i32.to_ne_bytes()), Ok(()));
+        assert!(!heard(), "not in the group itself");
+        receiver.join_multicast_v4(&group, &Ipv4Addr::LOCALHOST).unwrap();
+        drop(member);
+        assert!(heard());
+        receiver.leave_multicast_v4(&group, &Ipv4Addr::LOCALHOST).unwrap();
+        assert!(!heard());
+        let left = receiver.leave_multicast_v4(&group, &Ipv4Addr::LOCALHOST).unwrap_err();
+        assert_eq!(left.raw_os_error(), Some(libc::EADDRNOTAVAIL));
+        let nowhere = [239, 7, 7, 7, 0, 0, 0, 0, 77, 0, 0, 0];
+        assert_eq!(set(fd, IP, libc::IP_ADD_MEMBERSHIP, &nowhere), Err(libc::ENODEV));
+    });
+}
+
+#[test]
+fn buffers_are_no_longer_than_the_parameters_say() {
+    isolated(|| {
+        let parameter = |name: &str| -> i32 {
+            let text = std::fs::read_to_string(format!("/proc/sys/net/core/{name}")).unwrap();
+            text.trim().parse().unwrap()
+        };
+        for (domain, kind) in [(libc::AF_INET, libc::SOCK_DGRAM), (libc::AF_UNIX, libc::SOCK_STREAM)] {
+            let fd = socket(domain, kind);
+            assert_eq!(get(fd, SOCKET, libc::SO_RCVBUF), Ok(parameter("rmem_default")));
+            assert_eq!(get(fd, SOCKET, libc::SO_SNDBUF), Ok(parameter("wmem_default")));
+            for (option, name) in [(libc::SO_RCVBUF, "rmem_max"), (libc::SO_SNDBUF, "wmem_max")] {
+                assert_eq!(set(fd, SOCKET, option, &i32::MAX.to_ne_bytes()), Ok(()));
+                assert_eq!(get(fd, SOCKET, option), Ok(parameter(name) * 2));
+                assert_eq!(set(fd, SOCKET, option, &100_000i32.to_ne_bytes()), Ok(()));
+                assert_eq!(get(fd, SOCKET, option), Ok(200_000));
+            }
+            let most = parameter("rmem_max") + 10_000;
+            assert_eq!(set(fd, SOCKET, libc::SO_RCVBUFFORCE, &most.to_ne_bytes()), Ok(()));
+            assert_eq!(get(fd, SOCKET, libc::SO_RCVBUF), Ok(most * 2));
+            as_user(1234, || {
+                let fd = socket(domain, kind);
+                let refused = Err(libc::EPERM);
+                assert_eq!(set(fd, SOCKET, libc::SO_RCVBUFFORCE, &100_000i32.to_ne_bytes()), refused);
+                assert_eq!(set(fd, SOCKET, libc::SO_PRIORITY, &7i32.to_ne_bytes()), refused);
+                assert_eq!(set(fd, SOCKET, libc::SO_PRIORITY, &6i32.to_ne_bytes()), Ok(()));
+                assert_eq!(get(fd, SOCKET, libc::SO_PRIORITY), Ok(6));
+            });
+        }
+    });
+}
+
+/// Sends until there is no more room, and returns how much that was.
+fn fill(stream: &TcpStream) -> usize {
+    stream.set_nonblocking(true).unwrap();
+    let (mut sent, bytes) = (0, vec![7u8; 1 << 16]);
+    let mut out: &TcpStream = stream;
+    // The receiver's window may open once more.
+    for _ in 0..100 {
+        while let Ok(n) = out.write(&bytes) {
+            sent += n;
+        }
+        // SAFETY: no memory is involved.
+        unsafe { libc::usleep(1000) };
+    }
+    stream.set_nonblocking(false).unwrap();
+    sent
+}
+
+/// `SO_LINGER` with so many seconds.
+fn linger(fd: c_int, seconds: i32) {
+    assert_eq!(set(fd, SOCKET, libc::SO_LINGER, &[1i32.to_ne_bytes(), seconds.to_ne_bytes()].concat()), Ok(()));
+}
+
+/// How long `close` takes with a peer that does not read and with so many seconds to linger.
+fn lingering(seconds: i32, close: impl FnOnce(c_int)) -> Duration {
+    let (client, server) = pair();
+    fill(&client);
+    let fd = client.into_raw_fd();
+    linger(fd, seconds);
+    let start = Instant::now();
+    close(fd);
+    let took = start.elapsed();
+    drop(server);
+    took
+}
+
+#[test]
+fn however_a_socket_is_closed_it_lingers() {
+    isolated(|| unsafe {
+        let second = Duration::from_millis(900)..Duration::from_secs(20);
+        let other = ok(libc::dup(0));
+        let took = [
+            lingering(1, |fd| close(fd)),
+            lingering(1, |fd| {
+                ok(libc::dup2(other, fd));
+            }),
+            lingering(1, |fd| {
+                ok(libc::dup3(other, fd, libc::O_CLOEXEC));
+            }),
+            lingering(1, |fd| {
+                ok(libc::syscall(libc::SYS_close_range, fd, fd, 0));
+            }),
+            // The last of two descriptors.
+            lingering(1, |fd| {
+                let more = ok(libc::dup(fd));
+                close(fd);
+                close(more);
+            }),
+        ];
+        assert!(took.iter().all(|took| second.contains(took)), "{took:?}");
+        let stays = lingering(30, |fd| {
+            ok(libc::dup(fd));
+            close(fd);
+        });
+        assert!(stays < Duration::from_secs(20), "{stays:?}");
+    });
+}
+
+#[test]
+fn execve_lingers_and_the_end_of_a_process_does_not() {
+    isolated(|| {
+        let ended = |seconds: i32, body: &dyn Fn(c_int)| {
+            let (client, server) = pair();
+            fill(&client);
+            let fd = client.into_raw_fd();
+            linger(fd, seconds);
+            let (gate, own) = pipe();
+            let pid = child(|| {
+                close(own);
+                read(gate, &mut [0]);
+                body(fd);
+                0
+            });
+            close(fd);
+            let start = Instant::now();
+            close(own);
+            assert_eq!(wait(pid), Status::Exited(0));
+            drop(server);
+            start.elapsed()
+        };
+        let took = ended(30, &|_| ());
+        assert!(took < Duration::from_secs(20), "{took:?}");
+        let took = ended(1, &|fd| unsafe {
+            ok(libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC));
+            let arguments = [c"true".as_ptr(), std::ptr::null()];
+            libc::execv(c"/bin/true".as_ptr(), arguments.as_ptr());
+        });
+        assert!(took >= Duration::from_millis(900), "{took:?}");
+    });
+}
+
+#[test]
+fn lingering_ends_when_all_is_read() {
+    isolated(|| {
+        let (client, mut server) = pair();
+        let sent = fill(&client);
+        let fd = client.into_raw_fd();
+        linger(fd, 30);
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            server.read_to_end(&mut all).map(|_| all.len())
+        });
+        let start = Instant::now();
+        close(fd);
+        assert!(start.elapsed() < Duration::from_secs(20));
+        assert_eq!(reader.join().unwrap().unwrap(), sent);
+        // What little there is the peer's kernel takes at once.
+        let (mut client, _server) = pair();
+        client.write_all(b"hello").unwrap();
+        let fd = client.into_raw_fd();
+        linger(fd, 30);
+        let start = Instant::now();
+        close(fd);
+        assert!(start.elapsed() < Duration::from_secs(20));
+    });
+}
+
+#[test]
+fn a_deferred_connection_is_accepted_when_it_has_said_something() {
+    isolated(|| {
+        let listener = TcpListener::bind(LOCAL).unwrap();
+        let fd = listener.as_raw_fd();
+        assert_eq!(set(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &60i32.to_ne_bytes()), Ok(()));
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
+        assert!(!ready(fd, libc::POLLIN, 50), "it has said nothing");
+        let mut second = TcpStream::connect(address).unwrap();
+        second.write_all(b"second").unwrap();
+        let mut buffer = [0; 6];
+        listener.accept().unwrap().0.read_exact(&mut buffer).unwrap();
+        assert_eq!(&buffer, b"second");
+        client.write_all(b"first").unwrap();
+        listener.accept().unwrap().0.read_exact(&mut buffer[..5]).unwrap();
+        assert_eq!(&buffer[..5], b"first");
+        // Its end says something, too; a reset takes it away.
+        drop(TcpStream::connect(address).unwrap());
+        assert_eq!(listener.accept().unwrap().0.read(&mut buffer).unwrap(), 0);
+        let reset = TcpStream::connect(address).unwrap();
+        linger(reset.as_raw_fd(), 0);
+        drop(reset);
+        assert!(!ready(fd, libc::POLLIN, 50));
+    });
+}
+
+#[test]
+fn a_deferred_connection_is_accepted_in_the_end() {
+    isolated(|| {
+        let listener = TcpListener::bind(LOCAL).unwrap();
+        let fd = listener.as_raw_fd();
+        assert_eq!(set(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &1i32.to_ne_bytes()), Ok(()));
+        let start = Instant::now();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let took = start.elapsed();
+        assert!((Duration::from_millis(900)..Duration::from_secs(20)).contains(&took), "{took:?}");
+        client.write_all(b"x").unwrap();
+        server.read_exact(&mut [0]).unwrap();
     });
 }
 

@@ -1,8 +1,8 @@
-//! Credentials, capabilities, limits, scheduling, and what the system tells about itself.
+//! Credentials, capabilities, limits, and what the system tells about itself.
 
 use std::ffi::CStr;
 use std::fs;
-use std::mem::{size_of, zeroed};
+use std::mem::zeroed;
 use std::ptr;
 
 use libc::c_int;
@@ -232,91 +232,6 @@ fn getrandom_fills() {
         assert_ne!(first, second);
         fails(libc::getrandom(first.as_mut_ptr().cast(), 1, 0x100), libc::EINVAL);
         fails(libc::syscall(libc::SYS_getrandom, 8, 16, 0), libc::EFAULT);
-    });
-}
-
-#[test]
-fn affinity_is_kept_and_inherited() {
-    isolated(|| unsafe {
-        let mut all: libc::cpu_set_t = zeroed();
-        ok(libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut all));
-        let count = libc::CPU_COUNT(&all);
-        assert!(count >= 1);
-        let first = (0..1024).find(|cpu| libc::CPU_ISSET(*cpu, &all)).unwrap();
-        let mut one: libc::cpu_set_t = zeroed();
-        fails(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &one), libc::EINVAL);
-        libc::CPU_SET(first, &mut one);
-        ok(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &one));
-        in_child(|| {
-            let mut own: libc::cpu_set_t = zeroed();
-            ok(libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut own));
-            assert_eq!(libc::CPU_COUNT(&own), 1);
-        });
-        // It binds: every processor in turn, and another thread from outside.
-        for cpu in (0..1024).filter(|cpu| libc::CPU_ISSET(*cpu, &all)) {
-            let mut one: libc::cpu_set_t = zeroed();
-            libc::CPU_SET(cpu, &mut one);
-            ok(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &one));
-            for _ in 0..100 {
-                assert_eq!(ok(libc::sched_getcpu()), cpu as i32);
-            }
-            let there = shared::<std::sync::atomic::AtomicI32>();
-            there.store(-1, std::sync::atomic::Ordering::SeqCst);
-            let spinner = child(|| {
-                loop {
-                    there.store(libc::sched_getcpu(), std::sync::atomic::Ordering::SeqCst);
-                }
-            });
-            for cpu in (0..1024).filter(|cpu| libc::CPU_ISSET(*cpu, &all)) {
-                let mut one: libc::cpu_set_t = zeroed();
-                libc::CPU_SET(cpu, &mut one);
-                ok(libc::sched_setaffinity(spinner, size_of::<libc::cpu_set_t>(), &one));
-                eventually(|| there.load(std::sync::atomic::Ordering::SeqCst) == cpu as i32);
-            }
-            ok(libc::kill(spinner, libc::SIGKILL));
-            wait(spinner);
-        }
-        fails(libc::sched_getaffinity(0x3f_ffff, size_of::<libc::cpu_set_t>(), &mut one), libc::ESRCH);
-        fails(libc::sched_getaffinity(0, 1, &mut one), libc::EINVAL);
-    });
-}
-
-#[test]
-fn scheduling_policies_and_priorities() {
-    isolated(|| unsafe {
-        assert_eq!(ok(libc::sched_getscheduler(0)), libc::SCHED_OTHER);
-        assert_eq!(ok(libc::sched_get_priority_max(libc::SCHED_FIFO)), 99);
-        assert_eq!(ok(libc::sched_get_priority_min(libc::SCHED_RR)), 1);
-        assert_eq!(ok(libc::sched_get_priority_max(libc::SCHED_OTHER)), 0);
-        fails(libc::sched_get_priority_max(99), libc::EINVAL);
-        let mut parameters: libc::sched_param = zeroed();
-        ok(libc::sched_getparam(0, &mut parameters));
-        assert_eq!(parameters.sched_priority, 0);
-        parameters.sched_priority = 5;
-        fails(libc::sched_setscheduler(0, libc::SCHED_OTHER, &parameters), libc::EINVAL);
-        fails(libc::sched_getscheduler(0x3f_ffff), libc::ESRCH);
-        parameters.sched_priority = 0;
-        in_child(|| {
-            ok(libc::sched_setscheduler(0, libc::SCHED_BATCH | libc::SCHED_RESET_ON_FORK, &parameters));
-            assert_eq!(ok(libc::sched_getscheduler(0)), libc::SCHED_BATCH | libc::SCHED_RESET_ON_FORK);
-            in_child(|| assert_eq!(ok(libc::sched_getscheduler(0)), libc::SCHED_BATCH));
-        });
-        ok(libc::sched_yield());
-        ok(libc::setpriority(libc::PRIO_PROCESS, 0, 5));
-        assert_eq!(ok(libc::getpriority(libc::PRIO_PROCESS, 0)), 5);
-        in_child(|| assert_eq!(ok(libc::getpriority(libc::PRIO_PROCESS, 0)), 5));
-        fails(libc::getpriority(9, 0), libc::EINVAL);
-        as_user(1234, || fails(libc::setpriority(libc::PRIO_PROCESS, 0, 0), libc::EACCES));
-    });
-}
-
-#[test]
-fn getcpu_names_an_allowed_processor() {
-    isolated(|| unsafe {
-        let (mut cpu, mut node) = (u32::MAX, u32::MAX);
-        ok(libc::syscall(libc::SYS_getcpu, &mut cpu, &mut node, 0));
-        assert!(cpu < 4096 && node < 1024);
-        assert!(ok(libc::sched_getcpu()) >= 0);
     });
 }
 

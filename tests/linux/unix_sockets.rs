@@ -421,3 +421,36 @@ fn full_backlog_gives_eagain() {
         ok(connect(socket(libc::SOCK_STREAM | libc::SOCK_NONBLOCK), b"s"));
     });
 }
+
+#[test]
+fn a_read_that_waits_waits_for_the_low_water_mark() {
+    isolated(|| unsafe {
+        let low_water = |fd: c_int| {
+            let value: c_int = 5;
+            ok(libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, (&raw const value).cast(), 4));
+        };
+        let (sender, receiver) = socket_pair(libc::SOCK_STREAM);
+        low_water(receiver);
+        ok(write(sender, b"abc"));
+        let mut poll = libc::pollfd { fd: receiver, events: libc::POLLIN, revents: 0 };
+        assert_eq!(ok(libc::poll(&mut poll, 1, 0)), 1, "poll(2) does not look at it");
+        for receive in [false, true] {
+            let mut buffer = [0u8; 10];
+            let pid = child(|| match receive {
+                false => read(receiver, &mut buffer) as c_int,
+                true => libc::recv(receiver, buffer.as_mut_ptr().cast(), 10, 0) as c_int,
+            });
+            until_asleep(pid);
+            ok(write(sender, b"de"));
+            assert_eq!(wait(pid), Status::Exited(5));
+            ok(write(sender, b"abc"));
+        }
+        // Who does not wait gets what there is, and packets are whole.
+        let mut buffer = [0u8; 10];
+        assert_eq!(ok(libc::recv(receiver, buffer.as_mut_ptr().cast(), 10, libc::MSG_DONTWAIT)), 3);
+        let (sender, receiver) = socket_pair(libc::SOCK_SEQPACKET);
+        low_water(receiver);
+        ok(write(sender, b"abc"));
+        assert_eq!(read_some(receiver, 10), b"abc");
+    });
+}

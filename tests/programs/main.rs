@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod network;
+mod writeback;
 
 use std::fs;
 use std::io::Read;

@@ -18,6 +18,8 @@ pub struct Connection {
     forgotten: Mutex<Vec<u32>>,
     /// Set when the gofer is gone or has sent nonsense: what would come next answers nothing that was asked.
     broken: AtomicBool,
+    /// Whether nodes are given back at once.
+    prompt: bool,
     round_trips: AtomicU64,
 }
 
@@ -48,7 +50,17 @@ impl Reply {
 impl Connection {
     /// Over a `SOCK_SEQPACKET` socket.
     pub fn new(socket: OwnedFd) -> Connection {
+        Connection::with(socket, false)
+    }
+
+    /// One that gives nodes back at once, not with the next request.
+    pub fn prompt(socket: OwnedFd) -> Connection {
+        Connection::with(socket, true)
+    }
+
+    fn with(socket: OwnedFd, prompt: bool) -> Connection {
         Connection {
+            prompt,
             channel: Mutex::new(Channel { socket, buf: vec![0; MAX_MESSAGE] }),
             forgotten: Mutex::default(),
             broken: AtomicBool::new(false),
@@ -63,6 +75,14 @@ impl Connection {
 
     /// One round trip. The gofer's errno, or `EIO` when there is no gofer.
     pub fn call(&self, request: &Request<'_>) -> Result<Reply> {
+        let reply = self.ask(request);
+        if self.prompt {
+            self.give_back();
+        }
+        reply
+    }
+
+    fn ask(&self, request: &Request<'_>) -> Result<Reply> {
         let message = request.encode();
         let mut channel = self.channel.lock();
         self.send_forgotten(&channel)?;
@@ -89,12 +109,24 @@ impl Connection {
             forgotten.push(node);
             forgotten.len()
         };
-        // Whoever holds the channel sends them before its next request.
-        if waiting >= MAX_FORGET / 16
+        if self.prompt {
+            self.give_back();
+        } else if waiting >= MAX_FORGET / 16
             && let Some(channel) = self.channel.try_lock()
         {
             // A gofer that is gone needs no telling.
             let _ = self.send_forgotten(&channel);
+        }
+    }
+
+    /// Gives back what waits for it, now. Whoever has the channel does so when it has it no more, as everybody does who calls
+    /// this: so that nothing stays.
+    fn give_back(&self) {
+        while !self.forgotten.lock().is_empty() {
+            let Some(channel) = self.channel.try_lock() else { return };
+            if self.send_forgotten(&channel).is_err() {
+                return;
+            }
         }
     }
 

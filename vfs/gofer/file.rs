@@ -120,6 +120,11 @@ impl File for GoferFile {
         check(ret.into()).map(drop)
     }
 
+    fn sync_range(&self, offset: i64, len: i64, flags: u32) -> Result<()> {
+        // SAFETY: takes numbers alone.
+        check(unsafe { libc::sync_file_range(self.fd.as_raw_fd(), offset, len, flags) }.into()).map(drop)
+    }
+
     fn advise(&self, offset: i64, len: i64, advice: i32) -> Result<()> {
         // SAFETY: takes numbers alone; returns an errno.
         match unsafe { libc::posix_fadvise(self.fd.as_raw_fd(), offset, len, advice) } {

@@ -269,7 +269,7 @@ impl Inode for Node {
         let names: Vec<&[u8]> = components.iter().copied().take_while(|name| is_name(name)).take(256).collect();
         let len: usize = names.iter().map(|name| name.len() + 1).sum();
         let few = if self.shared.leased() { names.is_empty() } else { names.len() < 2 };
-        if few || len > MAX_PATH / 4 || self.kind != NodeType::Directory {
+        if few || len > MAX_PATH / 4 || self.kind != NodeType::Directory || self.shared.follows {
             return;
         }
         // Errors are met again by the lookup that they concern.

@@ -17,6 +17,9 @@
 //!
 //! What a file carries inside the sandbox (locks, pipes, sockets, watches) is shared by all trees that show it: `identity`.
 //!
+//! A shared tree may *follow* what the host mounts in it (`rslave`). The host must be able to unmount that again, which it cannot
+//! while the gofer keeps anything of it: nothing is kept then that nobody uses, and it is given back at once.
+//!
 //! Content never passes through the gofer: a regular file is read, written and mapped through a descriptor that the
 //! gofer has opened and donated.
 //!
@@ -79,6 +82,8 @@ struct Shared {
     connection: Connection,
     read_only: bool,
     caching: Caching,
+    /// Whether it follows what the host mounts.
+    follows: bool,
     leases: Arc<Leases>,
     /// Every node that exists, by host device and inode number: two names of one file are one node.
     nodes: Mutex<HashMap<Key, Weak<Node>>>,
@@ -118,6 +123,11 @@ struct Moment {
 }
 
 impl GoferFs {
+    /// As [`GoferFs::connect`], for a shared tree that follows what the host mounts.
+    pub fn connect_following(socket: OwnedFd, read_only: bool) -> Result<Arc<GoferFs>> {
+        GoferFs::new(Connection::prompt(socket), (read_only, true), Caching::Revalidate, Leases::sandbox().clone())
+    }
+
     /// Takes a connection to the gofer. `read_only` is what it was told too; with [`Caching::Forever`] it makes the tree
     /// immutable, [`Caching::Lease`] leased. `EIO` when the gofer does not answer.
     pub fn connect(socket: OwnedFd, read_only: bool, caching: Caching) -> Result<Arc<GoferFs>> {
@@ -125,10 +135,20 @@ impl GoferFs {
     }
 
     fn with_leases(socket: OwnedFd, read_only: bool, caching: Caching, leases: Arc<Leases>) -> Result<Arc<GoferFs>> {
+        GoferFs::new(Connection::new(socket), (read_only, false), caching, leases)
+    }
+
+    fn new(
+        connection: Connection,
+        (read_only, follows): (bool, bool),
+        caching: Caching,
+        leases: Arc<Leases>,
+    ) -> Result<Arc<GoferFs>> {
         let shared = Arc::new(Shared {
-            connection: Connection::new(socket),
+            connection,
             read_only,
             caching,
+            follows,
             leases,
             nodes: Mutex::default(),
             warm: Mutex::new(Warm::new(WARM_NAMES)),
@@ -178,6 +198,10 @@ impl FileSystem for GoferFs {
 
     fn caching(&self) -> Caching {
         self.shared.caching
+    }
+
+    fn forgets(&self) -> bool {
+        self.shared.follows
     }
 
     fn leases(&self) -> &Arc<Leases> {
@@ -268,6 +292,9 @@ impl Shared {
     /// Keeps the descriptor of a new file for a moment.
     fn keep_made(&self, key: Key, fd: OwnedFd) {
         const MADE: usize = 16;
+        if self.follows {
+            return;
+        }
         let mut made = self.made.lock();
         made.push_back((key, Arc::new(fd)));
         if made.len() > MADE {

@@ -23,7 +23,7 @@ pub(super) fn export(root: &Path, socket: OwnedFd, writable: bool) -> Export {
     let fd = nix::fcntl::open(root, nix::fcntl::OFlag::O_PATH, nix::sys::stat::Mode::empty()).unwrap();
     let open = |write| fs::File::options().read(true).write(write).open(root).unwrap().into();
     let root_file = root.is_file().then(|| RootFile { read: open(false), write: writable.then(|| open(true)) });
-    Export { socket, root: fd, root_file, writable }
+    Export { socket, root: fd, root_file, writable, follows: false }
 }
 
 /// The tree at `root`; the gofer ends with the file system.

@@ -3,6 +3,8 @@
 //! What may be written takes effect; what has no effect here cannot be written (mode 0444), so that a program that sets it
 //! hears so rather than believes it.
 
+mod conf;
+
 use std::sync::{Arc, Weak};
 
 use super::{caller, system};
@@ -32,14 +34,7 @@ pub fn fill(sys: &Arc<Dir>, kernel: &Weak<Kernel>) {
     for (path, value) in limits() {
         add(path, &value.to_string());
     }
-    for interface in INTERFACES {
-        for (name, value) in IPV4_CONF {
-            add(&format!("net/ipv4/conf/{interface}/{name}"), value);
-        }
-        for (name, value) in IPV6_CONF {
-            add(&format!("net/ipv6/conf/{interface}/{name}"), value);
-        }
-    }
+    conf::add(sys, kernel);
     for (which, path) in Net::all() {
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
         sys.make_dirs(dir).add_content(name, 0o644, Arc::new(NetSetting { kernel: kernel.clone(), which }));
@@ -61,18 +56,14 @@ pub fn fill(sys: &Arc<Dir>, kernel: &Weak<Kernel>) {
     files.add_content("file-nr", 0o444, system::from_kernel(|_| format!("0\t0\t{}\n", i64::MAX), kernel));
 }
 
+pub use self::conf::v6_off;
+
 /// The value of a parameter that never changes, by its path beneath `/proc/sys`.
 pub fn fixed(path: &str) -> Option<&'static str> {
     let value = |table: &'static [(&str, &str)], path: &str| {
         table.iter().find(|(known, _)| *known == path).map(|(_, value)| *value)
     };
-    let of_interface = |prefix: &str, table| {
-        let (interface, name) = path.strip_prefix(prefix)?.split_once('/')?;
-        value(table, name).filter(|_| INTERFACES.contains(&interface))
-    };
-    value(FIXED, path)
-        .or_else(|| of_interface("net/ipv4/conf/", &IPV4_CONF))
-        .or_else(|| of_interface("net/ipv6/conf/", &IPV6_CONF))
+    value(FIXED, path).or_else(|| conf::fixed(path))
 }
 
 /// A parameter of the network that can be set.
@@ -116,9 +107,6 @@ fn limits() -> [(&'static str, u64); 12] {
         ("fs/epoll/max_user_watches", crate::vfs::epoll::MAX_WATCHES as u64),
     ]
 }
-
-/// Whose parameters there are beneath `net/ipv4/conf` and `net/ipv6/conf`.
-const INTERFACES: [&str; 4] = ["all", "default", "lo", "eth0"];
 
 /// Paths and what they show.
 const FIXED: &[(&str, &str)] = &[
@@ -175,10 +163,6 @@ const FIXED: &[(&str, &str)] = &[
     ("net/core/default_qdisc", "pfifo_fast"),
     ("net/core/netdev_max_backlog", "1000"),
     ("net/core/optmem_max", "131072"),
-    ("net/core/rmem_default", "212992"),
-    ("net/core/rmem_max", "212992"),
-    ("net/core/wmem_default", "212992"),
-    ("net/core/wmem_max", "212992"),
     ("net/ipv4/icmp_echo_ignore_broadcasts", "1"),
     ("net/ipv4/ip_forward", "0"),
     ("net/ipv4/tcp_abort_on_overflow", "0"),
@@ -193,7 +177,6 @@ const FIXED: &[(&str, &str)] = &[
     ("net/ipv4/tcp_rfc1337", "0"),
     ("net/ipv4/tcp_sack", "1"),
     ("net/ipv4/tcp_slow_start_after_idle", "0"),
-    ("net/ipv4/tcp_syncookies", "0"),
     ("net/ipv4/tcp_timestamps", "0"),
     ("net/ipv4/tcp_tw_reuse", "0"),
     ("net/ipv4/tcp_window_scaling", "1"),
@@ -220,18 +203,6 @@ const FIXED: &[(&str, &str)] = &[
     ("vm/vfs_cache_pressure", "100"),
     ("vm/zone_reclaim_mode", "0"),
 ];
-
-const IPV4_CONF: [(&str, &str); 6] = [
-    ("accept_redirects", "0"),
-    ("accept_source_route", "0"),
-    ("arp_ignore", "0"),
-    ("forwarding", "0"),
-    ("rp_filter", "0"),
-    ("send_redirects", "0"),
-];
-
-const IPV6_CONF: [(&str, &str); 5] =
-    [("accept_ra", "0"), ("disable_ipv6", "0"), ("forwarding", "0"), ("hop_limit", "64"), ("use_tempaddr", "0")];
 
 /// A random (version 4) UUID.
 fn uuid() -> String {

@@ -1,50 +1,27 @@
 //! `/sys`: what programs look at to find out about processors, memory and network interfaces.
 
+mod net;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::errno::{Errno, Result};
-use crate::vfs::inode::{Caching, Inode, NodeType};
-use crate::vfs::kernfs::{Dir, EmitEntry, Entries, KernFs, Tree};
+use crate::netstack::Stack;
+use crate::vfs::inode::Caching;
+use crate::vfs::kernfs::{Dir, KernFs};
 
 /// `SYSFS_MAGIC`.
 const MAGIC: i64 = 0x6265_6572;
 
-/// One network interface, as `/sys/class/net` shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetInterface {
-    /// `ifindex`.
-    pub index: u32,
-    /// `address`: six bytes of link-layer address.
-    pub address: [u8; 6],
-    /// `mtu`.
-    pub mtu: u32,
-    /// `flags`: `IFF_*`.
-    pub flags: u32,
-    /// `type`: `ARPHRD_*`.
-    pub kind: u16,
-}
-
-/// The interfaces of the network namespace that a `/sys` was mounted in.
-pub trait NetInterfaces: Send + Sync {
-    /// Their names.
-    fn names(&self) -> Vec<String>;
-    /// One by name.
-    fn get(&self, name: &str) -> Option<NetInterface>;
-}
-
-/// Builds a `/sys` with device number `dev` for a machine with `cpus` processors (at least one).
-pub fn new(dev: u64, cpus: u32, interfaces: Option<Arc<dyn NetInterfaces>>) -> KernFs {
-    // Names are never cached: interfaces come and go, and the rest is found in one table here.
+/// Builds a `/sys` with device number `dev` for a machine with `cpus` processors (at least one) and the interfaces of `net`.
+pub fn new(dev: u64, cpus: u32, net: &Arc<Stack>) -> KernFs {
+    // Names are never cached: interfaces are attached later, and the rest is found in one table here.
     let fs = KernFs::new("sysfs", MAGIC, dev, Caching::Never);
     let root = fs.dir();
     for path in [
         "block",
         "bus",
-        "class/net",
         "dev/block",
         "dev/char",
         "devices/virtual",
@@ -60,10 +37,7 @@ pub fn new(dev: u64, cpus: u32, interfaces: Option<Arc<dyn NetInterfaces>>) -> K
     }
     add_cpus(root, cpus.max(1));
     add_kernel(root);
-    if let Some(interfaces) = interfaces {
-        let net = Dir::new(root.tree(), 0o555, Some(NetEntries::entries(root.tree(), interfaces)));
-        root.make_dirs("class").add("net", net);
-    }
+    net::add(root, net);
     fs
 }
 
@@ -127,73 +101,4 @@ fn add_kernel(root: &Arc<Dir>) {
     huge.add_text("shmem_enabled", 0o444, "always within_size advise [never] deny force\n");
     huge.add_text("hpage_pmd_size", 0o444, "2097152\n");
     root.make_dirs("kernel/mm/hugepages");
-}
-
-/// The interfaces, as directories.
-struct NetEntries {
-    tree: Arc<Tree>,
-    interfaces: Arc<dyn NetInterfaces>,
-}
-
-impl NetEntries {
-    fn entries(tree: &Arc<Tree>, interfaces: Arc<dyn NetInterfaces>) -> Arc<dyn Entries> {
-        Arc::new(NetEntries { tree: tree.clone(), interfaces })
-    }
-}
-
-impl Entries for NetEntries {
-    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
-        let name = std::str::from_utf8(name).map_err(|_| Errno::ENOENT)?;
-        let interface = self.interfaces.get(name).ok_or(Errno::ENOENT)?;
-        let dir = Dir::new(&self.tree, 0o555, None);
-        // What changes is read anew; an interface that went away reads as it last was.
-        let fresh = {
-            let (interfaces, name, last) = (self.interfaces.clone(), name.to_owned(), interface.clone());
-            move || interfaces.get(&name).unwrap_or_else(|| last.clone())
-        };
-        let add = |file: &str, show: fn(&NetInterface) -> String| {
-            let fresh = fresh.clone();
-            dir.add_file(file, 0o444, move || show(&fresh()).into_bytes());
-        };
-        add("address", |interface| format!("{}\n", link_address(interface.address)));
-        add("broadcast", |interface| {
-            let loopback = interface.flags & libc::IFF_LOOPBACK as u32 != 0;
-            format!("{}\n", link_address(if loopback { [0; 6] } else { [0xff; 6] }))
-        });
-        add("addr_len", |_| "6\n".into());
-        add("dev_id", |_| "0x0\n".into());
-        add("flags", |interface| format!("{:#x}\n", interface.flags));
-        add("ifindex", |interface| format!("{}\n", interface.index));
-        add("iflink", |interface| format!("{}\n", interface.index));
-        add("mtu", |interface| format!("{}\n", interface.mtu));
-        add("type", |interface| format!("{}\n", interface.kind));
-        add("carrier", |interface| format!("{}\n", u32::from(interface.flags & libc::IFF_RUNNING as u32 != 0)));
-        add("operstate", |interface| {
-            let up = interface.flags & libc::IFF_UP as u32 != 0;
-            let loopback = interface.flags & libc::IFF_LOOPBACK as u32 != 0;
-            let state = if loopback {
-                "unknown"
-            } else if up {
-                "up"
-            } else {
-                "down"
-            };
-            format!("{state}\n")
-        });
-        add("uevent", |_| String::new());
-        Ok(dir)
-    }
-
-    fn list(&self, from: u64, emit: &mut EmitEntry<'_>) {
-        for (at, name) in (0u64..).zip(self.interfaces.names()).skip_while(|(at, _)| *at < from) {
-            let index = self.interfaces.get(&name).map_or(0, |interface| interface.index);
-            if !emit(name.as_bytes(), u64::from(index), NodeType::Directory, at + 1) {
-                return;
-            }
-        }
-    }
-}
-
-fn link_address(bytes: [u8; 6]) -> String {
-    bytes.map(|byte| format!("{byte:02x}")).join(":")
 }

@@ -1,18 +1,8 @@
 use super::*;
+use crate::errno::{Errno, Result};
 use crate::io::SliceSink;
+use crate::netstack::testing::{lonely, pair};
 use crate::vfs::inode::FileSystem;
-
-struct One;
-
-impl NetInterfaces for One {
-    fn names(&self) -> Vec<String> {
-        vec!["eth0".into()]
-    }
-    fn get(&self, name: &str) -> Option<NetInterface> {
-        let flags = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
-        (name == "eth0").then_some(NetInterface { index: 2, address: [2, 0, 0, 0, 0, 0x1f], mtu: 1500, flags, kind: 1 })
-    }
-}
 
 fn read(fs: &KernFs, path: &str) -> Result<String> {
     let mut at = fs.root();
@@ -25,11 +15,27 @@ fn read(fs: &KernFs, path: &str) -> Result<String> {
 }
 
 #[test]
-fn shows_processors_and_interfaces() {
-    let fs = new(7, 4, Some(Arc::new(One)));
+fn shows_processors() {
+    let fs = new(7, 4, &lonely());
     assert_eq!(read(&fs, "devices/system/cpu/online").as_deref(), Ok("0-3\n"));
     assert_eq!(read(&fs, "devices/system/cpu/cpu3/topology/core_id").as_deref(), Ok("3\n"));
-    assert_eq!(read(&fs, "class/net/eth0/address").as_deref(), Ok("02:00:00:00:00:1f\n"));
-    assert_eq!(read(&fs, "class/net/eth0/operstate").as_deref(), Ok("up\n"));
-    assert_eq!(read(&fs, "class/net/eth1/address"), Err(Errno::ENOENT));
+}
+
+#[test]
+fn shows_interfaces() {
+    let (stack, _other) = pair(true);
+    let fs = new(7, 4, &stack);
+    let at = |name: &str| read(&fs, &format!("devices/virtual/net/eth0/{name}"));
+    assert_eq!(at("operstate").as_deref(), Ok("up\n"));
+    assert_eq!(at("mtu").as_deref(), Ok("1500\n"));
+    assert_eq!(at("flags").as_deref(), Ok("0x1003\n"));
+    assert_eq!(at("statistics/rx_bytes").as_deref(), Ok("0\n"));
+    assert_eq!(at("uevent").as_deref(), Ok("INTERFACE=eth0\nIFINDEX=2\n"));
+    assert_eq!(at("address").map(|text| text.len()), Ok(18));
+    assert_eq!(read(&fs, "devices/virtual/net/lo/speed"), Err(Errno::EINVAL));
+    assert_eq!(read(&fs, "devices/virtual/net/eth1/address"), Err(Errno::ENOENT));
+    let class = fs.root().lookup(b"class").and_then(|class| class.lookup(b"net")).unwrap();
+    let link = class.lookup(b"eth0").unwrap();
+    assert_eq!(link.read_link().as_deref(), Ok(&b"../../devices/virtual/net/eth0"[..]));
+    assert_eq!(link.attr().unwrap().ino, class.lookup(b"eth0").unwrap().attr().unwrap().ino, "made once");
 }

@@ -1,7 +1,9 @@
 //! Which cgroup hierarchies this host has, and where: `/proc/self/mountinfo` and `/proc/self/cgroup`, `cgroups(7)`.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::container::error::{Context, Error, Result};
@@ -30,12 +32,13 @@ impl Hierarchies {
     /// Those of this process's mount namespace.
     pub fn detect() -> Result<Hierarchies> {
         let read = |path: &str| fs::read_to_string(path).doing(|| format!("read {path}"));
-        Ok(Hierarchies::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?))
+        Ok(Hierarchies::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?, is_seen))
     }
 
-    /// From the two files' text. A hierarchy that is mounted read-only is left out: nothing can be made there.
-    pub fn parse(mountinfo: &str, own: &str) -> Hierarchies {
-        let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).collect();
+    /// From the two files' text. A hierarchy that is mounted read-only is left out: nothing can be made there; and so is
+    /// what is not `seen`, as something else is mounted above it.
+    pub fn parse(mountinfo: &str, own: &str, seen: impl Fn(&Mount) -> bool) -> Hierarchies {
+        let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).filter(seen).collect();
         let mut found = Hierarchies::default();
         for line in own.lines() {
             let mut fields = line.splitn(3, ':').skip(1);
@@ -79,8 +82,30 @@ impl Mounted {
     }
 }
 
+/// Whether a mount is what is found at its place: another may lie above it, or above a directory on the way. mountinfo lists
+/// both.
+fn is_seen(mount: &Mount) -> bool {
+    let Ok(path) = CString::new(mount.point.as_os_str().as_bytes()) else { return false };
+    // SAFETY: all zeroes is a value of this plain structure.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` ends with a zero, and `found` has room for the answer.
+    let done = unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), 0, libc::STATX_MNT_ID, &mut found) };
+    if done != 0 {
+        return false;
+    }
+    if found.stx_mask & libc::STATX_MNT_ID != 0 {
+        found.stx_mnt_id == mount.id
+    } else {
+        // Before Linux 5.8: at least it is the same hierarchy.
+        (found.stx_dev_major, found.stx_dev_minor) == mount.device
+    }
+}
+
 /// A line of mountinfo.
-struct Mount {
+pub(super) struct Mount {
+    id: u64,
+    /// Of the super block: major and minor number.
+    device: (u32, u32),
     root: PathBuf,
     point: PathBuf,
     /// Of the super block: its controllers are among them.
@@ -101,7 +126,15 @@ impl Mount {
         };
         let options = file_system.nth(1)?.to_owned();
         let read_only = mount.get(5)?.split(',').chain(options.split(',')).any(|option| option == "ro");
-        let mount = Mount { root: unescape(mount.get(3)?), point: unescape(mount.get(4)?), options, v2 };
+        let (major, minor) = mount.get(2)?.split_once(':')?;
+        let mount = Mount {
+            id: mount.first()?.parse().ok()?,
+            device: (major.parse().ok()?, minor.parse().ok()?),
+            root: unescape(mount.get(3)?),
+            point: unescape(mount.get(4)?),
+            options,
+            v2,
+        };
         (!read_only).then_some(mount)
     }
 
@@ -152,7 +185,7 @@ mod tests {
 
     #[test]
     fn hierarchies_of_a_hybrid_host() {
-        let found = Hierarchies::parse(HYBRID, OWN);
+        let found = Hierarchies::parse(HYBRID, OWN, |_| true);
         let names: Vec<&str> = found.v1.keys().map(String::as_str).collect();
         assert_eq!(names, ["cpu", "cpuacct", "name=systemd"], "memory is read-only, pids is not mounted");
         let cpu = Mounted { point: "/sys/fs/cgroup/cpu,cpuacct".into(), root: "/docker/a b".into(), own: "c".into() };
@@ -170,10 +203,21 @@ mod tests {
 
     #[test]
     fn a_host_with_v2_alone() {
-        let found = Hierarchies::parse("31 30 0:27 / /sys/fs/cgroup rw - cgroup2 none rw\n", "0::/\n");
+        let found = Hierarchies::parse("31 30 0:27 / /sys/fs/cgroup rw - cgroup2 none rw\n", "0::/\n", |_| true);
         assert!(found.unified());
         assert_eq!(found.v2.unwrap().leaf("a".as_ref(), true), Path::new("/sys/fs/cgroup/a"));
-        assert!(!Hierarchies::parse("", "0::/\n").unified());
+        assert!(!Hierarchies::parse("", "0::/\n", |_| true).unified());
+    }
+
+    #[test]
+    fn what_is_mounted_over_is_not_there() {
+        let found = Hierarchies::parse(HYBRID, OWN, |mount| mount.v2);
+        assert!(found.unified() && found.v1.is_empty());
+        // "/" is there, but as another mount.
+        let other = "18446744073709551615 0 0:1 / / rw - cgroup2 none rw\n";
+        assert_eq!(Hierarchies::parse(other, "0::/\n", is_seen), Hierarchies::default());
+        let here = Hierarchies::detect().unwrap();
+        assert!(here.v2.is_some() || !here.v1.is_empty(), "this host has cgroups");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! need). Descriptors are not passed.
 //!
 //! ```text
-//! connect ── "\0AUTH EXTERNAL 30\r\n" ─▶ "OK …" ── "BEGIN\r\n" ─▶ messages; on a bus "Hello" first
+//! connect ── "\0AUTH EXTERNAL 30\r\nBEGIN\r\n" ─▶ "OK …" ─▶ messages; on a bus "Hello" first
 //! ```
 
 #[cfg(test)]
@@ -109,16 +109,18 @@ impl Connection {
         self.call(bus("AddMatch"), vec![Value::Str(rule)]).map(drop)
     }
 
-    /// The `EXTERNAL` mechanism: the user's number in hexadecimal digits of its decimal ones.
+    /// The `EXTERNAL` mechanism: the user's number in hexadecimal digits of its decimal ones. All is said at once, as
+    /// systemd's own library does: a systemd that reads `BEGIN` and a message in one go does not see the message before the
+    /// next one.
     fn authenticate(&mut self) -> Result<(), Failure> {
         let uid = nix::unistd::geteuid().as_raw().to_string();
         let hex: String = uid.bytes().map(|digit| format!("{digit:02x}")).collect();
-        self.stream.write_all(format!("\0AUTH EXTERNAL {hex}\r\n").as_bytes())?;
+        self.stream.write_all(format!("\0AUTH EXTERNAL {hex}\r\nBEGIN\r\n").as_bytes())?;
         let answer = self.read_line()?;
         if answer.split(' ').next() != Some("OK") {
             return Err(Failure::Protocol(format!("it does not let this user in: {answer:?}")));
         }
-        Ok(self.stream.write_all(b"BEGIN\r\n")?)
+        Ok(())
     }
 
     /// A line of the authentication. Byte by byte, as messages may follow.

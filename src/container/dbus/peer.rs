@@ -24,9 +24,9 @@ impl Peer {
         if !line.starts_with(b"\0AUTH EXTERNAL ") {
             return Err(io::Error::other(format!("not EXTERNAL: {}", line.escape_ascii())));
         }
-        stream.write_all(b"OK 0123456789abcdef0123456789abcdef\r\n")?;
         let mut begin = [0; 7];
         stream.read_exact(&mut begin)?;
+        stream.write_all(b"OK 0123456789abcdef0123456789abcdef\r\n")?;
         if &begin != b"BEGIN\r\n" {
             return Err(io::Error::other(format!("no BEGIN: {}", begin.escape_ascii())));
         }

@@ -40,9 +40,8 @@ fn take(stream: &mut UnixStream, expected: &[u8]) {
 fn let_in(stream: &mut UnixStream) {
     let uid = nix::unistd::geteuid().as_raw().to_string();
     let hex: String = uid.bytes().map(|digit| format!("{digit:02x}")).collect();
-    take(stream, format!("\0AUTH EXTERNAL {hex}\r\n").as_bytes());
+    take(stream, format!("\0AUTH EXTERNAL {hex}\r\nBEGIN\r\n").as_bytes());
     stream.write_all(b"OK 0123456789abcdef0123456789abcdef\r\n").unwrap();
-    take(stream, b"BEGIN\r\n");
 }
 
 fn take_message(stream: &mut UnixStream) -> Message {

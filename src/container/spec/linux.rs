@@ -7,7 +7,9 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::{Hook, Linux, LinuxDeviceType, LinuxPersonalityDomain, Process, Spec};
+use oci_spec::runtime::{
+    Hook, Linux, LinuxDeviceType, LinuxPersonalityDomain, LinuxSchedulerFlag, Process, Scheduler, Spec,
+};
 
 use super::{Check, Problem};
 use crate::container::hooks::Point;
@@ -36,9 +38,7 @@ pub fn check_process(process: &Process) -> Check {
     if process.io_priority().is_some() {
         return Err(Problem::new("process.ioPriority", "is not supported"));
     }
-    if process.scheduler().is_some() {
-        return Err(Problem::new("process.scheduler", "is not supported"));
-    }
+    process.scheduler().as_ref().map_or(Ok(()), check_scheduler)?;
     if process.exec_cpu_affinity().is_some() {
         return Err(Problem::new("process.execCPUAffinity", "is not supported"));
     }
@@ -47,6 +47,32 @@ pub fn check_process(process: &Process) -> Check {
             Err(Problem::new("process.oomScoreAdj", format!("{score} is not between -1000 and 1000")))
         }
         _ => Ok(()),
+    }
+}
+
+/// Checks how a process is to be scheduled: as an ordinary one, which takes no privilege that the sentry lacks.
+fn check_scheduler(scheduler: &Scheduler) -> Check {
+    use oci_spec::runtime::LinuxSchedulerPolicy as Policy;
+    if !matches!(scheduler.policy(), Policy::SchedOther | Policy::SchedBatch | Policy::SchedIdle) {
+        return Err(Problem::new("process.scheduler.policy", "is not supported"));
+    }
+    let nice = scheduler.nice().unwrap_or(0);
+    if !(-20..=19).contains(&nice) {
+        return Err(Problem::new("process.scheduler.nice", format!("{nice} is not between -20 and 19")));
+    }
+    if scheduler.priority().unwrap_or(0) != 0 {
+        return Err(Problem::new("process.scheduler.priority", "is of realtime policies only"));
+    }
+    for (field, time) in
+        [("runtime", scheduler.runtime()), ("deadline", scheduler.deadline()), ("period", scheduler.period())]
+    {
+        if time.unwrap_or(0) != 0 {
+            return Err(Problem::new(format!("process.scheduler.{field}"), "is of SCHED_DEADLINE only"));
+        }
+    }
+    match scheduler.flags().iter().flatten().find(|flag| **flag != LinuxSchedulerFlag::SchedResetOnFork) {
+        Some(flag) => Err(Problem::new("process.scheduler.flags", format!("{flag} is not supported"))),
+        None => Ok(()),
     }
 }
 

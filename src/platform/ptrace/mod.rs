@@ -45,6 +45,7 @@ impl PtracePlatform {
     /// Forks the template of all stubs. Called early, while the sentry is small: the template begins as a copy of it.
     pub fn new() -> Result<PtracePlatform> {
         crate::platform::placement::count();
+        crate::platform::placement::best_nice();
         Ok(PtracePlatform { factory: Factory::start(Kind::Traced)? })
     }
 }

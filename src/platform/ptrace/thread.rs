@@ -313,8 +313,8 @@ impl UserThread for StubThread {
         self.kicker.clone()
     }
 
-    fn follow(&mut self, affinity: Arc<placement::Affinity>) {
-        self.place.follow(affinity);
+    fn follow(&mut self, scheduling: Arc<placement::Scheduling>) {
+        self.place.follow(scheduling);
     }
 
     fn run(&mut self) -> Event {
@@ -575,6 +575,8 @@ impl StubThread {
         let Some(process) = self.process.take() else { return };
         let last = process.threads.fetch_sub(1, Ordering::SeqCst) == 1;
         if last {
+            // Its memory may be there for a moment still.
+            self.space.alive.store(false, Ordering::Release);
             // SAFETY: no pointers; the process is ours and not reaped. Threads other than the first are reaped by their
             // tracer, which is this thread; the first by `StubProcess`'s drop.
             unsafe { libc::kill(process.pid, libc::SIGKILL) };

@@ -70,6 +70,7 @@ impl SystrapPlatform {
             return Err(Errno::ENOSYS);
         }
         placement::count();
+        placement::best_nice();
         let seal = Seal::new()?;
         let calls = stub::sealed_calls();
         let pause = stub::PAUSE_END;

@@ -17,7 +17,7 @@ use super::patch::{Patches, Poke, ROOM};
 use super::seat::{Looked, Seat};
 use super::space::{self, Contexts, TrapSpace, futex};
 use crate::errno::{Errno, Result};
-use crate::platform::placement::Affinity;
+use crate::platform::placement::Scheduling;
 use crate::platform::ptrace::space::StubProcess;
 use crate::platform::ptrace::stub::{STUB, USER_RANGE};
 use crate::platform::ptrace::thread::{FREE, IDLE, KICKED, StubSeed, StubThread};
@@ -534,8 +534,8 @@ impl UserThread for TrapThread {
         self.inner.interrupter()
     }
 
-    fn follow(&mut self, affinity: Arc<Affinity>) {
-        self.inner.follow(affinity);
+    fn follow(&mut self, scheduling: Arc<Scheduling>) {
+        self.inner.follow(scheduling);
     }
 
     fn run(&mut self) -> Event {

@@ -35,9 +35,10 @@ pub struct Container {
 }
 
 impl Container {
-    /// How it is.
+    /// How it is. Whoever hears that it has stopped finds its exit status written down.
     pub fn status(&self) -> Status {
-        if self.kernel.ended().is_some() {
+        if let Some(status) = self.kernel.ended() {
+            self.note(status.shell_status());
             Status::Stopped
         } else if !self.kernel.gate.is_open() {
             Status::Created
@@ -142,7 +143,10 @@ impl Containers {
         placement::refresh();
         let all: Vec<Arc<Container>> = self.list.lock().values().cloned().collect();
         for (group, _) in all.iter().flat_map(|container| container.kernel.processes()) {
-            group.threads().iter().for_each(|task| task.set_affinity(task.affinity.get()));
+            group
+                .threads()
+                .iter()
+                .for_each(|task| task.reschedule(|scheduling| scheduling.set_affinity(scheduling.affinity())));
         }
     }
 

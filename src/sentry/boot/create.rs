@@ -54,6 +54,8 @@ pub struct GoferConnection {
     pub destination: PathBuf,
     /// Whether the gofer refuses every change.
     pub read_only: bool,
+    /// Whether what the host mounts there later is served too.
+    pub follows: bool,
 }
 
 impl NewContainer {
@@ -63,6 +65,7 @@ impl NewContainer {
             socket: take(mount.fd),
             destination: mount.destination,
             read_only: mount.read_only,
+            follows: mount.follows,
         };
         NewContainer {
             id: config.id,
@@ -94,6 +97,7 @@ impl NewContainer {
             socket,
             destination: mount.destination,
             read_only: mount.read_only,
+            follows: mount.follows,
         };
         let count = served.len();
         let gofers: Vec<GoferConnection> = served.into_iter().zip(fds.by_ref().take(count)).map(connection).collect();

@@ -100,6 +100,7 @@ fn make_task(kernel: &Arc<Kernel>, process: &Process, parts: Parts) -> Outcome<A
         group.oom_score_adj.store(adjustment, Ordering::Relaxed);
     }
     let task = Arc::new(Task::new(pid, group, parts));
+    init::schedule(&task, process)?;
     tree.add_process(&task, (0, 0), None, 0);
     task.group.add_first(&task);
     task.freeze_if_paused();

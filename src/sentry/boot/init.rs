@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use oci_spec::runtime::{LinuxCapabilities, Process};
+use oci_spec::runtime::{LinuxCapabilities, LinuxSchedulerFlag, LinuxSchedulerPolicy, Process};
 
 use super::console::{Console, Replace};
 use super::create::NewContainer;
@@ -12,6 +12,7 @@ use super::{Doing, Outcome, console};
 use crate::errno::{Errno, Result};
 use crate::io::SliceSink;
 use crate::netstack::unix::UnixNamespace;
+use crate::platform::placement;
 use crate::sentry::creds::{Caps, Credentials};
 use crate::sentry::fdtable::{FdTable, NR_OPEN};
 use crate::sentry::fs::{FsContext, FsState};
@@ -84,9 +85,28 @@ fn enter(kernel: &Arc<Kernel>, process: &Process, parts: Parts) -> Outcome<Arc<T
     let group = ThreadGroup::new(kernel, id, Arc::new(SignalHandlers::new()), limits, uid);
     group.oom_score_adj.store(process.oom_score_adj().unwrap_or(0), Ordering::Relaxed);
     let task = Arc::new(Task::new(id, group, parts));
+    schedule(&task, process)?;
     tree.add_process(&task, (0, 0), None, 0);
     task.group.add_first(&task);
     Ok(task)
+}
+
+/// Has a process of the runtime's making scheduled as `process.scheduler` says, which was checked.
+pub(super) fn schedule(task: &Task, process: &Process) -> Outcome<()> {
+    let Some(asked) = process.scheduler() else { return Ok(()) };
+    let policy = match asked.policy() {
+        LinuxSchedulerPolicy::SchedBatch => libc::SCHED_BATCH,
+        LinuxSchedulerPolicy::SchedIdle => libc::SCHED_IDLE,
+        _ => libc::SCHED_OTHER,
+    };
+    let reset = asked.flags().iter().flatten().any(|flag| *flag == LinuxSchedulerFlag::SchedResetOnFork);
+    let nice = asked.nice().unwrap_or(0);
+    if nice < placement::ordinary_nice().min(placement::best_nice()) {
+        return Err(format!("process.scheduler.nice: the host does not allow {nice}"));
+    }
+    task.scheduling.set_nice(nice);
+    task.scheduling.set_policy(policy | if reset { libc::SCHED_RESET_ON_FORK } else { 0 });
+    Ok(())
 }
 
 /// The process's terminal: in place of the standard descriptors that are one of the host's, or of all if it asks for one.

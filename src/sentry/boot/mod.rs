@@ -111,9 +111,9 @@ fn start(config: BootConfig, counters: Vec<NamedFile>) -> Outcome<(Arc<Container
         platform,
         futexes: FutexTable::new(),
         boot_log: boot_log(&config),
+        unix: UnixNamespace::new(net.settings()),
         net,
         volumes: Arc::new(Volumes::new(config.volumes)?),
-        unix: UnixNamespace::new(),
         timers,
         tracer,
     };

@@ -136,7 +136,10 @@ impl Builder<'_> {
             let gofer = gofers.remove(index);
             let flags = if gofer.read_only { flags | MountFlags::RDONLY } else { flags };
             let caching = self.volumes.caching(mount.source().as_deref());
-            (GoferFs::connect(gofer.socket, gofer.read_only, caching)?, flags)
+            match gofer.follows {
+                true => (GoferFs::connect_following(gofer.socket, gofer.read_only)?, flags),
+                false => (GoferFs::connect(gofer.socket, gofer.read_only, caching)?, flags),
+            }
         } else if let Some(fs) = self.volumes.file_system(mount)? {
             (fs, flags)
         } else {
@@ -154,7 +157,7 @@ impl Builder<'_> {
     fn file_system(&self, kind: &str, data: &str) -> Result<Arc<dyn FileSystem>> {
         Ok(match kind {
             "proc" => proc::new(next_dev(), self.kernel),
-            "sysfs" => Arc::new(sysfs::new(next_dev(), crate::platform::placement::count() as u32, None)),
+            "sysfs" => Arc::new(sysfs::new(next_dev(), crate::platform::placement::count() as u32, &self.kernel.net)),
             "devpts" => {
                 // The instance that /dev/ptmx belongs to.
                 self.kernel.ptys.set_options(DevPtsOptions::parse(data)?);

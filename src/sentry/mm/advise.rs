@@ -1,14 +1,12 @@
 //! `madvise(2)`, `msync(2)` and `mincore(2)`.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::area::{Area, AreaFlags, Backing};
 use super::user::{PAGE, write_all};
 use super::{Inner, MemoryManager, page_up};
 use crate::errno::{Errno, Result};
 use crate::platform::UserThread;
-use crate::vfs::file::OpenFile;
 
 const MADV_GUARD_INSTALL: i32 = 102;
 const MADV_GUARD_REMOVE: i32 = 103;
@@ -52,8 +50,8 @@ impl MemoryManager {
         if holes { Err(Errno::ENOMEM) } else { Ok(()) }
     }
 
-    /// `msync(2)`. Files are written back with no lock held.
-    pub fn msync(&self, addr: u64, len: u64, flags: i32) -> Result<()> {
+    /// `msync(2)`. The host writes back what of the range is dirty, with no lock held here.
+    pub fn msync(&self, thread: &mut dyn UserThread, addr: u64, len: u64, flags: i32) -> Result<()> {
         let known = libc::MS_ASYNC | libc::MS_INVALIDATE | libc::MS_SYNC;
         let both = libc::MS_ASYNC | libc::MS_SYNC;
         if flags & !known != 0 || flags & both == both || !addr.is_multiple_of(PAGE) {
@@ -63,7 +61,7 @@ impl MemoryManager {
         if end == addr {
             return Ok(());
         }
-        let mut files: Vec<Arc<OpenFile>> = Vec::new();
+        let mut dirty: Vec<Range<u64>> = Vec::new();
         let (mut reached, mut holes) = (addr, false);
         let mut busy = false;
         for area in self.lock().map.overlapping(&(addr..end)) {
@@ -73,14 +71,17 @@ impl MemoryManager {
                 busy = true;
                 break;
             }
-            if let Some(backing) = area.file().filter(|_| area.shared && flags & libc::MS_SYNC != 0)
-                && !files.last().is_some_and(|last| Arc::ptr_eq(last, &backing.file))
-            {
-                files.push(backing.file.clone());
+            if flags & libc::MS_SYNC == 0 || !area.shared || area.file().is_none() {
+                continue;
+            }
+            let part = area.start.max(addr)..area.end.min(end);
+            match dirty.last_mut() {
+                Some(last) if last.end == part.start => last.end = part.end,
+                _ => dirty.push(part),
             }
         }
-        for file in files {
-            file.object().sync(true)?;
+        for part in dirty {
+            thread.sync(part.start, part.end - part.start, libc::MS_SYNC)?;
         }
         match (busy, holes || reached < end) {
             (true, _) => Err(Errno::EBUSY),

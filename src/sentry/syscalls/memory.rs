@@ -74,7 +74,7 @@ pub fn madvise(cur: &mut Current, addr: u64, len: u64, advice: i32) -> SysResult
 
 /// `msync(2)`.
 pub fn msync(cur: &mut Current, addr: u64, len: u64, flags: i32) -> SysResult {
-    cur.mm()?.msync(addr, len, flags).map(|()| 0)
+    cur.mm()?.msync(&mut *cur.user, addr, len, flags).map(|()| 0)
 }
 
 /// `mincore(2)`.

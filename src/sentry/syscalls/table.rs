@@ -126,7 +126,7 @@ fn descriptors(table: &mut Table) {
         257 openat Full "" fs::open::openat;
         275 splice Full "" fs::splice::splice;
         276 tee Full "" fs::splice::tee;
-        277 sync_file_range Partial "waits for all of the file" fs::sync::sync_file_range;
+        277 sync_file_range Full "" fs::sync::sync_file_range;
         278 vmsplice Full "copies" fs::splice::vmsplice;
         285 fallocate Partial "what the file system at hand knows" fs::size::fallocate;
         292 dup3 Full "" fs::fd::dup3;
@@ -285,11 +285,11 @@ fn processes(table: &mut Table) {
         125 capget Full "" process::creds::capget;
         126 capset Full "" process::creds::capset;
         135 personality Partial "only the Linux persona" process::prctl::personality;
-        140 getpriority Full "" process::sched::getpriority;
-        141 setpriority Partial "kept and shown; the host shares out the time" process::sched::setpriority;
+        140 getpriority Full "" process::priority::getpriority;
+        141 setpriority Full "what the host lets the sandbox have: without CAP_SYS_RESOURCE there, a worse nice value stays" process::priority::setpriority;
         142 sched_setparam Partial "as sched_setscheduler" process::sched::sched_setparam;
         143 sched_getparam Full "" process::sched::sched_getparam;
-        144 sched_setscheduler Partial "only the normal policies, which are kept and shown" process::sched::sched_setscheduler;
+        144 sched_setscheduler Partial "only the normal policies; realtime ones: EPERM" process::sched::sched_setscheduler;
         145 sched_getscheduler Full "" process::sched::sched_getscheduler;
         146 sched_get_priority_max Full "" process::sched::sched_get_priority_max;
         147 sched_get_priority_min Full "" process::sched::sched_get_priority_min;
@@ -304,9 +304,11 @@ fn processes(table: &mut Table) {
         231 exit_group Full "" process::clone::exit_group;
         247 waitid Full "" process::wait::waitid;
         272 unshare Partial "not every namespace" process::clone::unshare;
-        251 ioprio_set Partial "kept and shown; the host's devices serve the sandbox as one" process::sched::ioprio_set;
-        252 ioprio_get Full "" process::sched::ioprio_get;
+        251 ioprio_set Partial "kept and shown; the host's devices serve the sandbox as one" process::priority::ioprio_set;
+        252 ioprio_get Full "" process::priority::ioprio_get;
         302 prlimit64 Full "" process::limits::prlimit;
+        314 sched_setattr Partial "as sched_setscheduler; no clamped utilisation" process::sched::sched_setattr;
+        315 sched_getattr Full "" process::sched::sched_getattr;
         309 getcpu Full "" process::sched::getcpu;
         424 pidfd_send_signal Full "" process::pidfd::pidfd_send_signal;
         434 pidfd_open Full "" process::pidfd::pidfd_open;
@@ -465,8 +467,26 @@ pub fn compatibility_page() -> String {
         let note = if entry.note.is_empty() { String::new() } else { format!(" {}", entry.note) };
         page.push_str(&format!("| {} | {} | {support} |{note} |\n", entry.number, entry.name));
     }
-    page
+    page + NOTES
 }
+
+/// What is to be known beside the calls: the end of `docs/compatibility.md`.
+const NOTES: &str = "
+# Notes
+
+## Network counters
+
+`/proc/net/snmp`, `snmp6` and `netstat` have Linux's names in Linux's order. Within the sandbox, where bytes go from buffer to
+buffer, each hand-over counts as a packet of `lo`. These are always 0, as what they count does not happen here:
+
+- `Ip` and `Ip6`: `ForwDatagrams`, `InNoRoutes`, `InTooBigErrors`: nothing is forwarded, and what arrives for nobody is counted
+  by `InAddrErrors`. `InDiscards` and `OutDiscards` count packets of an interface without IPv6 alone.
+- `Icmp`: `OutErrors`, `OutRateLimitGlobal`, `OutRateLimitHost`.
+- `Udp`: `SndbufErrors`, `MemErrors`; all of `UdpLite`.
+- `TcpExt`: `PruneCalled`, `RcvPruned`, `OfoPruned`, `TCPRcvQDrop`: the window that is offered is there. Of the many others that
+  Linux has since, none is shown.
+- `/proc/net/dev` and `/sys/class/net/*/statistics`: errors of a wire, `multicast`, `compressed`.
+";
 
 #[cfg(test)]
 mod tests {

@@ -12,6 +12,7 @@ use crate::sentry::creds::{Caps, Credentials};
 use crate::sentry::loader::{self, CommitArgs, ExecArgs, ExecFiles, HostAux, Prepared};
 use crate::sentry::signal::AltStack;
 use crate::sentry::syscalls;
+use crate::sentry::syscalls::fs::fd::close_all;
 use crate::sentry::syscalls::process::creds::{KEEP_CAPS, NOROOT};
 use crate::sentry::task::tree::ExitStatus;
 use crate::sentry::task::{Attention, Current, ThreadGroup};
@@ -216,10 +217,8 @@ fn close_on_exec(cur: &Current) -> Result<()> {
         files = files.fork();
         cur.task.replace_files(files.clone());
     }
-    for file in files.remove_cloexec() {
-        // What flushing fails with, nobody can be told.
-        let _ = files.closed(&file);
-    }
+    // What flushing fails with, nobody can be told.
+    close_all(cur, &files, files.remove_cloexec());
     Ok(())
 }
 

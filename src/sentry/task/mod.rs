@@ -42,7 +42,7 @@ use parking_lot::{Mutex, RwLock};
 use self::signals::{GroupSignals, TaskSignals};
 use self::usage::Usage;
 use crate::errno::{Errno, Result};
-use crate::platform::placement::Affinity;
+use crate::platform::placement::Scheduling;
 use crate::platform::{AddressSpace, Interrupter, UserThread};
 use crate::sentry::creds::{Caps, Credentials};
 use crate::sentry::fdtable::{FdSlot, FdTable};
@@ -246,16 +246,12 @@ pub struct Task {
     pub start_ns: u64,
     /// `PR_SET_TIMERSLACK`, in nanoseconds.
     pub timer_slack: AtomicU64,
-    /// `sched_setaffinity(2)`.
-    pub affinity: Arc<Affinity>,
-    /// `sched_setscheduler(2)`: one of the ordinary policies.
-    pub policy: AtomicI32,
+    /// On which CPUs it runs and with what share of them.
+    pub scheduling: Arc<Scheduling>,
     /// `set_mempolicy(2)`: mode and nodes.
     pub memory_policy: Mutex<(i32, u64)>,
     /// Whose count it is in: guarded by the tree's lock.
     pub(super) counted_uid: AtomicU32,
-    /// `setpriority(2)`.
-    pub nice: AtomicI32,
     /// `ioprio_set(2)`.
     pub io_priority: AtomicI32,
     /// `seccomp(2)`.
@@ -352,9 +348,9 @@ impl Task {
         self.state.store(state as u8, Ordering::Relaxed);
     }
 
-    /// Changes on which CPUs it runs; user code that runs meanwhile is stopped once, to go on there.
-    pub fn set_affinity(&self, mask: Vec<u8>) {
-        self.affinity.set(mask);
+    /// Changes how it is scheduled; user code that runs meanwhile is stopped once, to go on so.
+    pub fn reschedule(&self, change: impl FnOnce(&Scheduling)) {
+        change(&self.scheduling);
         self.kick();
     }
 
@@ -403,11 +399,8 @@ impl Task {
         *self.name.lock() = parent.name();
         self.signals.lock().blocked = parent.blocked();
         self.timer_slack.store(parent.timer_slack.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.affinity.set(parent.affinity.get());
-        // Without SCHED_RESET_ON_FORK, which is for one generation.
-        self.policy.store(parent.policy.load(Ordering::Relaxed) & !0x4000_0000, Ordering::Relaxed);
+        self.scheduling.inherit(&parent.scheduling);
         *self.memory_policy.lock() = *parent.memory_policy.lock();
-        self.nice.store(parent.nice.load(Ordering::Relaxed), Ordering::Relaxed);
         self.io_priority.store(parent.io_priority.load(Ordering::Relaxed), Ordering::Relaxed);
         self.seccomp.inherit(&parent.seccomp);
     }
@@ -482,11 +475,9 @@ impl Task {
             clocks: Arc::default(),
             start_ns: boottime_ns(),
             timer_slack: AtomicU64::new(50_000),
-            affinity: Arc::default(),
-            policy: AtomicI32::new(libc::SCHED_OTHER),
+            scheduling: Arc::default(),
             memory_policy: Mutex::default(),
             counted_uid: AtomicU32::new(0),
-            nice: AtomicI32::new(0),
             io_priority: AtomicI32::new(0),
             seccomp,
         }

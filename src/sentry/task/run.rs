@@ -212,7 +212,7 @@ fn fault(cur: &mut Current, host: &crate::platform::SigInfo) {
 impl Current {
     /// The calling thread's task, which runs on `user`.
     pub(super) fn new(task: Arc<Task>, mut user: Box<dyn crate::platform::UserThread>, altstack: AltStack) -> Current {
-        user.follow(task.affinity.clone());
+        user.follow(task.scheduling.clone());
         *task.interrupter.lock() = Some(user.interrupter());
         task.clocks.started();
         task.group.clocks.enter(&task.clocks);

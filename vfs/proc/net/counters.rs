@@ -24,11 +24,12 @@ const UDP: &str =
 const TCP_EXT: &str = "SyncookiesSent SyncookiesRecv SyncookiesFailed EmbryonicRsts PruneCalled RcvPruned OfoPruned TW \
                        ListenOverflows ListenDrops TCPTimeouts TCPAbortOnData TCPAbortOnClose TCPAbortOnTimeout TCPRcvQDrop";
 const IP_EXT: &str = "InNoRoutes InTruncatedPkts InMcastPkts OutMcastPkts InBcastPkts OutBcastPkts InOctets OutOctets \
-                      InMcastOctets OutMcastOctets InBcastOctets OutBcastOctets";
+                      InMcastOctets OutMcastOctets InBcastOctets OutBcastOctets InCsumErrors InNoECTPkts InECT1Pkts \
+                      InECT0Pkts InCEPkts ReasmOverlaps";
 const IP6: &str = "InReceives InHdrErrors InTooBigErrors InNoRoutes InAddrErrors InUnknownProtos InTruncatedPkts InDiscards \
                    InDelivers OutForwDatagrams OutRequests OutDiscards OutNoRoutes ReasmTimeout ReasmReqds ReasmOKs \
                    ReasmFails FragOKs FragFails FragCreates InMcastPkts OutMcastPkts InOctets OutOctets InMcastOctets \
-                   OutMcastOctets InBcastOctets OutBcastOctets OutTransmits";
+                   OutMcastOctets InBcastOctets OutBcastOctets InNoECTPkts InECT1Pkts InECT0Pkts InCEPkts OutTransmits";
 const ICMP6: &str = "InMsgs InErrors OutMsgs OutErrors InCsumErrors";
 
 /// Types of ICMP messages by the name of their counters: RFC 792, RFC 950.

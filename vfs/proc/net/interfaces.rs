@@ -96,7 +96,7 @@ pub fn ipv6_route(kernel: &Kernel) -> String {
         row(to, route.destination.len, via, route.metric, flags, name);
     }
     for interface in interfaces.iter() {
-        for prefix in &interface.addresses {
+        for prefix in interface.addresses() {
             let IpAddr::V6(addr) = prefix.addr else { continue };
             row(addr, 128, Ipv6Addr::UNSPECIFIED, 0, LOCAL, &interface.name);
         }
@@ -108,7 +108,7 @@ pub fn ipv6_route(kernel: &Kernel) -> String {
 pub fn if_inet6(kernel: &Kernel) -> String {
     let mut text = String::new();
     for interface in kernel.net.interfaces().iter() {
-        for prefix in &interface.addresses {
+        for prefix in interface.addresses() {
             let IpAddr::V6(addr) = prefix.addr else { continue };
             // IPV6_ADDR_LOOPBACK, IPV6_ADDR_LINKLOCAL, or global; IFA_F_PERMANENT.
             let scope = match () {

@@ -5,7 +5,6 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::errno::Result;
 use crate::platform::placement;
@@ -83,7 +82,7 @@ pub fn stat(subject: &Subject, task: &Arc<Task>) -> Result<Vec<u8>> {
     let layout = mm.as_ref().map(|mm| mm.layout()).unwrap_or_default();
     let (ignored, caught) = task.group.handlers().ignored_and_caught();
     let (pending, blocked) = (task.pending_parts().0, task.blocked());
-    let nice = task.nice.load(Ordering::Relaxed);
+    let nice = task.scheduling.nice();
     let since = if subject.is_thread() { task.start_ns } else { task.group.start_ns };
     let low = |set: SigSet| set.0 & 0x7fff_ffff;
 
@@ -139,7 +138,7 @@ pub fn stat(subject: &Subject, task: &Arc<Task>) -> Result<Vec<u8>> {
     put(&if subject.is_thread() && task.tid() != task.pid() { -1 } else { place.exit_signal });
     put(&0); // processor
     put(&0); // rt_priority
-    put(&(task.policy.load(Ordering::Relaxed) & 0xff)); // without SCHED_RESET_ON_FORK
+    put(&(task.scheduling.policy() & !libc::SCHED_RESET_ON_FORK));
     for _unknown in ["delayacct_blkio_ticks", "guest_time", "cguest_time"] {
         put(&0);
     }
@@ -322,7 +321,7 @@ fn privileges(text: &mut String, task: &Task) {
 }
 
 fn processors(text: &mut String, subject: &Subject, task: &Task) {
-    let affinity = task.affinity.get();
+    let affinity = task.scheduling.affinity();
     let count = placement::count();
     let allowed: Vec<usize> = (0..count).filter(|&cpu| placement::allows(&affinity, cpu)).collect();
     let _ = writeln!(text, "Cpus_allowed:\t{}", mask(&allowed, count));

@@ -23,9 +23,9 @@ pub fn close(cur: &mut Current, fd: Fd) -> SysResult {
     closed.map(|()| 0)
 }
 
-/// Has the last `close` of a socket with `SO_LINGER` wait for the peer, if `file` is the last reference to it. A signal ends
-/// that, as the time does, and `close` has succeeded all the same.
-fn linger(cur: &Current, file: &Arc<OpenFile>) {
+/// Has what closes a socket with `SO_LINGER` wait for the peer, if `file` is the last reference to it. A signal ends that, as
+/// the time does, and the socket is closed all the same. (A process that ends does not wait: `inet_release` of Linux.)
+pub fn linger(cur: &Current, file: &Arc<OpenFile>) {
     if Arc::strong_count(file) > 1 {
         return;
     }
@@ -38,9 +38,10 @@ fn linger(cur: &Current, file: &Arc<OpenFile>) {
 }
 
 /// Closes files that were taken off `files`, as [`close`] does, whatever flushing says.
-pub fn close_all(files: &FdTable, closed: impl IntoIterator<Item = Arc<OpenFile>>) {
+pub fn close_all(cur: &Current, files: &FdTable, closed: impl IntoIterator<Item = Arc<OpenFile>>) {
     for file in closed {
         let _ = files.closed(&file);
+        linger(cur, &file);
     }
 }
 
@@ -60,7 +61,7 @@ pub fn close_range(cur: &mut Current, first: u32, last: u32, flags: u32) -> SysR
     if flags & CLOEXEC != 0 {
         files.set_cloexec_range(first, last);
     } else {
-        close_all(&files, files.remove_range(first, last));
+        close_all(cur, &files, files.remove_range(first, last));
     }
     Ok(0)
 }
@@ -92,7 +93,7 @@ fn duplicate(cur: &Current, old: Fd, new: Fd, cloexec: bool) -> SysResult {
     let files = cur.files()?;
     let file = files.get(old.0)?;
     let replaced = files.replace(new.0, file, cloexec, cur.limit(libc::RLIMIT_NOFILE))?;
-    close_all(&files, replaced);
+    close_all(cur, &files, replaced);
     Ok(new.0 as u64)
 }
 

@@ -4,6 +4,7 @@ use super::{socket_file, socket_of, ucred};
 use crate::errno::{Errno, Result};
 use crate::netstack::unix::UnixSocket;
 use crate::netstack::{Socket, SocketOption};
+use crate::sentry::creds::Caps;
 use crate::sentry::mm::user::{UserPtr, UserSlice};
 use crate::sentry::syscalls::{Fd, SysResult};
 use crate::sentry::task::Current;
@@ -42,5 +43,20 @@ pub fn setsockopt(cur: &mut Current, fd: Fd, level: i32, name: i32, value: u64, 
     if level == libc::SOL_SOCKET && matches!(name, libc::SO_DOMAIN | libc::SO_TYPE | libc::SO_PROTOCOL) {
         return Err(Errno::ENOPROTOOPT);
     }
-    socket_of(&file)?.set_option(SocketOption { level, name }, &value).map(|()| 0)
+    let socket = socket_of(&file)?;
+    if level == libc::SOL_SOCKET && socket.domain().0 == libc::AF_UNIX {
+        check_unix(cur, name, &value)?;
+    }
+    socket.set_option(SocketOption { level, name }, &value).map(|()| 0)
+}
+
+/// What of `SOL_SOCKET` takes a capability. (Sockets of other families know who made them.)
+fn check_unix(cur: &Current, name: i32, value: &[u8]) -> Result<()> {
+    let int = value.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)).ok_or(Errno::EINVAL)?;
+    let allowed = match name {
+        libc::SO_PRIORITY => (0..=6).contains(&int) || cur.has_cap(Caps::NET_RAW) || cur.has_cap(Caps::NET_ADMIN),
+        libc::SO_SNDBUFFORCE | libc::SO_RCVBUFFORCE => cur.has_cap(Caps::NET_ADMIN),
+        _ => true,
+    };
+    if allowed { Ok(()) } else { Err(Errno::EPERM) }
 }

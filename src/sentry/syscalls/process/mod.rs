@@ -7,6 +7,7 @@ pub mod ids;
 pub mod limits;
 pub mod pidfd;
 pub mod prctl;
+pub mod priority;
 pub mod sched;
 pub mod seccomp;
 pub mod wait;

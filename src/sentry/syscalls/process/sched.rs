@@ -1,15 +1,25 @@
-//! Scheduling: what programs ask of it. The CPUs asked for are kept to; priorities and policies are kept and shown, and the
-//! host shares out the time: to raise a priority again takes a privilege that the sentry does not have.
+//! Scheduling: what programs ask of it, and the host does ([`placement`]): CPUs, and the policies of ordinary programs.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::priority::may_improve;
 use crate::errno::{Errno, Result};
 use crate::platform::placement;
 use crate::sentry::creds::Caps;
 use crate::sentry::mm::user::{UserPtr, UserSlice};
 use crate::sentry::syscalls::SysResult;
 use crate::sentry::task::{Current, Task};
+
+/// Flags of `sched_setattr(2)`.
+const KEEP_POLICY: u64 = 0x08;
+const KEEP_PARAMS: u64 = 0x10;
+/// `SCHED_FLAG_RESET_ON_FORK`, `SCHED_FLAG_RECLAIM`, `SCHED_FLAG_DL_OVERRUN` and those above.
+const PLAIN_FLAGS: u64 = 0x07 | KEEP_POLICY | KEEP_PARAMS;
+/// `SCHED_FLAG_UTIL_CLAMP`.
+const UTIL_CLAMP: u64 = 0x60;
+const SCHED_DEADLINE: i32 = 6;
 
 fn target(cur: &Current, tid: i32) -> Result<Arc<Task>> {
     match tid {
@@ -46,7 +56,7 @@ pub fn sched_getaffinity(cur: &mut Current, tid: i32, len: u32, set: UserPtr<u8>
         return Err(Errno::EINVAL);
     }
     let task = target(cur, tid)?;
-    let bytes = allowed(&task.affinity.get());
+    let bytes = allowed(&task.scheduling.affinity());
     set.write_truncated(cur.space(), &bytes).map(|n| n as u64)
 }
 
@@ -64,11 +74,12 @@ pub fn sched_setaffinity(cur: &mut Current, tid: i32, len: u32, set: UserPtr<u8>
     if bytes.iter().all(|&byte| byte == 0) {
         return Err(Errno::EINVAL);
     }
-    task.set_affinity(bytes);
+    task.reschedule(|scheduling| scheduling.set_affinity(bytes));
     Ok(0)
 }
 
-fn may_schedule(cur: &Current, task: &Task) -> Result<()> {
+/// `EPERM` unless the caller has the user of `task` or `CAP_SYS_NICE`.
+pub(super) fn may_schedule(cur: &Current, task: &Task) -> Result<()> {
     let (own, other) = (cur.creds(), task.creds());
     let same = own.euid == other.euid || own.euid == other.ruid;
     if same || own.has(Caps::SYS_NICE) { Ok(()) } else { Err(Errno::EPERM) }
@@ -82,26 +93,140 @@ pub fn getcpu(cur: &mut Current, cpu: UserPtr<u32>, node: UserPtr<u32>) -> SysRe
 
 /// `sched_getscheduler(2)`: with `SCHED_RESET_ON_FORK`. `EINVAL`, `ESRCH`.
 pub fn sched_getscheduler(cur: &mut Current, tid: i32) -> SysResult {
-    target(cur, tid).map(|task| task.policy.load(Ordering::Relaxed) as u64)
+    target(cur, tid).map(|task| task.scheduling.policy() as u64)
 }
 
-/// `sched_setscheduler(2)`: the ordinary policies, kept and shown; `EPERM` for realtime ones, as with a limit of 0. `EINVAL`, `ESRCH`, `EFAULT`.
+/// `sched_setscheduler(2)`: the ordinary policies. `EPERM` for realtime ones, as with a limit of 0; `EINVAL`, `ESRCH`, `EFAULT`.
 pub fn sched_setscheduler(cur: &mut Current, tid: i32, policy: i32, param: UserPtr<i32>) -> SysResult {
-    if param.is_null() {
+    if param.is_null() || policy < 0 {
         return Err(Errno::EINVAL);
     }
     let priority = param.read(cur.space())?;
     let task = target(cur, tid)?;
-    const RESET_ON_FORK: i32 = 0x4000_0000;
-    match policy & !RESET_ON_FORK {
-        libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE if priority == 0 => {
-            may_schedule(cur, &task)?;
-            task.policy.store(policy, Ordering::Relaxed);
-            Ok(0)
-        }
-        libc::SCHED_FIFO | libc::SCHED_RR if (1..=99).contains(&priority) => Err(Errno::EPERM),
-        _ => Err(Errno::EINVAL),
+    set_policy(cur, &task, policy, priority, task.scheduling.nice())
+}
+
+/// Gives `task` a policy, perhaps with `SCHED_RESET_ON_FORK`, and a nice value.
+fn set_policy(cur: &Current, task: &Arc<Task>, policy: i32, priority: i32, nice: i32) -> SysResult {
+    let reset = policy & libc::SCHED_RESET_ON_FORK;
+    match policy & !libc::SCHED_RESET_ON_FORK {
+        libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE if priority == 0 => {}
+        libc::SCHED_FIFO | libc::SCHED_RR if (1..=99).contains(&priority) => return Err(Errno::EPERM),
+        _ => return Err(Errno::EINVAL),
     }
+    let (old, old_nice) = (task.scheduling.policy(), task.scheduling.nice());
+    let is_idle = |policy: i32| policy & !libc::SCHED_RESET_ON_FORK == libc::SCHED_IDLE;
+    let nice = if is_idle(policy) { old_nice } else { nice };
+    may_schedule(cur, task)?;
+    // What is idle has less than any nice value.
+    let better = nice < old_nice || (is_idle(old) && !is_idle(policy));
+    let frees = old & libc::SCHED_RESET_ON_FORK != 0 && reset == 0;
+    if (better && !may_improve(cur, task, nice)) || (frees && !cur.has_cap(Caps::SYS_NICE)) {
+        return Err(Errno::EPERM);
+    }
+    task.reschedule(|scheduling| {
+        scheduling.set_nice(nice);
+        scheduling.set_policy(policy);
+    });
+    Ok(0)
+}
+
+/// `struct sched_attr` of `linux/sched/types.h`.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Attr {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    /// Runtime, deadline and period: of `SCHED_DEADLINE`.
+    deadline: [u64; 3],
+    util: [u32; 2],
+}
+
+/// `SCHED_ATTR_SIZE_VER0`.
+const FIRST_SIZE: u32 = 48;
+const ATTR_SIZE: u32 = size_of::<Attr>() as u32;
+const PAGE: u32 = 4096;
+
+/// `sched_setattr(2)`: as `sched_setscheduler(2)`, and the nice value. `E2BIG` with the size that is known for a structure
+/// from the future that says something; `EOPNOTSUPP` for clamped utilisation; `EINVAL`, `ESRCH`, `EPERM`, `EFAULT`.
+pub fn sched_setattr(cur: &mut Current, tid: i32, attr: UserPtr<u32>, flags: u32) -> SysResult {
+    if attr.is_null() || tid < 0 || flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let size = match attr.read(cur.space())? {
+        0 => FIRST_SIZE,
+        size => size,
+    };
+    let known = (FIRST_SIZE..=PAGE).contains(&size).then(|| UserSlice::new(attr.addr(), size as usize));
+    let bytes = known.map(|slice| slice.read(cur.space())).transpose()?;
+    let bytes = bytes.filter(|bytes| bytes.iter().skip(ATTR_SIZE as usize).all(|&byte| byte == 0));
+    let Some(mut bytes) = bytes else {
+        attr.write(cur.space(), &ATTR_SIZE)?;
+        return Err(Errno::E2BIG);
+    };
+    bytes.resize(ATTR_SIZE as usize, 0);
+    let asked = Attr::read_from_bytes(&bytes).map_err(|_| Errno::EINVAL)?;
+    if asked.flags & UTIL_CLAMP != 0 && size < ATTR_SIZE || i32::try_from(asked.policy).is_err() {
+        return Err(Errno::EINVAL);
+    }
+    let task = target(cur, tid)?;
+    apply_attr(cur, &task, &asked)
+}
+
+fn apply_attr(cur: &Current, task: &Arc<Task>, asked: &Attr) -> SysResult {
+    let own = &task.scheduling;
+    if asked.flags & !(PLAIN_FLAGS | UTIL_CLAMP) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let keeps = |flag| asked.flags & flag != 0;
+    let (mut policy, reset) = if keeps(KEEP_POLICY) {
+        (own.policy() & !libc::SCHED_RESET_ON_FORK, own.policy() & libc::SCHED_RESET_ON_FORK != 0)
+    } else {
+        (asked.policy as i32, asked.flags & 1 != 0)
+    };
+    if policy == SCHED_DEADLINE {
+        let [runtime, deadline, period] = asked.deadline;
+        let sound = runtime >= 1024 && runtime <= deadline && (period == 0 || deadline <= period);
+        return Err(if sound { Errno::EPERM } else { Errno::EINVAL });
+    }
+    let (priority, nice) =
+        if keeps(KEEP_PARAMS) { (0, own.nice()) } else { (asked.priority, asked.nice.clamp(-20, 19)) };
+    if keeps(KEEP_PARAMS) {
+        if !matches!(policy, libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE) {
+            return Err(Errno::EINVAL);
+        }
+        // The policy is one of what Linux keeps.
+        policy = own.policy() & !libc::SCHED_RESET_ON_FORK;
+    }
+    let priority = i32::try_from(priority).map_err(|_| Errno::EINVAL)?;
+    if asked.flags & UTIL_CLAMP != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    set_policy(cur, task, policy | if reset { libc::SCHED_RESET_ON_FORK } else { 0 }, priority, nice)
+}
+
+/// `sched_getattr(2)`. `EINVAL`, `ESRCH`, `EFAULT`.
+pub fn sched_getattr(cur: &mut Current, tid: i32, attr: UserPtr<u8>, size: u32, flags: u32) -> SysResult {
+    if attr.is_null() || tid < 0 || flags != 0 || !(FIRST_SIZE..=PAGE).contains(&size) {
+        return Err(Errno::EINVAL);
+    }
+    let task = target(cur, tid)?;
+    let policy = task.scheduling.policy();
+    let own = Attr {
+        size: size.min(ATTR_SIZE),
+        policy: (policy & !libc::SCHED_RESET_ON_FORK) as u32,
+        flags: (policy & libc::SCHED_RESET_ON_FORK != 0).into(),
+        nice: task.scheduling.nice(),
+        priority: 0,
+        deadline: [0; 3],
+        util: [0; 2],
+    };
+    let mut bytes = own.as_bytes().to_vec();
+    bytes.resize(size as usize, 0);
+    attr.write_array(cur.space(), &bytes).map(|()| 0)
 }
 
 /// `sched_getparam(2)`: 0. `EINVAL`, `ESRCH`, `EFAULT`.
@@ -113,19 +238,20 @@ pub fn sched_getparam(cur: &mut Current, tid: i32, param: UserPtr<i32>) -> SysRe
     param.write(cur.space(), &0).map(|()| 0)
 }
 
-/// `sched_setparam(2)`: priority 0 is the only one of `SCHED_OTHER`. `EINVAL`, `ESRCH`, `EFAULT`.
+/// `sched_setparam(2)`: priority 0 is the only one of the ordinary policies. `EINVAL`, `ESRCH`, `EPERM`, `EFAULT`.
 pub fn sched_setparam(cur: &mut Current, tid: i32, param: UserPtr<i32>) -> SysResult {
     if param.is_null() {
         return Err(Errno::EINVAL);
     }
-    target(cur, tid)?;
-    if param.read(cur.space())? == 0 { Ok(0) } else { Err(Errno::EINVAL) }
+    let priority = param.read(cur.space())?;
+    let task = target(cur, tid)?;
+    set_policy(cur, &task, task.scheduling.policy(), priority, task.scheduling.nice())
 }
 
 fn is_realtime(policy: i32) -> Result<bool> {
     match policy {
         libc::SCHED_FIFO | libc::SCHED_RR => Ok(true),
-        libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE | 6 => Ok(false),
+        libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE | SCHED_DEADLINE => Ok(false),
         _ => Err(Errno::EINVAL),
     }
 }
@@ -144,75 +270,4 @@ pub fn sched_get_priority_min(_cur: &mut Current, policy: i32) -> SysResult {
 pub fn sched_rr_get_interval(cur: &mut Current, tid: i32, interval: UserPtr<[i64; 2]>) -> SysResult {
     target(cur, tid)?;
     interval.write(cur.space(), &[0, 4_000_000]).map(|()| 0)
-}
-
-/// Which tasks `getpriority(2)` means.
-fn priority_targets(cur: &Current, which: i32, who: i32) -> Result<Vec<Arc<Task>>> {
-    let tree = cur.kernel.tree.lock();
-    let found: Vec<Arc<Task>> = match which {
-        0 => tree.thread(if who == 0 { cur.tid() } else { who }).cloned().into_iter().collect(),
-        1 => {
-            let pgid = if who == 0 { tree.node(cur.pid()).map_or(0, |node| node.pgid) } else { who };
-            tree.members(pgid).flat_map(|node| node.group.threads()).collect()
-        }
-        2 => {
-            let uid = if who == 0 { cur.creds().ruid } else { who as u32 };
-            let groups = tree.nodes().filter(|(_, node)| node.group.uid() == uid);
-            groups.flat_map(|(_, node)| node.group.threads()).collect()
-        }
-        _ => return Err(Errno::EINVAL),
-    };
-    if found.is_empty() { Err(Errno::ESRCH) } else { Ok(found) }
-}
-
-/// `getpriority(2)`: the system call returns 20 minus the nice value. `EINVAL`, `ESRCH`.
-pub fn getpriority(cur: &mut Current, which: i32, who: i32) -> SysResult {
-    let tasks = priority_targets(cur, which, who)?;
-    let nice = tasks.iter().map(|task| task.nice.load(Ordering::Relaxed)).min().unwrap_or(0);
-    Ok((20 - nice) as u64)
-}
-
-/// `setpriority(2)`: kept and shown. `EINVAL`, `ESRCH`, `EPERM`, `EACCES`.
-pub fn setpriority(cur: &mut Current, which: i32, who: i32, nice: i32) -> SysResult {
-    let nice = nice.clamp(-20, 19);
-    let tasks = priority_targets(cur, which, who)?;
-    let floor = 20 - i32::try_from(cur.limit(libc::RLIMIT_NICE)).unwrap_or(40).min(40);
-    for task in tasks {
-        may_schedule(cur, &task)?;
-        let raised = nice < task.nice.load(Ordering::Relaxed);
-        if raised && nice < floor && !cur.has_cap(Caps::SYS_NICE) {
-            return Err(Errno::EACCES);
-        }
-        task.nice.store(nice, Ordering::Relaxed);
-    }
-    Ok(0)
-}
-
-/// `ioprio_set(2)`: kept and shown; the host's devices serve the sandbox as one. `EINVAL`, `ESRCH`, `EPERM`.
-pub fn ioprio_set(cur: &mut Current, which: i32, who: i32, priority: i32) -> SysResult {
-    // Above the level are hints for devices, which are kept as they are.
-    let (class, level) = ((priority >> 13) & 7, priority & 7);
-    match class {
-        0 if level == 0 => {}
-        1 if !cur.has_cap(Caps::SYS_ADMIN) && !cur.has_cap(Caps::SYS_NICE) => return Err(Errno::EPERM),
-        1..=3 => {}
-        _ => return Err(Errno::EINVAL),
-    }
-    // Counted from 1, where `setpriority(2)` counts from 0.
-    for task in priority_targets(cur, which.wrapping_sub(1), who)? {
-        let (own, other) = (cur.creds(), task.creds());
-        if ![own.euid, own.ruid].contains(&other.ruid) && !own.has(Caps::SYS_NICE) {
-            return Err(Errno::EPERM);
-        }
-        task.io_priority.store(priority & 0xffff, Ordering::Relaxed);
-    }
-    Ok(0)
-}
-
-/// `ioprio_get(2)`: of several tasks the best. `EINVAL`, `ESRCH`.
-pub fn ioprio_get(cur: &mut Current, which: i32, who: i32) -> SysResult {
-    let tasks = priority_targets(cur, which.wrapping_sub(1), who)?;
-    let all = tasks.iter().map(|task| task.io_priority.load(Ordering::Relaxed));
-    // No class is worse than every other.
-    Ok(all.min_by_key(|&priority| if priority >> 13 == 0 { i32::MAX } else { priority }).unwrap_or(0) as u64)
 }
