@@ -218,6 +218,9 @@ pub trait UserThread {
     /// them without asking.
     fn set_answers(&mut self, _answers: &[(usize, u32)]) {}
 
+    /// The container thread has ended, and its process goes on: the platform may keep what it has of it, for another thread.
+    fn retire(&mut self) {}
+
     /// Whether the platform would like [`Room::LEN`] bytes of address space that the container does not use, within 2 GiB of
     /// this range.
     fn wants_room(&mut self) -> Option<Range<u64>> {

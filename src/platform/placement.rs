@@ -84,6 +84,17 @@ thread_local! {
 
     /// The index of the CPU where the calling thread is without its stub.
     static APART: Cell<Option<usize>> = const { Cell::new(None) };
+
+    /// The host's number of the CPU that the calling thread is pinned to.
+    static PINNED: Cell<Option<usize>> = const { Cell::new(None) };
+
+    /// Whether the calling thread has slept since it was last asked.
+    static SLEPT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread has slept ([`blocking`]) since this was last asked.
+pub fn has_slept() -> bool {
+    SLEPT.take()
 }
 
 /// The nice value of the sandbox: what its processes begin with, as those of a host's container begin with the engine's.
@@ -189,6 +200,7 @@ impl Scheduling {
 pub fn serve_all() {
     let cpus: Vec<usize> = cpus().iter().map(Cpu::id).collect();
     pin_thread(0, &cpus);
+    PINNED.set(None);
     if WEIGHED.load(Ordering::SeqCst) {
         set_nice(0, ordinary_nice());
     }
@@ -198,6 +210,8 @@ pub fn serve_all() {
 pub struct Place {
     index: usize,
     stub: i32,
+    /// The host's number of the CPU that the stub thread is pinned to.
+    pinned: Option<usize>,
     since: Instant,
     scheduling: Arc<Scheduling>,
     /// Which version of it is in force.
@@ -208,8 +222,9 @@ pub struct Place {
 }
 
 impl Place {
-    /// Places the calling thread and the stub thread `stub`, by preference on the CPU `near`.
-    pub fn new(stub: i32, near: Option<usize>) -> Place {
+    /// Places the calling thread and the stub thread `stub`, by preference on the CPU `near`. `pinned`: the host's number of the
+    /// CPU that the stub thread is pinned to already.
+    pub fn new(stub: i32, near: Option<usize>, pinned: Option<usize>) -> Place {
         let all = cpus();
         let near = near.filter(|&index| index < available());
         let index = match near {
@@ -220,7 +235,8 @@ impl Place {
         all[index].running.fetch_add(1, Ordering::Relaxed);
         PLACE.set(Some(index));
         let since = Instant::now();
-        let place = Place { index, stub, since, scheduling: Arc::default(), version: 0, mask: Vec::new(), apart: None };
+        let (scheduling, mask) = (Arc::default(), Vec::new());
+        let mut place = Place { index, stub, pinned, since, scheduling, version: 0, mask, apart: None };
         place.pin();
         place
     }
@@ -228,14 +244,22 @@ impl Place {
     /// Another stub thread takes the place of the old one.
     pub fn replace_stub(&mut self, stub: i32) {
         self.stub = stub;
-        pin_thread(stub, &[cpus()[self.index].id()]);
+        self.pinned = None;
+        self.pin();
         self.weigh();
     }
 
-    fn pin(&self) {
+    fn pin(&mut self) {
         let cpu = cpus()[self.index].id();
-        pin_thread(0, &[cpu]);
-        pin_thread(self.stub, &[cpu]);
+        pin_self(cpu);
+        if self.pinned.replace(cpu) != Some(cpu) {
+            pin_thread(self.stub, &[cpu]);
+        }
+    }
+
+    /// The host's number of the CPU that the stub thread is pinned to.
+    pub fn pinned(&self) -> Option<usize> {
+        self.pinned
     }
 
     /// Is scheduled so from now on.
@@ -287,7 +311,7 @@ impl Place {
         all[index].running.fetch_add(1, Ordering::Relaxed);
         self.apart = Some(index);
         APART.set(Some(index));
-        pin_thread(0, &[all[index].id()]);
+        pin_self(all[index].id());
         true
     }
 
@@ -296,7 +320,7 @@ impl Place {
         if let Some(index) = self.apart.take() {
             APART.set(None);
             cpus()[index].running.fetch_sub(1, Ordering::Relaxed);
-            pin_thread(0, &[cpus()[self.index].id()]);
+            pin_self(cpus()[self.index].id());
         }
     }
 
@@ -308,6 +332,11 @@ impl Place {
     /// Whether somebody has come to the CPU where the sentry thread is alone.
     pub fn is_in_the_way(&self) -> bool {
         self.apart.is_some_and(|index| cpus()[index].running.load(Ordering::Relaxed) > 1)
+    }
+
+    /// Whether other pairs run where this one does.
+    pub fn has_company(&self) -> bool {
+        cpus()[self.index].running.load(Ordering::Relaxed) > 1
     }
 
     /// Moves the pair if it may not be where it is, or if it has company and another CPU has nobody. Costs two loads when it
@@ -353,6 +382,13 @@ fn idlest(mask: &[u8]) -> (usize, usize) {
     counts.min_by_key(|&(_, running)| running).unwrap_or((0, 0))
 }
 
+/// Pins the calling thread, if it is not pinned there.
+fn pin_self(cpu: usize) {
+    if PINNED.replace(Some(cpu)) != Some(cpu) {
+        pin_thread(0, &[cpu]);
+    }
+}
+
 fn pin_thread(tid: i32, to: &[usize]) {
     // SAFETY: a set with bits that are within it, valid for the call. Failing leaves the thread where it is, which is only
     // slower.
@@ -395,6 +431,7 @@ pub struct Blocking {
 
 /// The calling thread is about to sleep.
 pub fn blocking() -> Blocking {
+    SLEPT.set(true);
     let (index, apart) = (PLACE.get(), APART.get());
     for index in [index, apart].into_iter().flatten() {
         cpus()[index].running.fetch_sub(1, Ordering::Relaxed);

@@ -150,6 +150,7 @@ fn threads_go_where_they_may_be() {
         (i=0; while :; do i=$((i + 1)); [ $((i % 2000)) = 0 ] && echo $name$i; done) &
     done; wait";
     let mut shown = Shown::start(place.sandbox(script, resources));
+    shown.until_printed("a2000");
     for list in [second.clone(), first.clone(), format!("{first},{second}")] {
         done(shown.running.command(&["update", "--cpuset-cpus", &list]));
         let last = |text: &str, name: char| text.lines().rfind(|line| line.starts_with(name)).map(str::to_owned);

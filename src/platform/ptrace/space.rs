@@ -16,6 +16,8 @@ pub struct StubProcess {
     pub threads: AtomicUsize,
     /// Set when the container has touched the vDSO's mapping: the process cannot be used for another program.
     pub vdso_changed: AtomicBool,
+    /// Set for good when it has host threads that are no user thread's but may become one.
+    pub has_resting: AtomicBool,
     /// What another platform keeps for as long as the process may run.
     pub kept: OnceLock<Box<dyn Any + Send + Sync>>,
 }
@@ -23,8 +25,8 @@ pub struct StubProcess {
 impl StubProcess {
     /// Takes charge of a process with one thread.
     pub fn new(pid: i32) -> Arc<StubProcess> {
-        let (threads, vdso_changed) = (AtomicUsize::new(1), AtomicBool::new(false));
-        Arc::new(StubProcess { pid, threads, vdso_changed, kept: OnceLock::new() })
+        let (vdso_changed, has_resting) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(StubProcess { pid, threads: AtomicUsize::new(1), vdso_changed, has_resting, kept: OnceLock::new() })
     }
 }
 

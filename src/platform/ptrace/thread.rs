@@ -65,6 +65,8 @@ pub struct StubSeed {
     space: Option<Arc<Space>>,
     factory: Arc<Factory>,
     near: Option<usize>,
+    /// The host's number of the CPU that the thread is pinned to.
+    pinned: Option<usize>,
 }
 
 impl StubSeed {
@@ -78,6 +80,7 @@ impl StubSeed {
             space: None,
             factory,
             near: placement::here(),
+            pinned: None,
         }
     }
 }
@@ -99,7 +102,6 @@ impl StubSeed {
     /// Makes the calling thread its owner: [`SeedThread::attach`].
     pub fn attach_thread(mut self) -> Result<StubThread> {
         let process = self.process.take().ok_or(Errno::ESRCH)?;
-        let place = Place::new(self.tid, self.near);
         let mut base = zero_regs();
         let traced = trace::seize(self.tid).and_then(|()| trace::get_regs(self.tid, &mut base));
         if let Err(error) = traced {
@@ -110,27 +112,37 @@ impl StubSeed {
             self.process = Some(process);
             return Err(error);
         }
-        let mut regs = self.regs;
-        if regs.cs == 0 {
-            regs = Regs { cs: base.cs, ss: base.ss, eflags: 0x202, ..regs };
+        if self.regs.cs == 0 {
+            self.regs = Regs { cs: base.cs, ss: base.ss, eflags: 0x202, ..self.regs };
         }
+        Ok(self.into_thread(process))
+    }
+
+    /// Makes the calling thread the owner of one that runs without a tracer.
+    pub fn attach_untraced(mut self) -> Result<StubThread> {
+        let process = self.process.take().ok_or(Errno::ESRCH)?;
+        Ok(self.into_thread(process))
+    }
+
+    fn into_thread(mut self, process: Arc<StubProcess>) -> StubThread {
+        let place = Place::new(self.tid, self.near, self.pinned);
         let space = self.space.take().unwrap_or_else(|| {
             let vdso = self.vdso.clone();
             let range = self.factory.range();
             Arc::new(Space { process: process.clone(), alive: AtomicBool::new(true), vdso, range })
         });
         let kicker = Kicker::new(IDLE, process.pid, self.tid);
-        Ok(StubThread {
+        StubThread {
             shared: space.clone(),
             space,
             process: Some(process),
             tid: self.tid,
-            regs: Regs { rax: 0, orig_rax: u64::MAX, ..regs },
+            regs: Regs { rax: 0, orig_rax: u64::MAX, ..self.regs },
             dirty: true,
             kicker,
             place,
             factory: self.factory.clone(),
-        })
+        }
     }
 }
 
@@ -416,8 +428,7 @@ impl UserThread for StubThread {
 
     fn renew(&mut self) -> Result<()> {
         let process = self.space.process.clone();
-        let alone = process.threads.load(Ordering::SeqCst) == 1 && self.tid == process.pid;
-        if alone && !process.vdso_changed.load(Ordering::Relaxed) {
+        if self.is_alone() && !process.vdso_changed.load(Ordering::Relaxed) {
             self.space.alive.store(false, Ordering::Release);
             let vdso = self.space.vdso.0.clone();
             let unmap = |gap: Range<u64>| (libc::SYS_munmap, [gap.start, gap.end - gap.start, 0, 0, 0]);
@@ -480,6 +491,7 @@ impl StubThread {
             space: None,
             factory: self.factory.clone(),
             near: placement::here(),
+            pinned: None,
         })
     }
 
@@ -490,15 +502,44 @@ impl StubThread {
         let tid = self.clone_stub(CLONE_THREAD).inspect_err(|_| {
             process.threads.fetch_sub(1, Ordering::SeqCst);
         })?;
-        Ok(StubSeed {
+        Ok(self.sibling(process, tid, (None, None)))
+    }
+
+    /// A thread of the same process that is there already, without a tracer, and used by nobody.
+    pub fn resting_seed(&self, tid: i32, pinned: Option<usize>) -> StubSeed {
+        let process = self.space.process.clone();
+        process.threads.fetch_add(1, Ordering::SeqCst);
+        // Whoever makes a thread often waits for it next. One that computes is moved by its sentry thread, which looks.
+        self.sibling(process, tid, (placement::here(), pinned))
+    }
+
+    fn sibling(&self, process: Arc<StubProcess>, tid: i32, (near, pinned): (Option<usize>, Option<usize>)) -> StubSeed {
+        StubSeed {
             process: Some(process),
             tid,
             regs: self.regs,
             vdso: self.space.vdso.clone(),
             space: Some(self.space.clone()),
             factory: self.factory.clone(),
-            near: None,
-        })
+            near,
+            pinned,
+        }
+    }
+
+    /// Whether its process can be used for another program: no other thread is in it.
+    pub fn is_alone(&self) -> bool {
+        let process = &self.space.process;
+        let alone = process.threads.load(Ordering::SeqCst) == 1 && self.tid == process.pid;
+        alone && !process.has_resting.load(Ordering::SeqCst)
+    }
+
+    /// Gives the stub thread up without ending it: somebody else has it from now on. The last one takes its process with it.
+    pub fn let_go(&mut self) {
+        let Some(process) = self.process.take() else { return };
+        if process.threads.fetch_sub(1, Ordering::SeqCst) == 1 {
+            // SAFETY: no pointers; the process is ours and not reaped.
+            unsafe { libc::kill(process.pid, libc::SIGKILL) };
+        }
     }
 
     /// Goes on in another, fresh stub process.

@@ -115,14 +115,36 @@ global_asm!(
     "mov r9, r13",
     "cmp ecx, {PATH_FIRST}",
     "je 20f",
+    "cmp ecx, {HINT_XSTATE}",
+    "jae 42f",
     "mov r9, r12",
     "cmp ecx, {PATH_SECOND}",
     "je 20f",
+    "mov eax, 8",
+    "cmp ecx, {SECOND_8}",
+    "je 43f",
+    "mov eax, 32",
+    "cmp ecx, {SECOND_32}",
+    "je 43f",
     // A buffer: its beginning.
     "mov rcx, r14",
     "mov eax, {brought_len}",
     "cmp rcx, rax",
     "cmova rcx, rax",
+    "jmp 21f",
+    // The extended state, for a new thread's, and what else there is to say of that.
+    "42:",
+    "mov eax, [rbx + {components}]",
+    "xor edx, edx",
+    "xsave64 [rbx + {xstate}]",
+    "mov eax, {clone_args}",
+    "cmp ecx, {CLONE_ARGS}",
+    "jne 24f",
+    // A few bytes, or none.
+    "43:",
+    "mov ecx, eax",
+    "test r9, r9",
+    "jz 24f",
     "jmp 21f",
     // A path: no further than its page.
     "20:",
@@ -164,6 +186,12 @@ global_asm!(
     "cmp r8d, {OUT_SECOND_EVENTS}",
     "je 25f",
     "mov r9, r14",
+    "mov eax, 8",
+    "cmp r8d, {OUT_THIRD_8}",
+    "je 26f",
+    "mov eax, 32",
+    "cmp r8d, {OUT_THIRD_32}",
+    "je 26f",
     "mov eax, {stat}",
     "jmp 26f",
     "25:",
@@ -173,6 +201,8 @@ global_asm!(
     "test rax, rax",
     "jz 28f",
     "26:",
+    "test r9, r9",
+    "jz 28f",
     "mov [rbx + {writable_at}], r9",
     "lock or byte ptr [r9], 0",
     "lock or byte ptr [r9 + rax - 1], 0",
@@ -200,6 +230,8 @@ global_asm!(
     "je 9f",
     "cmp eax, {EXCHANGE}",
     "je 9f",
+    "cmp eax, {STORE}",
+    "je 9f",
     "mov [rbx + {signal}], edi",
     "mov [rbx + {info}], rsi",
     "mov [rbx + {frame}], rdx",
@@ -221,6 +253,7 @@ global_asm!(
     "xchg [rbx + {state}], eax",
     "cmp eax, {RUN_ASLEEP}",
     "jne 3f",
+    "41:",
     "lea rdi, [rbx + {state}]",
     "mov esi, 1",
     "mov edx, 1",
@@ -229,6 +262,8 @@ global_asm!(
     ".globl runsc_trap_wake",
     "runsc_trap_wake:",
     // Wait: for a while by looking, then asleep.
+    ".globl runsc_trap_rest",
+    "runsc_trap_rest:",
     "3:",
     "mov ecx, [rbx + {patience}]",
     "4:",
@@ -264,6 +299,8 @@ global_asm!(
     "je 15f",
     "cmp eax, {RUN_ASLEEP}",
     "je 15f",
+    "cmp eax, {STORE}",
+    "je 19f",
     "pause",
     "jmp 3b",
     // Copy, as far as it goes.
@@ -275,9 +312,12 @@ global_asm!(
     "rep movsb",
     "mov [rbx + {length}], rcx",
     "16:",
+    "mov ecx, [rbx + {wakes}]",
     "mov eax, {TRAP}",
     "xchg [rbx + {state}], eax",
-    "jmp 3b",
+    "test ecx, ecx",
+    "jz 3b",
+    "jmp 41b",
     // Compare and exchange a word.
     "14:",
     "mov rdi, [rbx + {target}]",
@@ -285,6 +325,12 @@ global_asm!(
     "mov edx, [rbx + {length}]",
     "lock cmpxchg [rdi], edx",
     "mov [rbx + {source}], eax",
+    "jmp 16b",
+    // Store the extended state.
+    "19:",
+    "mov eax, [rbx + {components}]",
+    "xor edx, edx",
+    "xsave64 [rbx + {xstate}]",
     "jmp 16b",
     // It has faulted: rcx is what is left of a copy.
     "5:",
@@ -295,6 +341,13 @@ global_asm!(
     "15:",
     "cmp dword ptr [rbx + {kind}], {kind_call}",
     "je 17f",
+    "cmp dword ptr [rbx + {full}], 0",
+    "je 37f",
+    "mov rax, [rbx + {fs}]",
+    "wrfsbase rax",
+    "mov rax, [rbx + {gs}]",
+    "wrgsbase rax",
+    "37:",
     "mov rsp, [rbx + {frame}]",
     "6:",
     "mov eax, 15",
@@ -323,6 +376,8 @@ global_asm!(
     "33:",
     "mov dword ptr [rbx + {probing}], 0",
     "34:",
+    "cmp dword ptr [rbx + {full}], 0",
+    "jne 35f",
     "test dword ptr [rbx + {scratch} - 8], 0x400",
     "jz 18f",
     "std",
@@ -346,6 +401,36 @@ global_asm!(
     "mov rax, gs:[{rax}]",
     "mov rbx, gs:[{rbx}]",
     "jmp rcx",
+    // With other registers than those that it came with.
+    "35:",
+    "cmp dword ptr [rbx + {restore}], 0",
+    "je 38f",
+    "mov eax, [rbx + {components}]",
+    "xor edx, edx",
+    "xrstor64 [rbx + {xstate}]",
+    "38:",
+    "mov rax, [rbx + {fs}]",
+    "wrfsbase rax",
+    "wrgsbase rbx",
+    "lea rsp, [rbx + {eflags}]",
+    "popfq",
+    "mov rcx, gs:[{rcx}]",
+    "mov r11, gs:[{r11}]",
+    "mov rdx, gs:[{rdx}]",
+    "mov rsi, gs:[{rsi}]",
+    "mov rdi, gs:[{rdi}]",
+    "mov rbp, gs:[{rbp}]",
+    "mov r8, gs:[{r8}]",
+    "mov r9, gs:[{r9}]",
+    "mov r10, gs:[{r10}]",
+    "mov r12, gs:[{r12}]",
+    "mov r13, gs:[{r13}]",
+    "mov r14, gs:[{r14}]",
+    "mov r15, gs:[{r15}]",
+    "mov rsp, gs:[{rsp}]",
+    "mov rax, gs:[{rax}]",
+    "mov rbx, gs:[{rbx}]",
+    "jmp gs:[{rip}]",
     // What calls bring and take: see `hint`.
     "40:",
     ".fill {answers}, 1, 0",
@@ -366,6 +451,13 @@ global_asm!(
     stat = const hint::STAT,
     PATH_FIRST = const hint::PATH_FIRST,
     PATH_SECOND = const hint::PATH_SECOND,
+    SECOND_8 = const hint::SECOND_8,
+    SECOND_32 = const hint::SECOND_32,
+    HINT_XSTATE = const hint::XSTATE,
+    CLONE_ARGS = const hint::CLONE_ARGS,
+    clone_args = const hint::CLONE_ARGS_LEN,
+    OUT_THIRD_8 = const hint::OUT_THIRD_8 >> 4,
+    OUT_THIRD_32 = const hint::OUT_THIRD_32 >> 4,
     OUT_SECOND_STAT = const hint::OUT_SECOND_STAT >> 4,
     OUT_SECOND_16 = const hint::OUT_SECOND_16 >> 4,
     OUT_SECOND_LEN = const hint::OUT_SECOND_LEN >> 4,
@@ -403,6 +495,15 @@ global_asm!(
     r13 = const field::R13,
     r14 = const field::R14,
     r15 = const field::R15,
+    rcx = const field::RCX,
+    r11 = const field::R11,
+    eflags = const field::EFLAGS,
+    full = const field::FULL,
+    restore = const field::RESTORE,
+    components = const field::COMPONENTS,
+    xstate = const context::XSTATE,
+    wakes = const field::WAKES,
+    STORE = const state::STORE,
     kind_call = const context::KIND_CALL,
     kind_signal = const context::KIND_SIGNAL,
     // `ucontext.uc_mcontext.rip`: 40 bytes of ucontext before the registers, of which it is the seventeenth.
@@ -422,6 +523,7 @@ unsafe extern "C" {
     static runsc_trap_handler: u8;
     static runsc_trap_wake: u8;
     static runsc_trap_wait: u8;
+    static runsc_trap_rest: u8;
     static runsc_trap_return: u8;
     static runsc_trap_bring: u8;
     static runsc_trap_brought: u8;
@@ -467,6 +569,11 @@ pub fn handler() -> u64 {
 /// Behind the `futex` calls: waking, waiting.
 pub fn futexes() -> [u64; 2] {
     [place(&raw const runsc_trap_wake), place(&raw const runsc_trap_wait)]
+}
+
+/// Where a thread waits for an answer, its context in `rbx`.
+pub fn rest() -> u64 {
+    place(&raw const runsc_trap_rest)
 }
 
 /// Behind the call of `rt_sigreturn`.

@@ -4,7 +4,8 @@
 //! 0x0000  state, registers, orders, answers        written by both
 //! 0x1000  buffer for copies that the sentry orders
 //! 0x2000  what a call brings with it; what it takes back   (see `hint`)
-//! 0x3000  the stub's signal stack                   up to SIZE
+//! 0x3000  extended state that the sentry asks for or gives (see `extended`)
+//! 0x4000  the stub's signal stack                   up to SIZE
 //! ```
 //!
 //! The container can write to all of it at any time. The sentry reads each value once, believes nothing, and indexes with
@@ -17,7 +18,7 @@
 //!
 //! ```text
 //!            stub: xchg                      sentry: cmpxchg
-//! RUN ───────────────────▶ TRAP ◀──────────────────────────▶ COPY, EXCHANGE (the stub does it and says TRAP again)
+//! RUN ───────────────────▶ TRAP ◀──────────────────────────▶ COPY, … (an order: the stub does it and says TRAP again)
 //!  │ ▲                      │ ▲
 //!  ▼ │ sentry sleeps        ▼ │ stub sleeps
 //! RUN_ASLEEP               TRAP_ASLEEP ─ sentry: xchg ─▶ RUN or RUN_ASLEEP
@@ -63,11 +64,17 @@ pub const TAKEN_LEN: usize = 0xc00;
 /// How many pieces that can be.
 pub const PIECES: usize = 4;
 
+/// Where extended state is in a context: an XSAVE area in standard format.
+pub const XSTATE: u64 = 0x3000;
+
+/// How much that can be.
+pub const XSTATE_LEN: usize = 0x1000;
+
 /// Where the signal stack is in a context.
-pub const STACK: u64 = 0x3000;
+pub const STACK: u64 = 0x4000;
 
 /// How many system-call numbers can have an answer.
-pub const ANSWERS: usize = 335;
+pub const ANSWERS: usize = 440;
 
 /// What the stub stopped for: a call through a rewritten site.
 pub const KIND_CALL: u32 = 0;
@@ -88,6 +95,8 @@ pub mod state {
     pub const COPY: u32 = 4;
     /// The stub is to compare and exchange.
     pub const EXCHANGE: u32 = 5;
+    /// The stub is to store its extended state.
+    pub const STORE: u32 = 6;
 }
 
 /// Offsets.
@@ -125,6 +134,16 @@ pub mod field {
     pub const GS_BASE: usize = 0xc8;
     /// What `pushfq` stored, true but for the arithmetic flags.
     pub const FLAGS: usize = 0xd0;
+    /// Registers that a call through a site changes: for a return that restores all of them.
+    pub const RCX: usize = 0xd8;
+    pub const R11: usize = 0xe0;
+    pub const EFLAGS: usize = 0xe8;
+    /// Whether the return is such a one.
+    pub const FULL: usize = 0xf0;
+    /// Whether it restores extended state too.
+    pub const RESTORE: usize = 0xf4;
+    /// Which components of that: the lower half, the upper one being zero.
+    pub const COMPONENTS: usize = 0xf8;
     /// What the call has brought: bytes from this address on are at [`super::BROUGHT`].
     pub const BROUGHT_AT: usize = 0x100;
     pub const BROUGHT_COUNT: usize = 0x108;
@@ -136,6 +155,8 @@ pub mod field {
     /// How many pieces the stub is to store before it goes on, and these: address, place in the context, length.
     pub const PIECES: usize = 0x11c;
     pub const PIECE: usize = 0x120;
+    /// Whether the sentry sleeps until an order is carried out.
+    pub const WAKES: usize = 0xfc;
     pub const ANSWERS: usize = 0x200;
 }
 
@@ -155,12 +176,15 @@ pub struct Context {
     pub mapped: bool,
     /// Set when its thread has been stopped since it did not do as told.
     pub halted: Cell<bool>,
+    /// Whether its thread looks for a while when it waits: it has a CPU to itself then. One that does not may be found before it
+    /// sleeps, but cannot do anything as long as the sentry thread has its CPU.
+    looks: Cell<bool>,
 }
 
 impl Context {
     /// The context at `index` of a process, in the memory `slab`.
     pub fn new(slab: Slab, index: usize, mapped: bool) -> Context {
-        Context { slab, index, mapped, halted: Cell::new(false) }
+        Context { slab, index, mapped, halted: Cell::new(false), looks: Cell::new(false) }
     }
 
     /// Takes away all that a thread or program before may have left: answers above all.
@@ -201,6 +225,7 @@ impl Context {
 
     /// How often the stub looks for its answer before it sleeps.
     pub fn set_patience(&self, looks: u32) {
+        self.looks.set(looks > 0);
         self.word(field::PATIENCE).store(looks, Ordering::Relaxed);
     }
 
@@ -258,6 +283,74 @@ impl Context {
         self.set(field::RIP, rip);
     }
 
+    /// Whether the stub, when it goes on, takes what [`Context::set_registers`] and [`Context::set_bases`] have left for it.
+    pub fn set_full(&self, full: bool) {
+        self.word(field::FULL).store(full.into(), Ordering::Relaxed);
+    }
+
+    /// Has the stub go on with these registers and no other `%gs` than its context. The trap flag must not be set.
+    pub fn set_registers(&self, regs: &Regs) {
+        let words = [
+            (field::R15, regs.r15),
+            (field::R14, regs.r14),
+            (field::R13, regs.r13),
+            (field::R12, regs.r12),
+            (field::RBP, regs.rbp),
+            (field::RBX, regs.rbx),
+            (field::R11, regs.r11),
+            (field::R10, regs.r10),
+            (field::R9, regs.r9),
+            (field::R8, regs.r8),
+            (field::RAX, regs.rax),
+            (field::RCX, regs.rcx),
+            (field::RDX, regs.rdx),
+            (field::RSI, regs.rsi),
+            (field::RDI, regs.rdi),
+            (field::RSP, regs.rsp),
+            (field::RIP, regs.rip),
+            (field::EFLAGS, regs.eflags),
+            (field::FS_BASE, regs.fs_base),
+        ];
+        for (field, value) in words {
+            self.set(field, value);
+        }
+    }
+
+    /// Has the stub return from its signal with these bases.
+    pub fn set_bases(&self, fs: u64, gs: u64) {
+        self.set(field::FS_BASE, fs);
+        self.set(field::GS_BASE, gs);
+    }
+
+    /// Makes it look as if the stub had stopped for a call, so that it goes on without returning from a signal.
+    pub fn set_called(&self) {
+        self.word(field::KIND).store(KIND_CALL, Ordering::Relaxed);
+    }
+
+    /// Which components of extended state the stub stores and restores.
+    pub fn set_components(&self, components: u32) {
+        self.word(field::COMPONENTS).store(components, Ordering::Relaxed);
+    }
+
+    /// Whether the stub restores extended state when it goes on with other registers.
+    pub fn set_restores(&self, restores: bool) {
+        self.word(field::RESTORE).store(restores.into(), Ordering::Relaxed);
+    }
+
+    /// Copies from where extended state is.
+    pub fn read_xstate(&self, image: &mut [u8]) {
+        let len = image.len().min(XSTATE_LEN);
+        // SAFETY: within the slab.
+        unsafe { std::ptr::copy_nonoverlapping(self.at(XSTATE as usize), image.as_mut_ptr(), len) };
+    }
+
+    /// Copies to where extended state is.
+    pub fn write_xstate(&self, image: &[u8]) {
+        let len = image.len().min(XSTATE_LEN);
+        // SAFETY: within the slab.
+        unsafe { std::ptr::copy_nonoverlapping(image.as_ptr(), self.at(XSTATE as usize), len) };
+    }
+
     /// What the call has brought with it, and where its result may be stored: addresses and lengths, in bounds.
     pub fn luggage(&self) -> Luggage {
         let word = |field| self.word(field).load(Ordering::Relaxed);
@@ -271,7 +364,9 @@ impl Context {
 
     /// Nothing is under way.
     pub fn begin(&self) {
-        for field in [field::PROBING, field::PIECES, field::BROUGHT_COUNT, field::WRITABLE_COUNT] {
+        for field in
+            [field::PROBING, field::PIECES, field::BROUGHT_COUNT, field::WRITABLE_COUNT, field::FULL, field::RESTORE]
+        {
             self.word(field).store(0, Ordering::Relaxed);
         }
     }
@@ -324,25 +419,59 @@ impl Context {
     }
 
     /// Orders a copy of `len` bytes from `source` to `target`, addresses of the stub, and says whether it may be waited for:
-    /// not when the stub sleeps.
+    /// not when the stub sleeps, or has no CPU.
     pub fn order_copy(&self, target: u64, source: u64, len: usize) -> bool {
-        self.order(state::COPY, target, source, len as u64)
-    }
-
-    /// Orders to compare and exchange the word at `address`.
-    pub fn order_exchange(&self, address: u64, expected: u32, new: u32) -> bool {
-        self.order(state::EXCHANGE, address, expected.into(), new.into())
-    }
-
-    fn order(&self, order: u32, target: u64, source: u64, length: u64) -> bool {
-        if self.halted.get() || self.state().load(Ordering::Relaxed) != state::TRAP {
+        if self.halted.get() || !self.looks.get() || self.state().load(Ordering::Relaxed) != state::TRAP {
             return false;
         }
         self.set(field::TARGET, target);
         self.set(field::SOURCE, source);
-        self.set(field::LENGTH, length);
+        self.set(field::LENGTH, len as u64);
+        self.prepare(false);
+        self.exchange(state::TRAP, state::COPY)
+    }
+
+    /// Orders to compare and exchange the word at `address`.
+    pub fn order_exchange(&self, address: u64, expected: u32, new: u32) -> Given {
+        self.set(field::TARGET, address);
+        self.set(field::SOURCE, expected.into());
+        self.set(field::LENGTH, new.into());
+        self.give(state::EXCHANGE)
+    }
+
+    /// Orders to store the extended state.
+    pub fn order_store(&self) -> Given {
+        self.give(state::STORE)
+    }
+
+    fn exchange(&self, from: u32, to: u32) -> bool {
+        self.state().compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    fn prepare(&self, asleep: bool) {
+        self.word(field::WAKES).store(asleep.into(), Ordering::Relaxed);
         self.word(field::FAULTED).store(0, Ordering::Relaxed);
-        self.state().compare_exchange(state::TRAP, order, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Gives an order to a stub that looks, or to one that sleeps, which is to be woken then.
+    fn give(&self, order: u32) -> Given {
+        if self.halted.get() {
+            return Given::Not;
+        }
+        if self.looks.get() {
+            self.prepare(false);
+            if self.exchange(state::TRAP, order) {
+                return Given::Awake;
+            }
+        }
+        self.prepare(true);
+        let given = self.exchange(state::TRAP_ASLEEP, order) || self.exchange(state::TRAP, order);
+        if given { Given::Asleep(order) } else { Given::Not }
+    }
+
+    /// Whether the order was carried out without a fault.
+    pub fn succeeded(&self) -> bool {
+        self.word(field::FAULTED).load(Ordering::Relaxed) == 0
     }
 
     /// How much of a copy was left over.
@@ -352,8 +481,7 @@ impl Context {
 
     /// What a compare-and-exchange found; `None` when it faulted.
     pub fn exchanged(&self) -> Option<u32> {
-        let faulted = self.word(field::FAULTED).load(Ordering::Relaxed) != 0;
-        (!faulted).then(|| self.get(field::SOURCE) as u32)
+        self.succeeded().then(|| self.get(field::SOURCE) as u32)
     }
 
     /// The buffer's address in the stub.
@@ -379,6 +507,17 @@ impl Context {
     pub fn into_slab(self) -> (Slab, usize, bool) {
         (self.slab, self.index, self.mapped)
     }
+}
+
+/// Whether an order was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// The stub does not wait.
+    Not,
+    /// It looks, and has taken it.
+    Awake,
+    /// It sleeps, or is about to, and must be woken and waited for: its state is this until it is done.
+    Asleep(u32),
 }
 
 /// In the count of what a call has brought: a string.
@@ -411,6 +550,12 @@ pub struct Frame<'a> {
     /// The signal's number.
     pub signal: i32,
 }
+
+/// Where the FXSAVE area leaves room for software: `struct _fpx_sw_bytes`.
+const SOFTWARE: std::ops::Range<usize> = 464..512;
+
+/// `FP_XSTATE_MAGIC1`: there is more than that area.
+const MAGIC: u32 = 0x4650_5853;
 
 /// Where the registers are in `struct ucontext`, and how many words of them there are (`struct sigcontext`).
 const GREGS: usize = 40;
@@ -489,12 +634,35 @@ impl<'a> Frame<'a> {
         unsafe { std::ptr::read_volatile(self.context.at(self.info).cast()) }
     }
 
+    /// Puts `image` in the place of the saved extended state, if that has room for it. The frame's own words about its
+    /// format stay.
+    pub fn store_xstate(&self, image: &[u8]) -> bool {
+        let Some((at, len)) = self.saved() else { return false };
+        if image.len() > len || image.len() < SOFTWARE.end {
+            return false;
+        }
+        for range in [0..SOFTWARE.start, SOFTWARE.end..image.len()] {
+            // SAFETY: within the slab: `at + len` is.
+            unsafe {
+                let to = self.context.at(at + range.start);
+                std::ptr::copy_nonoverlapping(image[range.clone()].as_ptr(), to, range.len());
+            }
+        }
+        true
+    }
+
+    /// Where the extended state is, and its length.
+    fn saved(&self) -> Option<(usize, usize)> {
+        let address = self.register(word::FPSTATE).load(Ordering::Relaxed);
+        let at = self.context.inside(address, SOFTWARE.end as u64)?;
+        let word = |offset: usize| self.context.word(at + SOFTWARE.start + offset).load(Ordering::Relaxed);
+        let room = SIZE as usize - at;
+        Some((at, if word(0) == MAGIC { (word(16) as usize).clamp(SOFTWARE.end, room) } else { SOFTWARE.end }))
+    }
+
     /// Copies the saved extended state over `image`, an XSAVE image in standard format of the host's full size, as far as
     /// the frame has it.
     pub fn load_xstate(&self, image: &mut [u8]) {
-        /// Where the FXSAVE area leaves room for software: `struct _fpx_sw_bytes`.
-        const SOFTWARE: std::ops::Range<usize> = 464..512;
-        const MAGIC: u32 = 0x4650_5853;
         let address = self.register(word::FPSTATE).load(Ordering::Relaxed);
         let Some(at) = self.context.inside(address, 512) else { return };
         let room = (SIZE as usize - at).min(image.len());

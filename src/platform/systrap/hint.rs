@@ -13,6 +13,14 @@ pub const PATH_FIRST: u8 = 1;
 pub const PATH_SECOND: u8 = 2;
 /// The second argument is a buffer, the third its length.
 pub const BUFFER_SECOND: u8 = 3;
+/// The second argument is the address of eight bytes, or null.
+pub const SECOND_8: u8 = 4;
+/// The second argument is the address of 32 bytes, or null.
+pub const SECOND_32: u8 = 5;
+/// Whoever answers will want the extended state.
+pub const XSTATE: u8 = 6;
+/// The same, and the first argument is the address of a `struct clone_args`.
+pub const CLONE_ARGS: u8 = 7;
 
 /// The result goes to the second argument, whose length is the third.
 pub const OUT_SECOND_LEN: u8 = 1 << 4;
@@ -24,9 +32,16 @@ pub const OUT_THIRD_STAT: u8 = 3 << 4;
 pub const OUT_SECOND_EVENTS: u8 = 4 << 4;
 /// Sixteen bytes go to the second argument.
 pub const OUT_SECOND_16: u8 = 5 << 4;
+/// Eight bytes go to the third argument, if that is not null.
+pub const OUT_THIRD_8: u8 = 6 << 4;
+/// 32 bytes go to the third argument, if that is not null.
+pub const OUT_THIRD_32: u8 = 7 << 4;
 
 /// `sizeof(struct stat)`.
 pub const STAT: usize = 144;
+
+/// `sizeof(struct clone_args)`.
+pub const CLONE_ARGS_LEN: usize = 88;
 
 const HINTS: &[(i64, u8)] = &[
     (libc::SYS_read, OUT_SECOND_LEN),
@@ -48,7 +63,16 @@ const HINTS: &[(i64, u8)] = &[
     (libc::SYS_newfstatat, PATH_SECOND | OUT_THIRD_STAT),
     (libc::SYS_epoll_wait, OUT_SECOND_EVENTS),
     (libc::SYS_clock_gettime, OUT_SECOND_16),
+    (libc::SYS_rt_sigprocmask, SECOND_8 | OUT_THIRD_8),
+    (libc::SYS_rt_sigaction, SECOND_32 | OUT_THIRD_32),
+    (libc::SYS_clone, XSTATE),
+    (libc::SYS_clone3, CLONE_ARGS),
 ];
+
+/// Whether a stub that has stopped for this call has stored its extended state.
+pub fn stores_xstate(number: u64) -> bool {
+    [libc::SYS_clone, libc::SYS_clone3].contains(&(number as i64))
+}
 
 /// A byte for each call's number.
 pub fn table() -> [u8; ANSWERS] {

@@ -3,9 +3,10 @@
 
 mod ends;
 mod fuzz;
+mod rest;
 mod sites;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -65,27 +66,26 @@ fn bounded<T: Send + 'static>(limit: Duration, body: impl FnOnce() -> T + Send +
 
 /// Kicks a thread every now and then until dropped.
 struct Kicks {
-    stop: Arc<AtomicBool>,
+    /// Taken when dropped: that ends the kicks at once.
+    stop: Option<mpsc::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Kicks {
     fn new(interrupter: Arc<dyn Interrupter>, every: Duration) -> Kicks {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let (stop, stopped) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                std::thread::sleep(every);
+            while stopped.recv_timeout(every) == Err(mpsc::RecvTimeoutError::Timeout) {
                 interrupter.interrupt();
             }
         });
-        Kicks { stop, thread: Some(thread) }
+        Kicks { stop: Some(stop), thread: Some(thread) }
     }
 }
 
 impl Drop for Kicks {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.stop.take());
         self.thread.take().map(|thread| thread.join());
     }
 }
@@ -430,6 +430,11 @@ fn forge(user: &mut dyn UserThread, frame: &Forged) {
     prepare(user, &registers, 0, 0x202, code::sigreturn() - 2);
 }
 
+/// Whether the event is the stub's own `rt_sigreturn`, which a traced thread has jumped to.
+fn is_sigreturn(user: &dyn UserThread, event: &Event) -> bool {
+    matches!(event, Event::Syscall) && user.regs().rip == code::sigreturn()
+}
+
 #[test]
 fn blocked_signals_do_not_keep_kicks_away() {
     bounded(Duration::from_secs(30), || {
@@ -437,18 +442,28 @@ fn blocked_signals_do_not_keep_kicks_away() {
         let mut user = free_thread(&platform);
         user.space().write(CODE + 0x200, &[0xeb, 0xfe]).unwrap();
         let own = (context::WINDOW + context::STACK, context::SIZE - context::STACK);
-        forge(&mut *user, &Forged::new(CODE + 0x200, DATA + 0x800).mask(u64::MAX).stack(own.0, own.1));
+        let frame = Forged::new(CODE + 0x200, DATA + 0x800).mask(u64::MAX).stack(own.0, own.1);
+        forge(&mut *user, &frame);
         // Free, then traced: the kick is a signal there.
-        for turn in 0..10 {
+        let mut turn = 0;
+        while turn < 10 {
             let kicks = Kicks::new(user.interrupter(), Duration::from_millis(5));
             let begun = Instant::now();
             let event = user.run();
+            drop(kicks);
+            if turn == 0 && is_sigreturn(&*user, &event) {
+                // Traced already, as a copy of the frame was late: a call that is answered like any other.
+                user.regs_mut().rip = CODE;
+                set_free(&mut *user);
+                forge(&mut *user, &frame);
+                continue;
+            }
             assert!(matches!(event, Event::Interrupted), "{turn}: {}", told(&*user, &event));
             assert!(begun.elapsed() < Duration::from_secs(1));
-            drop(kicks);
             if turn > 2 {
                 assert_eq!(user.regs().rip, CODE + 0x200);
             }
+            turn += 1;
         }
         // Nor is it left so: the thread goes on as any other.
         user.regs_mut().rip = CODE;
@@ -528,23 +543,26 @@ fn under_attack(seconds: u64, seed: u64, attack: impl Fn(i32, &mut Random) + Sen
     bounded(Duration::from_secs(seconds + 60), move || {
         let platform = Arc::new(SystrapPlatform::new().unwrap());
         let bystander = Bystander::new(&platform);
-        let pid = AtomicU32::new(0);
+        // Held during an attack: a store that is under way holds the memory beyond the end of its process.
+        let pid = parking_lot::Mutex::new(0);
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut random = Random(seed);
                 while !done.load(Ordering::Relaxed) {
-                    match pid.load(Ordering::Relaxed) {
+                    let pid = pid.lock();
+                    match *pid {
                         0 => std::thread::yield_now(),
-                        pid => attack(pid as i32, &mut random),
+                        pid => attack(pid, &mut random),
                     }
+                    parking_lot::MutexGuard::unlock_fair(pid);
                 }
             });
             let mut random = Random(seed ^ 0xffff);
             let end = Instant::now() + Duration::from_secs(seconds);
             while Instant::now() < end {
                 let mut user = free_thread(&platform);
-                pid.store(user.space().host_pid() as u32, Ordering::Relaxed);
+                *pid.lock() = user.space().host_pid();
                 let kicks = Kicks::new(user.interrupter(), Duration::from_millis(2));
                 for _ in 0..200 {
                     let begun = Instant::now();
@@ -556,7 +574,7 @@ fn under_attack(seconds: u64, seed: u64, attack: impl Fn(i32, &mut Random) + Sen
                     use_thread(&mut *user, &mut random);
                     user.regs_mut().rip = CODE;
                 }
-                pid.store(0, Ordering::Relaxed);
+                *pid.lock() = 0;
                 drop(kicks);
             }
             done.store(true, Ordering::Relaxed);

@@ -3,10 +3,10 @@
 //! A stub thread is in one of two modes:
 //!
 //! ```text
-//!            ┌──────── TRACED ────────┐  many plain calls in a row   ┌────────── FREE ──────────┐
+//!            ┌──────── TRACED ────────┐  many plain calls in a row   ┌────────── FREE ───────────┐
 //! start ───▶ │ as on the ptrace       │ ───────────────────────────▶ │ no tracer: a filter makes │
 //!            │ platform               │ ◀─────────────────────────── │ every call a SIGSYS       │
-//!            └────────────────────────┘  mapping, fork, exec, a kick └──────────────────────────┘
+//!            └────────────────────────┘  a kick; exec; mapping, fork └───────────────────────────┘
 //! ```
 //!
 //! Free, a call costs no ptrace stop. The stub's code ([`code`]) saves the registers in a [`context`] that the sentry maps
@@ -15,8 +15,10 @@
 //! 10). A signal costs 2.3 us more; call sites that are met often are rewritten ([`patch`]) and need none.
 //!
 //! Whatever is rare or needs the host's word goes back to the traced mode, where the sentry has the thread's true registers
-//! and nobody can act for the stub: mapping memory, forking, extended state. The filter lets such calls pass only with a
-//! seal that container code never sees ([`crate::seccomp::trap`]).
+//! and nobody can act for the stub: mapping memory, forking. The filter lets such calls pass only with a seal that container
+//! code never sees ([`crate::seccomp::trap`]). A thread that was free is so again right after.
+//!
+//! Stub threads outlive their container threads: they rest until their process has another one.
 //!
 //! Where a sentry thread is: with its stub on one CPU, unless calls come quickly and another CPU is free; then it goes
 //! there, and comes back when calls get rare, when somebody else needs that CPU, or when it must sleep.
@@ -73,9 +75,9 @@ impl SystrapPlatform {
         let calls = stub::sealed_calls();
         let pause = stub::PAUSE_END;
         let window = (context::WINDOW >> 32) as u32;
-        let places = Places { futexes: code::futexes(), sigreturn: code::sigreturn(), calls, pause, window };
-        let filter = trap::filter(seal, &places)?;
         let range = stub::USER_RANGE.start..context::WINDOW;
+        let (futexes, sigreturn) = (code::futexes(), code::sigreturn());
+        let filter = trap::filter(seal, &Places { futexes, sigreturn, calls, pause, window })?;
         let factory = Factory::start(Kind::Free { seal, filter, handler: code::handler(), range })?;
         // After the template is made, which need not inherit it.
         Ok(SystrapPlatform { factory, arena: Arena::new()? })

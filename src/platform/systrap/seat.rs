@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::context::state;
-use crate::platform::placement::Place;
+use crate::platform::placement::{Place, has_slept};
 
 /// How many calls must come quickly before the thread looks.
 const EAGER: u32 = 24;
@@ -66,8 +66,13 @@ impl Seat {
 
     /// The stub is about to be told to go on; `slept`: it had given up looking. Decides where the thread is to wait.
     pub fn settle(&mut self, place: &mut Place, slept: bool) {
+        let blocked = has_slept();
         if place.is_spread() && (slept || place.is_in_the_way()) {
             place.join();
+            self.quick = 0;
+        }
+        if blocked {
+            // One that often waits for others has no use for a CPU that looks.
             self.quick = 0;
         }
         if place.is_spread() {

@@ -38,7 +38,14 @@ pub fn end_thread(mut cur: Current, status: ExitStatus) {
         drop(files);
     }
     let mm = task.mm.write().take();
-    // The stub goes with its last thread.
+    // The stub goes with its last thread; one that others survive may be of use to them.
+    let goes_on = {
+        let signals = group.signals.lock();
+        signals.ending.is_none() && !signals.execing
+    };
+    if goes_on {
+        cur.user.retire();
+    }
     drop(cur);
     task.clocks.ended();
     let max_rss_kib = mm.as_ref().map_or(0, |mm| mm.sizes().peak_resident / 1024);

@@ -17,6 +17,7 @@ pub mod access;
 pub mod block;
 pub mod clone;
 pub mod cpu_limit;
+mod crew;
 pub mod exec;
 pub mod exit;
 pub mod freeze;

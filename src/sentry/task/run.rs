@@ -13,11 +13,8 @@ use crate::sentry::signal::{AltStack, SigInfo, Signal};
 use crate::sentry::syscalls;
 use crate::sentry::task::exec::{self, Exec};
 use crate::sentry::task::tree::ExitStatus;
-use crate::sentry::task::{CURRENT, Current, Task, exit};
+use crate::sentry::task::{CURRENT, Current, Task, crew, exit};
 use crate::wait::Events;
-
-/// Host memory for a sentry thread's stack. Only what is touched is used.
-const STACK: usize = 512 << 10;
 
 /// How a task begins.
 pub struct Birth {
@@ -35,8 +32,7 @@ pub struct Birth {
 
 /// Starts a task that runs on from where its parent is. `EAGAIN` when the host gives no thread.
 pub fn start(task: Arc<Task>, seed: Seed, birth: Birth) -> Result<()> {
-    // Making a thread costs about 30 us, most of it waking it on another CPU.
-    let main = move || {
+    crew::employ(Box::new(move || {
         CURRENT.set(Some(task.clone()));
         match begin(task.clone(), seed, birth) {
             Ok(cur) => run_guarded(cur),
@@ -46,8 +42,7 @@ pub fn start(task: Arc<Task>, seed: Seed, birth: Birth) -> Result<()> {
             }
         }
         CURRENT.set(None);
-    };
-    std::thread::Builder::new().name("task".into()).stack_size(STACK).spawn(main).map(drop).map_err(|_| Errno::EAGAIN)
+    }))
 }
 
 /// Starts a process of the runtime's making with its program. Returns once that is loaded, the first process to run when the
@@ -69,8 +64,7 @@ pub fn start_program(task: Arc<Task>, seed: Seed, exec: Exec) -> Result<()> {
         }
         CURRENT.set(None);
     };
-    let started = std::thread::Builder::new().name("task".into()).stack_size(STACK).spawn(main);
-    started.inspect_err(|_| exit::abandon(&threadless))?;
+    crew::employ(Box::new(main)).inspect_err(|_| exit::abandon(&threadless))?;
     outcome.recv().map_err(|_| Errno::EAGAIN)?
 }
 

@@ -69,7 +69,9 @@ pub struct TaskClocks {
     /// What the code has used, in ticks. While it runs, with [`RUNNING`], less the moment at which it began: one word, so that who
     /// reads never counts a stretch twice or not at all.
     user: AtomicU64,
-    /// What the sentry thread had used when the task ended.
+    /// What the sentry thread had used when the task began: it may have answered for others.
+    began_system_ns: AtomicU64,
+    /// What it had used for the task when that ended.
     ended_system_ns: AtomicU64,
     switches: AtomicU64,
     reads: Moved,
@@ -107,13 +109,19 @@ impl TaskClocks {
     /// The calling thread answers for the task from now on.
     pub fn started(&self) {
         // SAFETY: takes no memory.
-        self.system_tid.store(unsafe { libc::gettid() }, Ordering::Relaxed);
+        let tid = unsafe { libc::gettid() };
+        self.began_system_ns.store(cpu_time(tid), Ordering::Relaxed);
+        self.system_tid.store(tid, Ordering::Relaxed);
     }
 
     /// The calling thread answers no more.
     pub fn ended(&self) {
         let tid = self.system_tid.swap(0, Ordering::Relaxed);
-        self.ended_system_ns.store(cpu_time(tid), Ordering::Relaxed);
+        self.ended_system_ns.store(self.since_begun(tid), Ordering::Relaxed);
+    }
+
+    fn since_begun(&self, tid: i32) -> u64 {
+        cpu_time(tid).saturating_sub(self.began_system_ns.load(Ordering::Relaxed))
     }
 
     /// The task's code is about to run. Only the task's own thread calls this and [`TaskClocks::stops`].
@@ -156,7 +164,7 @@ impl TaskClocks {
     /// Used so far.
     pub fn usage(&self) -> Usage {
         let tid = self.system_tid.load(Ordering::Relaxed);
-        let running = if tid == 0 { 0 } else { cpu_time(tid) };
+        let running = if tid == 0 { 0 } else { self.since_begun(tid) };
         Usage {
             user_ns: self.user_ns(),
             system_ns: running.max(self.ended_system_ns.load(Ordering::Relaxed)),
@@ -225,6 +233,11 @@ mod tests {
 
     #[test]
     fn code_that_runs_is_counted_before_it_stops() {
+        // The rate of ticks is known exactly once the process has run for a while.
+        let settled = monotonic() + 100_000_000;
+        while monotonic() < settled {
+            ticks_to_ns(1);
+        }
         let clocks = Arc::new(TaskClocks::default());
         let group = GroupClocks::default();
         group.enter(&clocks);

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::os::fd::AsRawFd;
 
+use std::sync::atomic::AtomicU32;
+
 use super::*;
 use crate::platform::systrap::tests::LOOP_BEHIND;
 use crate::platform::{Backing, MapRequest};
