@@ -111,8 +111,14 @@ const CONSTANT: [(&str, &str); 15] = [
     ("tx_queue_len", "1000"),
 ];
 
+/// A file, and what it shows of an interface.
+type Shown = (&'static str, fn(&Interface) -> Result<String>);
+
+/// A file, and which of an interface's counters it shows.
+type Counted = (&'static str, fn(&Stats) -> &AtomicU64);
+
 /// Files that depend on the interface.
-const ATTRIBUTES: [(&str, fn(&Interface) -> Result<String>); 12] = [
+const ATTRIBUTES: [Shown; 12] = [
     ("address", |interface| Ok(link_address(interface.mac))),
     ("broadcast", |interface| Ok(link_address(if interface.is_loopback() { [0; 6] } else { [0xff; 6] }))),
     ("duplex", |interface| not_of_loopback(interface, "full")),
@@ -130,7 +136,7 @@ const ATTRIBUTES: [(&str, fn(&Interface) -> Result<String>); 12] = [
     ("uevent", |interface| Ok(format!("INTERFACE={}\nIFINDEX={}", interface.name, interface.index))),
 ];
 
-const COUNTERS: [(&str, fn(&Stats) -> &AtomicU64); 6] = [
+const COUNTERS: [Counted; 6] = [
     ("rx_bytes", |stats| &stats.rx_bytes),
     ("rx_dropped", |stats| &stats.rx_dropped),
     ("rx_packets", |stats| &stats.rx_packets),
