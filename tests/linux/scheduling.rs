@@ -107,8 +107,9 @@ fn share_of_the_second(first: impl Fn(), second: impl Fn()) -> u64 {
             unsafe { libc::usleep(100) };
         }
         while own.fetch_add(1, Ordering::Relaxed) < FAR {}
+        0
     };
-    let pids = [child(|| exit_zero(count(&counts[0], &first))), child(|| exit_zero(count(&counts[1], &second)))];
+    let pids = [child(|| count(&counts[0], &first)), child(|| count(&counts[1], &second))];
     eventually(|| counts.iter().all(|count| count.load(Ordering::SeqCst) == 1));
     go.store(true, Ordering::SeqCst);
     assert_eq!(wait(pids[0]), Status::Exited(0));
@@ -117,10 +118,6 @@ fn share_of_the_second(first: impl Fn(), second: impl Fn()) -> u64 {
     unsafe { libc::kill(pids[1], libc::SIGKILL) };
     wait(pids[1]);
     far * 100 / FAR
-}
-
-fn exit_zero((): ()) -> c_int {
-    0
 }
 
 /// Keeps the calling process and its children to come on one processor.
