@@ -195,6 +195,12 @@ impl Scheduling {
     }
 }
 
+/// Whether a thread that has worked for one task can do so for another: it may have been given a nice value or a policy that
+/// the host does not let it leave again.
+pub fn is_reusable() -> bool {
+    !WEIGHED.load(Ordering::SeqCst) || best_nice() <= ordinary_nice()
+}
+
 /// The calling thread works for the whole sandbox, though the thread of a pair may have started it: it runs on every CPU
 /// and with the sandbox's nice value.
 pub fn serve_all() {

@@ -80,7 +80,7 @@ fn datagrams_of_ipv6_are_counted_apart() {
 fn fragment(id: u16, offset: u16, more: bool, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 253, 0, 0, 127, 0, 0, 1, 127, 0, 0, 1];
     bytes[4..6].copy_from_slice(&id.to_be_bytes());
-    bytes[6..8].copy_from_slice(&(offset / 8 | u16::from(more) << 13).to_be_bytes());
+    bytes[6..8].copy_from_slice(&((offset / 8) | (u16::from(more) << 13)).to_be_bytes());
     bytes.extend_from_slice(payload);
     bytes
 }

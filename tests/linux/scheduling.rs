@@ -108,7 +108,11 @@ fn share_of_the_second(first: impl Fn(), second: impl Fn()) -> u64 {
         }
         while own.fetch_add(1, Ordering::Relaxed) < FAR {}
     };
-    let pids = [child(|| exit_zero(count(&counts[0], &first))), child(|| exit_zero(count(&counts[1], &second)))];
+    let counting = |index: usize, prepare: &dyn Fn()| {
+        count(&counts[index], prepare);
+        0
+    };
+    let pids = [child(|| counting(0, &first)), child(|| counting(1, &second))];
     eventually(|| counts.iter().all(|count| count.load(Ordering::SeqCst) == 1));
     go.store(true, Ordering::SeqCst);
     assert_eq!(wait(pids[0]), Status::Exited(0));
@@ -117,10 +121,6 @@ fn share_of_the_second(first: impl Fn(), second: impl Fn()) -> u64 {
     unsafe { libc::kill(pids[1], libc::SIGKILL) };
     wait(pids[1]);
     far * 100 / FAR
-}
-
-fn exit_zero((): ()) -> c_int {
-    0
 }
 
 /// Keeps the calling process and its children to come on one processor.

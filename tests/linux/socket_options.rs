@@ -322,7 +322,7 @@ fn however_a_socket_is_closed_it_lingers() {
         let second = Duration::from_millis(900)..Duration::from_secs(20);
         let other = ok(libc::dup(0));
         let took = [
-            lingering(1, |fd| close(fd)),
+            lingering(1, close),
             lingering(1, |fd| {
                 ok(libc::dup2(other, fd));
             }),

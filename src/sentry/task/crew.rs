@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
 use crate::errno::{Errno, Result};
+use crate::platform::placement;
 
 /// Host memory for a sentry thread's stack. Only what is touched is used.
 const STACK: usize = 512 << 10;
@@ -48,7 +49,7 @@ fn go_on() {
     loop {
         {
             let mut waiting = WAITING.lock();
-            if waiting.len() >= IDLE {
+            if waiting.len() >= IDLE || !placement::is_reusable() {
                 return;
             }
             waiting.push(seat.clone());

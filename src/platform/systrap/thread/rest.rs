@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{From, Mode, TrapSeed, TrapThread, kept};
+use crate::platform::placement;
 use crate::platform::ptrace::space::StubProcess;
 use crate::platform::ptrace::trace;
 use crate::platform::systrap::code;
