@@ -218,7 +218,8 @@ pub struct Place {
     stub: i32,
     /// The host's number of the CPU that the stub thread is pinned to.
     pinned: Option<usize>,
-    since: Instant,
+    /// When another pair was found on its CPU that has been there each time since.
+    company_since: Option<Instant>,
     scheduling: Arc<Scheduling>,
     /// Which version of it is in force.
     version: u32,
@@ -234,15 +235,14 @@ impl Place {
         let all = cpus();
         let near = near.filter(|&index| index < available());
         let index = match near {
-            // The parent itself is one; with nobody else there, the child may take its CPU.
-            Some(index) if all[index].running.load(Ordering::Relaxed) <= 1 => index,
+            // The parent itself is one, and the child that it had before may not be gone yet. Who stays longer than those is moved.
+            Some(index) if all[index].running.load(Ordering::Relaxed) <= 2 => index,
             _ => idlest(&[]).0,
         };
         all[index].running.fetch_add(1, Ordering::Relaxed);
         PLACE.set(Some(index));
-        let since = Instant::now();
         let (scheduling, mask) = (Arc::default(), Vec::new());
-        let mut place = Place { index, stub, pinned, since, scheduling, version: 0, mask, apart: None };
+        let mut place = Place { index, stub, pinned, company_since: None, scheduling, version: 0, mask, apart: None };
         place.pin();
         place
     }
@@ -353,11 +353,15 @@ impl Place {
             self.version = version;
             self.obey();
         }
-        let all = cpus();
-        if all[self.index].running.load(Ordering::Relaxed) <= 1 || self.since.elapsed() < PATIENCE {
+        if !self.has_company() {
+            self.company_since = None;
             return;
         }
-        self.since = Instant::now();
+        // One that comes and goes, like a child that its parent waits for, is no reason.
+        if self.company_since.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
+            return;
+        }
+        self.company_since = None;
         let (index, running) = idlest(&self.mask);
         if running == 0 && index != self.index {
             self.move_to(index);

@@ -69,7 +69,7 @@ impl TrapThread {
         let Some(contexts) = kept(&process).filter(|contexts| self.retired && contexts.has_beds()) else {
             return false;
         };
-        if !self.is_at_rest() {
+        if !placement::is_reusable() || !self.is_at_rest() {
             return false;
         }
         let Some(context) = self.context.take() else { return false };
