@@ -25,8 +25,9 @@ fn main() {
     // Cargo adds flags of its own.
     let groups: Vec<&str> = words.iter().map(String::as_str).filter(|word| !word.starts_with('-')).collect();
     let wanted = |group: &str| groups.is_empty() || groups.contains(&group);
-    let mut runtimes = vec![Runtime::ours()];
-    runtimes.extend(Runtime::peers());
+    let ours = Runtime::ours_on_each_platform();
+    let peers = Runtime::peers();
+    let runtimes: Vec<Runtime> = ours.iter().chain(&peers).cloned().collect();
     if wanted("micro") {
         table::run("Operations, in microseconds: less is better", &runtimes, start::micro);
     }
@@ -47,7 +48,7 @@ fn main() {
         table::run_beside(
             table::Beside::Runc,
             "Docker, difference from runc: less is better",
-            &runtimes,
+            &ours.iter().take(1).chain(&peers).cloned().collect::<Vec<_>>(),
             docker::docker,
         );
     }

@@ -31,6 +31,18 @@ impl Runtime {
         Runtime { name: "runsc (this)".into(), program: built("runsc"), flags, cable: Cable::Tap, within: Vec::new() }
     }
 
+    /// This project's, on each platform that the host can have, the default first.
+    pub fn ours_on_each_platform() -> Vec<Runtime> {
+        let platforms =
+            if runsc::platform::systrap::is_possible() { &["systrap", "ptrace"][..] } else { &["ptrace"][..] };
+        let on = |platform: &&str| {
+            let mut runtime = Runtime::ours();
+            runtime.flags.push(format!("--platform={platform}"));
+            Runtime { name: format!("this, {platform}"), ..runtime }
+        };
+        platforms.iter().map(on).collect()
+    }
+
     /// What the tests test: this project's, or the gVisor at `RUNSC_PEER`, which tells a mistake of a test from one of the
     /// sandbox.
     pub fn under_test() -> Runtime {
