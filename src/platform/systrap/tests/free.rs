@@ -155,8 +155,7 @@ fn a_thread_is_free_again_when_its_memory_has_been_changed() {
             assert_eq!(space.read(place + 0xfff, &mut byte), Ok(1));
             user.unmap(place, 0x3000).unwrap();
             assert!(!is_free(&*user));
-            // What happens next may be the end of a wait, in the sentry's sense, and not a call.
-            for _ in 0..3 {
+            for _ in 0..10 {
                 user.regs_mut().rax = 0;
                 assert_eq!(expect_syscall(&mut *user), 39, "{turn}");
                 assert!(is_free(&*user), "{turn}");
