@@ -1,6 +1,6 @@
 //! Native, this project and every gVisor that is found, side by side, in one run.
 //!
-//! `cargo bench -- micro start nginx iperf3 docker` runs those groups, without words all. `PEER_RUNSC=PATH,…` names the gVisors
+//! `cargo bench -- micro start programs nginx iperf3 docker` runs those groups, without words all. `PEER_RUNSC=PATH,…` names the gVisors
 //! (otherwise the one on `PATH`), `PEER_PLATFORM=ptrace,systrap` their platforms. Root is needed. The group `docker` compares
 //! with `runc`.
 
@@ -33,6 +33,9 @@ fn main() {
     }
     if wanted("start") {
         table::run("Start-up, memory, files: less is better", &runtimes, start::start);
+    }
+    if wanted("programs") {
+        table::run("Programs within one sandbox, over loopback: more is better", &runtimes, start::programs);
     }
     if wanted("nginx") {
         table::run(

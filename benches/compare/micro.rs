@@ -36,6 +36,10 @@ pub fn main() {
     report("stat", || {
         fs::metadata(&path).expect("it is there");
     });
+    let zero = File::open("/dev/zero").expect("it is there");
+    report("read 1 B of /dev/zero", || {
+        (&zero).read_exact(&mut block[..1]).expect("it has no end");
+    });
     report("read 1 B", || file.read_exact_at(&mut block[..1], 0).expect("it has a byte"));
     report("read 64 KiB", || file.read_exact_at(&mut block, 0).expect("it is long enough"));
     report("write 1 B", || file.write_all_at(&[1], 0).expect("it can be written"));
@@ -54,7 +58,10 @@ pub fn main() {
     });
     report("thread+join", || thread::spawn(|| ()).join().expect("it does nothing"));
     ping_pong("pipe", io::pipe().expect("pipe"), io::pipe().expect("pipe"));
-    let (a, b) = UnixStream::pair().expect("a pair");
+    let (mut a, mut b) = UnixStream::pair().expect("a pair");
+    report("UNIX socket, write and read 1 B", || {
+        a.write_all(&[1]).and_then(|()| b.read_exact(&mut block[..1])).expect("there is room, then a byte");
+    });
     ping_pong_both("UNIX socket", a, b);
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is up");
     let a = TcpStream::connect(listener.local_addr().expect("an address")).expect("it listens");

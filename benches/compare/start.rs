@@ -37,6 +37,37 @@ pub fn micro(runtime: Option<&Runtime>) -> Figures {
     printed.lines().filter_map(figure).collect()
 }
 
+/// Programs that talk to each other within one sandbox: iperf3, redis.
+pub fn programs(runtime: Option<&Runtime>) -> Figures {
+    const IPERF3: &str = "iperf3 -s -1 >/dev/null & until iperf3 -c 127.0.0.1 -t3 -J; do sleep 0.1; done 2>/dev/null";
+    const REDIS: &str = "redis-server --save '' --port 7777 >/dev/null & \
+        until redis-cli -p 7777 ping >/dev/null 2>&1; do sleep 0.1; done; \
+        redis-benchmark -p 7777 --csv -n 60000 -t set,get; echo; \
+        redis-benchmark -p 7777 --csv -n 200000 -P 16 -t set,get; redis-cli -p 7777 shutdown nosave";
+    let state = tempfile::tempdir().expect("a directory");
+    let run = |script: &str| {
+        let output = command(runtime, state.path(), &["timeout", "60", "sh", "-c", script]).output();
+        String::from_utf8_lossy(&output.expect("it starts").stdout).into_owned()
+    };
+    // What iperf3 says of an attempt that came too early is JSON too.
+    let printed = run(IPERF3);
+    let report = printed.rfind("\n{").map_or(printed.as_str(), |at| &printed[at..]);
+    let report: serde_json::Value = serde_json::from_str(report).unwrap_or_default();
+    let speed = report["end"]["sum_received"]["bits_per_second"].as_f64().unwrap_or(f64::NAN) / 1e9;
+    let mut figures = vec![("iperf3 over loopback, Gbit/s".to_owned(), speed)];
+    let printed = run(REDIS);
+    for (lines, how) in printed.split("\n\n").zip(["", ", 16 at a time"]) {
+        for line in lines.lines() {
+            // "SET","107719.93",…
+            let mut words = line.split(',').map(|word| word.trim_matches('"'));
+            if let (Some(name @ ("SET" | "GET")), Some(Ok(count))) = (words.next(), words.next().map(str::parse)) {
+                figures.push((format!("redis {name}{how}, requests a second"), count));
+            }
+        }
+    }
+    figures
+}
+
 /// Start-up, memory, a walk over 10,000 names.
 pub fn start(runtime: Option<&Runtime>) -> Figures {
     let state = tempfile::tempdir().expect("a directory");

@@ -48,6 +48,19 @@ impl Terminal {
         self.master.write_all(text.as_bytes()).expect("the terminal is open");
     }
 
+    /// Presses the interrupt key until a shell's prompt is back. A shell names the job that it brings to the foreground before the
+    /// terminal is the job's: a key in between reaches the shell alone.
+    #[track_caller]
+    pub fn interrupt(&mut self) {
+        for _ in 0..DEADLINE.as_secs() {
+            self.send("\x03");
+            if self.sees("# ", Duration::from_secs(1)) {
+                return;
+            }
+        }
+        panic!("no prompt within {DEADLINE:?}:\n{}", self.all);
+    }
+
     /// Waits for a text in what is printed from the last expectation on; returns what came before it.
     #[track_caller]
     pub fn expect(&mut self, text: &str) -> String {

@@ -60,8 +60,7 @@ fn a_shell_with_job_control() {
     terminal.expect("# ");
     terminal.send("fg\r");
     terminal.expect("sleep 1001");
-    terminal.send("\x03");
-    terminal.expect("# ");
+    terminal.interrupt();
     terminal.send("echo code $?\r");
     terminal.expect("code 130");
     terminal.expect("# ");

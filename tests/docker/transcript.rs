@@ -38,8 +38,7 @@ fn in_a_shell(engine: &Engine, name: &str) {
     shell.expect("# ");
     shell.send("fg\r");
     shell.expect("sleep 3000");
-    shell.send("\x03");
-    shell.expect("# ");
+    shell.interrupt();
     shell.resize(40, 120);
     until("the size", || {
         shell.send("stty size\r");
