@@ -4,7 +4,7 @@
 //! 0x0000  state, registers, orders, answers        written by both
 //! 0x1000  buffer for copies that the sentry orders
 //! 0x2000  what a call brings with it; what it takes back   (see `hint`)
-//! 0x3000  extended state that the sentry asks for or gives (see `extended`)
+//! 0x3000  extended state that the sentry asks for or gives (see `thread::xstate`)
 //! 0x4000  the stub's signal stack                   up to SIZE
 //! ```
 //!
@@ -208,6 +208,24 @@ impl Context {
         unsafe { self.slab.start().add(offset) }
     }
 
+    /// Copies from `offset` on, `room` bytes at most.
+    fn copy_out(&self, offset: usize, room: usize, bytes: &mut [u8]) {
+        let len = bytes.len().min(room).min((SIZE as usize).saturating_sub(offset));
+        if len > 0 {
+            // SAFETY: within the slab; a container that writes meanwhile changes which bytes arrive, nothing else.
+            unsafe { std::ptr::copy_nonoverlapping(self.at(offset), bytes.as_mut_ptr(), len) };
+        }
+    }
+
+    /// Copies to `offset`, `room` bytes at most.
+    fn copy_in(&self, offset: usize, room: usize, bytes: &[u8]) {
+        let len = bytes.len().min(room).min((SIZE as usize).saturating_sub(offset));
+        if len > 0 {
+            // SAFETY: within the slab.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at(offset), len) };
+        }
+    }
+
     fn word(&self, offset: usize) -> &AtomicU32 {
         // SAFETY: aligned, mapped, and never accessed but atomically.
         unsafe { &*self.at(offset).cast() }
@@ -339,16 +357,12 @@ impl Context {
 
     /// Copies from where extended state is.
     pub fn read_xstate(&self, image: &mut [u8]) {
-        let len = image.len().min(XSTATE_LEN);
-        // SAFETY: within the slab.
-        unsafe { std::ptr::copy_nonoverlapping(self.at(XSTATE as usize), image.as_mut_ptr(), len) };
+        self.copy_out(XSTATE as usize, XSTATE_LEN, image);
     }
 
     /// Copies to where extended state is.
     pub fn write_xstate(&self, image: &[u8]) {
-        let len = image.len().min(XSTATE_LEN);
-        // SAFETY: within the slab.
-        unsafe { std::ptr::copy_nonoverlapping(image.as_ptr(), self.at(XSTATE as usize), len) };
+        self.copy_in(XSTATE as usize, XSTATE_LEN, image);
     }
 
     /// What the call has brought with it, and where its result may be stored: addresses and lengths, in bounds.
@@ -373,17 +387,14 @@ impl Context {
 
     /// Copies from what the call has brought, from `offset` on.
     pub fn read_brought(&self, offset: usize, bytes: &mut [u8]) {
-        let len = bytes.len().min(BROUGHT_LEN.saturating_sub(offset));
-        // SAFETY: within the slab.
-        unsafe { std::ptr::copy_nonoverlapping(self.at(BROUGHT as usize + offset), bytes.as_mut_ptr(), len) };
+        self.copy_out(BROUGHT as usize + offset, BROUGHT_LEN.saturating_sub(offset), bytes);
     }
 
     /// Leaves `bytes` for the stub to store at `address` when it goes on, as piece `index`, at `offset` of what is taken back.
     pub fn leave_piece(&self, index: usize, address: u64, offset: usize, bytes: &[u8]) {
         debug_assert!(index < PIECES && offset + bytes.len() <= TAKEN_LEN);
         let place = TAKEN as usize + offset;
-        // SAFETY: within the slab.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at(place), bytes.len()) };
+        self.copy_in(place, TAKEN_LEN.saturating_sub(offset), bytes);
         let piece = field::PIECE + index * 24;
         self.set(piece, address);
         self.set(piece + 8, self.address() + place as u64);
@@ -392,9 +403,7 @@ impl Context {
 
     /// Copies a piece back.
     pub fn read_taken(&self, offset: usize, bytes: &mut [u8]) {
-        let len = bytes.len().min(TAKEN_LEN.saturating_sub(offset));
-        // SAFETY: within the slab.
-        unsafe { std::ptr::copy_nonoverlapping(self.at(TAKEN as usize + offset), bytes.as_mut_ptr(), len) };
+        self.copy_out(TAKEN as usize + offset, TAKEN_LEN.saturating_sub(offset), bytes);
     }
 
     /// How many pieces the stub is to store.
@@ -421,21 +430,13 @@ impl Context {
     /// Orders a copy of `len` bytes from `source` to `target`, addresses of the stub, and says whether it may be waited for:
     /// not when the stub sleeps, or has no CPU.
     pub fn order_copy(&self, target: u64, source: u64, len: usize) -> bool {
-        if self.halted.get() || !self.looks.get() || self.state().load(Ordering::Relaxed) != state::TRAP {
-            return false;
-        }
-        self.set(field::TARGET, target);
-        self.set(field::SOURCE, source);
-        self.set(field::LENGTH, len as u64);
-        self.prepare(false);
-        self.exchange(state::TRAP, state::COPY)
+        self.set_operands(target, source, len as u64);
+        self.give_awake(state::COPY)
     }
 
     /// Orders to compare and exchange the word at `address`.
     pub fn order_exchange(&self, address: u64, expected: u32, new: u32) -> Given {
-        self.set(field::TARGET, address);
-        self.set(field::SOURCE, expected.into());
-        self.set(field::LENGTH, new.into());
+        self.set_operands(address, expected.into(), new.into());
         self.give(state::EXCHANGE)
     }
 
@@ -453,16 +454,28 @@ impl Context {
         self.word(field::FAULTED).store(0, Ordering::Relaxed);
     }
 
+    fn set_operands(&self, target: u64, source: u64, length: u64) {
+        self.set(field::TARGET, target);
+        self.set(field::SOURCE, source);
+        self.set(field::LENGTH, length);
+    }
+
+    /// Gives an order to a stub that looks. Whether it has taken it.
+    fn give_awake(&self, order: u32) -> bool {
+        if self.halted.get() || !self.looks.get() || self.state().load(Ordering::Relaxed) != state::TRAP {
+            return false;
+        }
+        self.prepare(false);
+        self.exchange(state::TRAP, order)
+    }
+
     /// Gives an order to a stub that looks, or to one that sleeps, which is to be woken then.
     fn give(&self, order: u32) -> Given {
+        if self.give_awake(order) {
+            return Given::Awake;
+        }
         if self.halted.get() {
             return Given::Not;
-        }
-        if self.looks.get() {
-            self.prepare(false);
-            if self.exchange(state::TRAP, order) {
-                return Given::Awake;
-            }
         }
         self.prepare(true);
         let given = self.exchange(state::TRAP_ASLEEP, order) || self.exchange(state::TRAP, order);
@@ -491,16 +504,12 @@ impl Context {
 
     /// Copies from the buffer.
     pub fn read_buffer(&self, bytes: &mut [u8]) {
-        let len = bytes.len().min(BUFFER_LEN);
-        // SAFETY: within the slab; a container that writes meanwhile changes which bytes arrive, nothing else.
-        unsafe { std::ptr::copy_nonoverlapping(self.at(BUFFER as usize), bytes.as_mut_ptr(), len) };
+        self.copy_out(BUFFER as usize, BUFFER_LEN, bytes);
     }
 
     /// Copies to the buffer.
     pub fn write_buffer(&self, bytes: &[u8]) {
-        let len = bytes.len().min(BUFFER_LEN);
-        // SAFETY: within the slab.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at(BUFFER as usize), len) };
+        self.copy_in(BUFFER as usize, BUFFER_LEN, bytes);
     }
 
     /// Gives the memory back, for another thread of the same process.
@@ -642,11 +651,7 @@ impl<'a> Frame<'a> {
             return false;
         }
         for range in [0..SOFTWARE.start, SOFTWARE.end..image.len()] {
-            // SAFETY: within the slab: `at + len` is.
-            unsafe {
-                let to = self.context.at(at + range.start);
-                std::ptr::copy_nonoverlapping(image[range.clone()].as_ptr(), to, range.len());
-            }
+            self.context.copy_in(at + range.start, range.len(), &image[range]);
         }
         true
     }
@@ -663,23 +668,15 @@ impl<'a> Frame<'a> {
     /// Copies the saved extended state over `image`, an XSAVE image in standard format of the host's full size, as far as
     /// the frame has it.
     pub fn load_xstate(&self, image: &mut [u8]) {
-        let address = self.register(word::FPSTATE).load(Ordering::Relaxed);
-        let Some(at) = self.context.inside(address, 512) else { return };
-        let room = (SIZE as usize - at).min(image.len());
-        if room < SOFTWARE.end {
+        let Some((at, len)) = self.saved() else { return };
+        let len = len.min(image.len());
+        if len < SOFTWARE.end {
             return;
         }
-        let mut saved = vec![0u8; room];
-        // SAFETY: within the slab.
-        unsafe { std::ptr::copy_nonoverlapping(self.context.at(at), saved.as_mut_ptr(), room) };
-        let software = |offset: usize| {
-            let at = SOFTWARE.start + offset;
-            u32::from_ne_bytes([saved[at], saved[at + 1], saved[at + 2], saved[at + 3]])
-        };
-        let len = if software(0) == MAGIC { (software(16) as usize).clamp(512, room) } else { 512 };
-        image[..SOFTWARE.start].copy_from_slice(&saved[..SOFTWARE.start]);
-        if len > 512 {
-            image[512..len].copy_from_slice(&saved[512..len]);
+        for range in [0..SOFTWARE.start, SOFTWARE.end..len] {
+            self.context.copy_out(at + range.start, range.len(), &mut image[range]);
+        }
+        if len > SOFTWARE.end {
             image[len..].fill(0);
         } else if let Some(header) = image.get_mut(512..520) {
             // x87 and SSE are there.

@@ -247,6 +247,12 @@ impl TrapThread {
         }
     }
 
+    fn take_answers_back(&self, context: &Context) {
+        for &(number, _) in &self.answers {
+            context.set_answer(number, None);
+        }
+    }
+
     fn may_go_free(&self) -> bool {
         self.quiet >= self.enough && self.inner.kicker.state.load(Ordering::Relaxed) != KICKED
     }
@@ -496,9 +502,7 @@ impl TrapThread {
     /// The context, before the thread goes to another process or ends.
     fn give_context_back(&mut self) {
         if let Some(context) = self.context.take() {
-            for &(number, _) in &self.answers {
-                context.set_answer(number, None);
-            }
+            self.take_answers_back(&context);
             if let Some(contexts) = kept(&self.inner.space.process) {
                 contexts.give_back(*context);
             }
@@ -680,9 +684,7 @@ impl UserThread for TrapThread {
 
     fn set_answers(&mut self, answers: &[(usize, u32)]) {
         if let Some(context) = &self.context {
-            for &(number, _) in &self.answers {
-                context.set_answer(number, None);
-            }
+            self.take_answers_back(context);
         }
         self.answers = answers.to_vec();
         self.fill_answers();

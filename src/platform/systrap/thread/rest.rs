@@ -73,9 +73,7 @@ impl TrapThread {
             return false;
         }
         let Some(context) = self.context.take() else { return false };
-        for &(number, _) in &self.answers {
-            context.set_answer(number, None);
-        }
+        self.take_answers_back(&context);
         process.has_resting.store(true, Ordering::SeqCst);
         contexts.lay_down(Resting { context: *context, tid: self.inner.tid, pinned: self.inner.place.pinned() });
         self.inner.let_go();
