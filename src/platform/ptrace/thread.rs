@@ -535,11 +535,20 @@ impl StubThread {
 
     /// Gives the stub thread up without ending it: somebody else has it from now on. The last one takes its process with it.
     pub fn let_go(&mut self) {
-        let Some(process) = self.process.take() else { return };
-        if process.threads.fetch_sub(1, Ordering::SeqCst) == 1 {
+        self.leave_process();
+    }
+
+    /// No user thread any more: its process, and whether this was the last one, which takes the process with it.
+    fn leave_process(&mut self) -> Option<(Arc<StubProcess>, bool)> {
+        let process = self.process.take()?;
+        let last = process.threads.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last {
+            // Its memory may be there for a moment still.
+            self.space.alive.store(false, Ordering::Release);
             // SAFETY: no pointers; the process is ours and not reaped.
             unsafe { libc::kill(process.pid, libc::SIGKILL) };
         }
+        Some((process, last))
     }
 
     /// Goes on in another, fresh stub process.
@@ -572,14 +581,9 @@ impl StubThread {
 
     /// Gives the stub thread up. The last one takes its process with it.
     fn leave(&mut self) {
-        let Some(process) = self.process.take() else { return };
-        let last = process.threads.fetch_sub(1, Ordering::SeqCst) == 1;
+        let Some((process, last)) = self.leave_process() else { return };
         if last {
-            // Its memory may be there for a moment still.
-            self.space.alive.store(false, Ordering::Release);
-            // SAFETY: no pointers; the process is ours and not reaped. Threads other than the first are reaped by their
-            // tracer, which is this thread; the first by `StubProcess`'s drop.
-            unsafe { libc::kill(process.pid, libc::SIGKILL) };
+            // Threads other than the first are reaped by their tracer, which is this thread; the first by `StubProcess`'s drop.
             if self.tid != process.pid {
                 reap(self.tid);
             }
