@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
@@ -61,13 +61,31 @@ impl Master {
     pub fn expect(&mut self, text: &str) -> String {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            let found = self.shown.windows(text.len()).position(|window| window == text.as_bytes());
-            if let Some(at) = found {
-                let seen: Vec<u8> = self.shown.drain(..at + text.len()).collect();
-                return String::from_utf8_lossy(&seen).into_owned();
+            if let Some(seen) = self.take(text) {
+                return seen;
             }
             let open = self.more(deadline);
             assert!(open, "{text:?} is not shown: {:?}", String::from_utf8_lossy(&self.shown));
+        }
+    }
+
+    /// All that was shown up to `text`, if that was.
+    fn take(&mut self, text: &str) -> Option<String> {
+        let at = self.shown.windows(text.len()).position(|window| window == text.as_bytes())?;
+        let seen: Vec<u8> = self.shown.drain(..at + text.len()).collect();
+        Some(String::from_utf8_lossy(&seen).into_owned())
+    }
+
+    /// Whether `text` is shown within this time; what came up to it is done with then.
+    pub fn sees(&mut self, text: &str, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        loop {
+            if self.take(text).is_some() {
+                return true;
+            }
+            if self.more_by(deadline) != Some(true) {
+                return false;
+            }
         }
     }
 
@@ -80,19 +98,27 @@ impl Master {
 
     /// False at the terminal's end. A program that goes on drawing does not put the deadline off.
     fn more(&mut self, deadline: Instant) -> bool {
+        let more = self.more_by(deadline);
+        more.unwrap_or_else(|| panic!("not in time: {:?}", String::from_utf8_lossy(&self.shown)))
+    }
+
+    /// The same; nothing when the deadline passes.
+    fn more_by(&mut self, deadline: Instant) -> Option<bool> {
         let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
         let left = deadline.saturating_duration_since(Instant::now());
         let ready = poll(&mut fds, PollTimeout::try_from(left).expect("a minute")).expect("poll");
-        assert!(ready == 1 && Instant::now() < deadline, "not in time: {:?}", String::from_utf8_lossy(&self.shown));
+        if ready != 1 || Instant::now() >= deadline {
+            return None;
+        }
         let mut buffer = [0; 4096];
-        match self.file.read(&mut buffer) {
+        Some(match self.file.read(&mut buffer) {
             Ok(len) if len > 0 => {
                 self.shown.extend_from_slice(&buffer[..len]);
                 true
             }
             // Nobody has the slave open any more.
             _ => false,
-        }
+        })
     }
 
     /// Gives it a size.
