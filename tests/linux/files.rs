@@ -537,6 +537,46 @@ fn device_files() {
     });
 }
 
+/// Long ones too, whatever way they come: devices have no end at which a writer could stop.
+#[test]
+fn device_files_take_and_give_as_much_as_is_asked() {
+    isolated(|| unsafe {
+        const LONG: usize = 1 << 20;
+        let mut bytes = vec![7u8; LONG];
+        let random = ok(open(c"/dev/urandom", libc::O_RDWR));
+        for device in [c"/dev/null", c"/dev/zero"] {
+            let fd = ok(open(device, libc::O_RDWR));
+            assert_eq!(write(fd, &bytes), LONG as isize);
+            assert_eq!(libc::pwrite(fd, bytes.as_ptr().cast(), LONG, 5), LONG as isize);
+            let parts = [bytes[..LONG / 2].as_ptr(), bytes[LONG / 2..].as_ptr()];
+            let parts = parts.map(|part| libc::iovec { iov_base: part as *mut _, iov_len: LONG / 2 });
+            assert_eq!(libc::writev(fd, parts.as_ptr(), 2), LONG as isize);
+            // They do not look at it.
+            assert_eq!(libc::write(fd, 4096 as *const _, LONG), LONG as isize);
+            file(c"long", &bytes);
+            let from = ok(open(c"long", libc::O_RDONLY));
+            assert_eq!(libc::sendfile(fd, from, std::ptr::null_mut(), LONG), LONG as isize);
+            let (reader, writer) = pipe();
+            ok(libc::fcntl(writer, libc::F_SETPIPE_SZ, LONG));
+            assert_eq!(write(writer, &bytes), LONG as isize);
+            let null = std::ptr::null_mut();
+            let mut left = LONG as isize;
+            while left > 0 {
+                let moved = libc::splice(reader, null, fd, null, left as usize, 0);
+                assert!(moved > 0);
+                left -= moved;
+            }
+        }
+        assert_eq!(write(random, &bytes), LONG as isize);
+        assert_eq!(read(random, &mut bytes), LONG as isize);
+        assert!(bytes.chunks(16).all(|chunk| chunk != [7; 16]));
+        let full = ok(open(c"/dev/full", libc::O_RDWR));
+        fails(write(full, &bytes), libc::ENOSPC);
+        assert_eq!(read(full, &mut bytes), LONG as isize);
+        assert!(bytes.iter().all(|&byte| byte == 0));
+    });
+}
+
 #[test]
 fn fionread_counts_what_is_left() {
     isolated(|| unsafe {

@@ -14,7 +14,7 @@ use crate::sentry::mm::user::{UserBuffers, UserSlice};
 use crate::sentry::signal::Signal;
 use crate::sentry::syscalls::fs::path::{attr_of, is_regular};
 use crate::sentry::syscalls::{Fd, SysResult, net};
-use crate::sentry::task::Current;
+use crate::sentry::task::{Attention, Current};
 use crate::vfs::file::{File, OpenFile};
 use crate::vfs::pipe::PipeEnd;
 use crate::vfs::tty::{Master, Slave};
@@ -111,7 +111,7 @@ fn read_all(cur: &Current, file: &OpenFile, sink: &mut UserBuffers<'_>, how: How
                 if n > 0 && done < low_water && sink.remaining() > 0 {
                     continue;
                 }
-                if n < PIECE || sink.remaining() == 0 || !object.seekable() {
+                if n < PIECE || sink.remaining() == 0 || !object.seekable() || is_killed(cur) {
                     return Ok(done as u64);
                 }
             }
@@ -148,7 +148,7 @@ fn write_all(cur: &Current, file: &OpenFile, source: &mut dyn Source, how: How) 
         match cur.wait_file(object, Events::WRITE, nonblocking, deadline, || attempt_write(cur, file, source, how)) {
             Ok(n) => {
                 done += n;
-                if n == 0 || source.left() == 0 || !goes_on(object, n) {
+                if n == 0 || source.left() == 0 || !goes_on(object, n) || is_killed(cur) {
                     break;
                 }
             }
@@ -208,6 +208,11 @@ fn attempt_write(cur: &Current, file: &OpenFile, source: &mut dyn Source, how: H
 /// files take what makes sense to them (an eventfd eight bytes).
 fn goes_on(object: &dyn File, n: usize) -> bool {
     (n >= PIECE && object.seekable()) || is_stream(object)
+}
+
+/// Nobody will look at what is still to be moved.
+pub fn is_killed(cur: &Current) -> bool {
+    cur.task.attention().contains(Attention::KILL)
 }
 
 fn is_stream(object: &dyn File) -> bool {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::errno::{Errno, Result};
 use crate::io::{Bounce, SliceSink};
 use crate::sentry::mm::user::{MAX_RW, UserPtr};
-use crate::sentry::syscalls::fs::io::{How, write_from, write_room};
+use crate::sentry::syscalls::fs::io::{How, is_killed, write_from, write_room};
 use crate::sentry::syscalls::fs::path::attr_of;
 use crate::sentry::syscalls::{Fd, SysResult};
 use crate::sentry::task::Current;
@@ -28,7 +28,7 @@ fn copy(cur: &Current, from: &OpenFile, at: u64, to: &OpenFile, to_at: Option<u6
         match copy_piece(cur, from, at + done as u64, to, to_at.map(|at| at + done as u64), count - done, &mut buf) {
             Ok((read, written)) => {
                 done += written;
-                if read == 0 || written < read {
+                if read == 0 || written < read || is_killed(cur) {
                     break;
                 }
             }
