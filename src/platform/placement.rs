@@ -399,7 +399,13 @@ fn pin_self(cpu: usize) {
     }
 }
 
-fn pin_thread(tid: i32, to: &[usize]) {
+/// The host's number of the CPU that the calling thread is pinned to.
+pub fn pinned() -> Option<usize> {
+    PINNED.get()
+}
+
+/// Pins a thread of the sandbox to CPUs, given by the host's numbers.
+pub fn pin_thread(tid: i32, to: &[usize]) {
     // SAFETY: a set with bits that are within it, valid for the call. Failing leaves the thread where it is, which is only
     // slower.
     unsafe {

@@ -8,7 +8,7 @@ use crate::errno::{Errno, Result};
 use crate::platform::placement::{self, Place};
 use crate::platform::ptrace::factory::Factory;
 use crate::platform::ptrace::space::{Space, StubProcess};
-use crate::platform::ptrace::stub::{CLONE_ADDR, COMPARE_EXCHANGE_ADDR, WAIT_ADDR};
+use crate::platform::ptrace::stub::{CALL_ADDR, CLONE_ADDR, COMPARE_EXCHANGE_ADDR, WAIT_ADDR};
 use crate::platform::ptrace::title;
 use crate::platform::ptrace::trace::{self, KICK, Stop};
 use crate::platform::{
@@ -142,6 +142,7 @@ impl StubSeed {
             kicker,
             place,
             factory: self.factory.clone(),
+            deputy: None,
         }
     }
 }
@@ -181,25 +182,37 @@ pub struct StubThread {
     pub place: Place,
     /// Where it is from.
     pub factory: Arc<Factory>,
+    /// Another thread of the process, traced too, that makes the calls instead of this one.
+    pub deputy: Option<i32>,
 }
 
 impl StubThread {
+    /// Which thread makes calls of the sentry's.
+    pub fn caller(&self) -> i32 {
+        self.deputy.unwrap_or(self.tid)
+    }
+
+    fn will_call(&mut self) -> i32 {
+        self.dirty |= self.deputy.is_none();
+        self.caller()
+    }
+
     /// Has the stub make one system call.
     pub fn call(&mut self, number: i64, args: [u64; 6]) -> Result<u64> {
-        self.dirty = true;
+        let tid = self.will_call();
         let mut kicked = false;
         let args = self.factory.mark(number, args);
-        let result = trace::syscall(self.tid, &self.regs, number, args, &mut kicked);
+        let result = trace::syscall(tid, &self.regs, number, args, &mut kicked);
         self.note_kick(kicked);
         result
     }
 
     /// Has the stub make two, the second if the first succeeds.
     fn two_calls(&mut self, calls: [(i64, [u64; 5]); 2]) -> Result<u64> {
-        self.dirty = true;
+        let tid = self.will_call();
         let mut kicked = false;
         let [.., sixth] = self.factory.mark(calls[0].0, [0; 6]);
-        let result = trace::two_syscalls(self.tid, &self.regs, calls, sixth, &mut kicked);
+        let result = trace::two_syscalls(tid, &self.regs, calls, sixth, &mut kicked);
         self.note_kick(kicked);
         result
     }
@@ -211,11 +224,11 @@ impl StubThread {
     }
 
     fn clone_stub(&mut self, flags: u64) -> Result<i32> {
-        self.dirty = true;
+        let tid = self.will_call();
         let args = self.factory.mark(libc::SYS_clone, [flags, 0, 0, 0, 0, 0]);
         let regs = trace::call_regs(&self.regs, CLONE_ADDR, libc::SYS_clone, args);
         let mut kicked = false;
-        let pid = trace::call(self.tid, &regs, &mut kicked).and_then(trace::result);
+        let pid = trace::call(tid, &regs, &mut kicked).and_then(trace::result);
         self.note_kick(kicked);
         // The host's limits show as EAGAIN, which is what clone(2) says.
         pid.map(|pid| pid as i32).map_err(|error| if error == Errno::ENOMEM { error } else { Errno::EAGAIN })
@@ -593,13 +606,25 @@ impl StubThread {
             let regs = Regs { rip: WAIT_ADDR, orig_rax: u64::MAX, ..self.regs };
             let _gone = trace::set_regs(self.tid, &regs).and_then(|()| trace::detach(self.tid));
         } else {
-            let args = self.factory.mark(libc::SYS_exit, [0; 6]);
-            let regs = trace::call_regs(&self.regs, super::stub::CALL_ADDR, libc::SYS_exit, args);
-            // That fails when another thread has just killed the process. This one must be reaped all the same: as long as
-            // it is not, the host keeps the process, and whoever waits for that (this thread, perhaps) waits for ever.
-            let _gone = trace::set_regs(self.tid, &regs).and_then(|()| trace::resume(libc::PTRACE_CONT, self.tid));
-            reap(self.tid);
+            self.end_thread(self.tid);
         }
+    }
+
+    /// Ends a thread of the process, which is not the first and is stopped.
+    pub fn end_thread(&self, tid: i32) {
+        let args = self.factory.mark(libc::SYS_exit, [0; 6]);
+        let regs = trace::call_regs(&self.regs, CALL_ADDR, libc::SYS_exit, args);
+        // That fails when another thread has just killed the process. This one must be reaped all the same: as long as
+        // it is not, the host keeps the process, and whoever waits for that (this thread, perhaps) waits for ever.
+        let _gone = trace::set_regs(tid, &regs).and_then(|()| trace::resume(libc::PTRACE_CONT, tid));
+        reap(tid);
+    }
+
+    /// Makes a thread of the process that runs no container code, traced and stopped: see [`StubThread::deputy`].
+    pub fn hire(&mut self) -> Result<i32> {
+        let tid = self.clone_stub(CLONE_THREAD)?;
+        trace::seize(tid)?;
+        Ok(tid)
     }
 }
 

@@ -64,15 +64,16 @@ impl Seat {
         if place.is_spread() { STUB_LOOKS } else { 0 }
     }
 
-    /// The stub is about to be told to go on; `slept`: it had given up looking. Decides where the thread is to wait.
-    pub fn settle(&mut self, place: &mut Place, slept: bool) {
+    /// The stub is about to be told to go on; `slept`: it had given up looking; `together`: to look costs more than it saves.
+    /// Decides where the thread is to wait.
+    pub fn settle(&mut self, place: &mut Place, slept: bool, together: bool) {
         let blocked = has_slept();
-        if place.is_spread() && (slept || place.is_in_the_way()) {
+        if place.is_spread() && (slept || together || place.is_in_the_way()) {
             place.join();
             self.quick = 0;
         }
-        if blocked {
-            // One that often waits for others has no use for a CPU that looks.
+        if blocked || together {
+            // One that often waits for others has no use for a CPU that looks either.
             self.quick = 0;
         }
         if place.is_spread() {

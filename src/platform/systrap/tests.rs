@@ -1,8 +1,10 @@
 //! Tests with hand-assembled programs: what the ptrace platform's tests do, and what only free threads can get wrong.
 
+mod deputy;
 mod free;
 
 use super::*;
+use crate::errno::Errno;
 use crate::platform::{Backing, Event, MapRequest, UserThread};
 
 pub const CODE: u64 = 0x40_0000;

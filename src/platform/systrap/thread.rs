@@ -1,5 +1,6 @@
 //! A user thread that is traced or free: see the module above.
 
+mod deputy;
 mod events;
 mod follow;
 mod rest;
@@ -10,6 +11,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+use deputy::Deputy;
 
 use super::arena::Arena;
 use super::context::{self, Context, Stop, state};
@@ -55,10 +58,10 @@ pub struct TrapSeed {
 enum From {
     /// Nothing.
     Nothing,
-    /// A copy of its memory, with the sites rewritten in it.
-    Copy(Box<Patches>),
-    /// Its memory.
-    Shared(Arc<TrapSpace>),
+    /// A copy of its memory, with the sites rewritten in it, and the extended state if its deputy has made the thread.
+    Copy(Box<Patches>, Option<Vec<u8>>),
+    /// Its memory, and that state.
+    Shared(Arc<TrapSpace>, Option<Vec<u8>>),
     /// Its memory, and a stub thread that rests, with the extended state that it is to begin with.
     Resting(Arc<TrapSpace>, rest::Called, Vec<u8>),
 }
@@ -77,11 +80,16 @@ impl SeedThread for TrapSeed {
             return Ok(Box::new(TrapThread::new(inner, memory, self.arena).get_up(called, xstate)));
         }
         let inner = self.inner.attach_thread()?;
-        let memory = match self.from {
-            From::Nothing => TrapSpace::new(inner.space.clone(), Patches::default()),
-            From::Copy(patches) => TrapSpace::new(inner.space.clone(), *patches),
-            From::Shared(memory) | From::Resting(memory, ..) => memory,
+        let (memory, xstate) = match self.from {
+            From::Nothing => (TrapSpace::new(inner.space.clone(), Patches::default()), None),
+            From::Copy(patches, xstate) => (TrapSpace::new(inner.space.clone(), *patches), xstate),
+            From::Shared(memory, xstate) => (memory, xstate),
+            From::Resting(memory, ..) => (memory, None),
         };
+        if let Some(image) = xstate {
+            // One that the container has made nonsense of stays as it is.
+            let _nonsense = trace::set_xstate(inner.tid, &image);
+        }
         Ok(Box::new(TrapThread::new(inner, memory, self.arena)))
     }
 }
@@ -121,6 +129,9 @@ struct TrapThread {
     answers: Vec<(usize, u32)>,
     /// Extended state to go on with, when it has stopped for a call.
     pending: Option<Vec<u8>>,
+    deputy: Option<Deputy>,
+    /// Changes of its memory, towards a deputy.
+    changes: u32,
     /// Whether its process goes on without it.
     retired: bool,
 }
@@ -140,7 +151,7 @@ fn has_ended(pid: i32, tid: i32) -> bool {
 
 impl Poke for StubThread {
     fn poke(&mut self, addr: u64, bytes: [u8; 8]) -> Result<()> {
-        trace::poke(self.tid, addr, bytes)
+        trace::poke(self.caller(), addr, bytes)
     }
 
     fn peek(&mut self, addr: u64, bytes: &mut [u8]) -> usize {
@@ -173,6 +184,8 @@ impl TrapThread {
             rooms: 0,
             answers: Vec::new(),
             pending: None,
+            deputy: None,
+            changes: 0,
             retired: false,
         }
     }
@@ -280,7 +293,7 @@ impl TrapThread {
         if !self.begin_free() {
             return Some(Event::Interrupted);
         }
-        self.seat.settle(&mut self.inner.place, false);
+        self.seat.settle(&mut self.inner.place, false, false);
         if trace::detach(self.inner.tid).is_err() {
             return Some(Event::Lost);
         }
@@ -310,7 +323,8 @@ impl TrapThread {
         self.pending = None;
         let Some(context) = &self.context else { return Some(Event::Lost) };
         let slept = context.state().load(Ordering::Acquire) == state::TRAP_ASLEEP;
-        self.seat.settle(&mut self.inner.place, slept);
+        let together = self.deputy.as_mut().is_some_and(Deputy::was_busy);
+        self.seat.settle(&mut self.inner.place, slept, together);
         let spread = self.inner.place.is_spread();
         context.set_patience(Seat::stub_patience(&self.inner.place));
         let next = if spread { state::RUN } else { state::RUN_ASLEEP };
@@ -446,6 +460,7 @@ impl TrapThread {
         let Mode::Waiting(stop) = self.mode else { return Ok(()) };
         space::nobody_waits();
         self.mode = Mode::Traced;
+        self.inner.deputy = None;
         self.inner.dirty = true;
         self.inner.place.join();
         self.quiet = 0;
@@ -494,7 +509,7 @@ impl TrapThread {
 
     /// The container is about to change what is mapped in `range`.
     fn change(&mut self, range: Range<u64>, gone: bool) -> Result<()> {
-        self.call_back()?;
+        self.lend_a_hand()?;
         self.memory.patches.lock().leave(&mut self.inner, &range, gone);
         Ok(())
     }
@@ -611,12 +626,12 @@ impl UserThread for TrapThread {
     }
 
     fn sync(&mut self, addr: u64, len: u64, flags: i32) -> Result<()> {
-        self.call_back()?;
+        self.lend_a_hand()?;
         self.inner.sync(addr, len, flags)
     }
 
     fn fork(&mut self) -> Result<Seed> {
-        self.call_back()?;
+        let xstate = self.prepare_clone()?;
         let process = self.inner.space.process.clone();
         // No site is rewritten between the copy of the memory and that of what is known of it.
         let patches = self.memory.patches.lock();
@@ -625,20 +640,21 @@ impl UserThread for TrapThread {
             self.inner.fork_seed()?
         };
         let patches = Box::new(patches.clone());
-        Ok(Box::new(TrapSeed { inner, arena: self.arena.clone(), from: From::Copy(patches) }))
+        Ok(Box::new(TrapSeed { inner, arena: self.arena.clone(), from: From::Copy(patches, xstate) }))
     }
 
     fn spawn_thread(&mut self) -> Result<Seed> {
         if let Some(seed) = self.call_up() {
             return Ok(seed);
         }
-        self.call_back()?;
+        let xstate = self.prepare_clone()?;
         let inner = self.inner.thread_seed()?;
-        Ok(Box::new(TrapSeed { inner, arena: self.arena.clone(), from: From::Shared(self.memory.clone()) }))
+        Ok(Box::new(TrapSeed { inner, arena: self.arena.clone(), from: From::Shared(self.memory.clone(), xstate) }))
     }
 
     fn renew(&mut self) -> Result<()> {
         self.retrace()?;
+        self.dismiss();
         let before = self.inner.space.process.clone();
         if !self.inner.is_alone() || before.vdso_changed.load(Ordering::Relaxed) {
             self.give_context_back();
@@ -714,6 +730,7 @@ impl UserThread for TrapThread {
 
 impl Drop for TrapThread {
     fn drop(&mut self) {
+        self.dismiss();
         if self.lie_down() {
             return;
         }

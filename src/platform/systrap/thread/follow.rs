@@ -44,6 +44,7 @@ impl TrapThread {
     /// Stops a free stub wherever it is, and traces it from then on.
     pub(super) fn stop_running(&mut self) -> Event {
         space::nobody_waits();
+        self.inner.deputy = None;
         self.inner.place.join();
         let kicked = self.inner.kicker.state.swap(IDLE, Ordering::SeqCst) == KICKED;
         self.mode = Mode::Traced;
