@@ -41,6 +41,16 @@ pub enum Event {
     Lost,
 }
 
+/// What a call comes to: see [`UserThread::set_answers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// This.
+    Is(u32),
+    /// What the platform says, which knows as much of it as the sentry: for `sched_yield(2)`, and for `clock_gettime(2)` of
+    /// clocks that the vDSO tells.
+    Platforms,
+}
+
 /// Makes user threads. One for the sandbox.
 pub trait Platform: Send + Sync {
     /// The name that `--platform` takes.
@@ -214,9 +224,8 @@ pub trait UserThread {
     /// be written.
     fn compare_exchange(&mut self, addr: u64, expected: u32, new: u32) -> Result<u32>;
 
-    /// The answers that calls without effect have until this is called again, as `(number, result)`: the platform may give
-    /// them without asking.
-    fn set_answers(&mut self, _answers: &[(usize, u32)]) {}
+    /// The answers that calls have until this is called again, by their numbers: the platform may give them without asking.
+    fn set_answers(&mut self, _answers: &[(usize, Answer)]) {}
 
     /// The container thread has ended, and its process goes on: the platform may keep what it has of it, for another thread.
     fn retire(&mut self) {}

@@ -5,6 +5,7 @@
 //!
 //! - `futex`, waiting and waking, on words within contexts;
 //! - `rt_sigreturn`, which gives a thread registers that it could have loaded;
+//! - `sched_yield`, which takes nothing and changes nothing;
 //! - what the sentry makes a stopped stub do (mapping, cloning) only with a **seal**: 64 random bits in parts of the argument
 //!   registers that the call does not look at. The sentry sets registers by ptrace and takes them back before container
 //!   code runs, so the seal is never in memory that the container can read; a guess costs a process.
@@ -54,6 +55,8 @@ pub struct Places {
     pub futexes: [u64; 2],
     /// `rt_sigreturn`.
     pub sigreturn: u64,
+    /// `sched_yield`.
+    pub yielding: u64,
     /// What the sentry has a stopped stub do.
     pub calls: Vec<u64>,
     /// The waiting loop's `pause`.
@@ -137,6 +140,7 @@ pub fn filter(seal: Seal, places: &Places) -> Result<BpfProgram> {
         asm.jump(place as u32, Some("futex"), None);
     }
     asm.jump(places.sigreturn as u32, Some("sigreturn"), None);
+    asm.jump(places.yielding as u32, Some("yield"), None);
     asm.jump(places.pause as u32, Some("pause"), None);
     for place in &places.calls {
         asm.jump(*place as u32, Some("call"), None);
@@ -154,6 +158,9 @@ pub fn filter(seal: Seal, places: &Places) -> Result<BpfProgram> {
     asm.label("sigreturn");
     asm.load(NR);
     asm.jump(libc::SYS_rt_sigreturn as u32, Some("allow"), Some("refuse"));
+    asm.label("yield");
+    asm.load(NR);
+    asm.jump(libc::SYS_sched_yield as u32, Some("allow"), Some("refuse"));
     asm.label("pause");
     asm.load(NR);
     asm.jump(libc::SYS_restart_syscall as u32, Some("allow"), None);

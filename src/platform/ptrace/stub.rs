@@ -132,6 +132,23 @@ pub fn vdso_parts() -> Result<Vec<Range<u64>>> {
     Ok(FOUND.get_or_init(|| found).clone())
 }
 
+/// Where in the vDSO's image `clock_gettime` is, if it has that.
+pub fn vdso_clock() -> Option<u64> {
+    static FOUND: OnceLock<Option<u64>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        // SAFETY: strings that end; the image is loaded already, as part of every process.
+        let (image, clock) = unsafe {
+            let image = libc::getauxval(libc::AT_SYSINFO_EHDR);
+            let handle = libc::dlopen(c"linux-vdso.so.1".as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD);
+            if image == 0 || handle.is_null() {
+                return None;
+            }
+            (image, libc::dlsym(handle, c"__vdso_clock_gettime".as_ptr()) as u64)
+        };
+        clock.checked_sub(image).filter(|_| clock != 0)
+    })
+}
+
 /// Where the vDSO goes when the container may map only what is below `end`.
 pub fn place_below(here: &(Range<u64>, u64), end: u64) -> (Range<u64>, u64) {
     let (range, image) = here;

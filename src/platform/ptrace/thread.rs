@@ -611,7 +611,7 @@ impl StubThread {
     }
 
     /// Ends a thread of the process, which is not the first and is stopped.
-    pub fn end_thread(&self, tid: i32) {
+    fn end_thread(&self, tid: i32) {
         let args = self.factory.mark(libc::SYS_exit, [0; 6]);
         let regs = trace::call_regs(&self.regs, CALL_ADDR, libc::SYS_exit, args);
         // That fails when another thread has just killed the process. This one must be reaped all the same: as long as
@@ -624,7 +624,15 @@ impl StubThread {
     pub fn hire(&mut self) -> Result<i32> {
         let tid = self.clone_stub(CLONE_THREAD)?;
         trace::seize(tid)?;
+        trace::set_deputy_of(self.space.process.pid);
         Ok(tid)
+    }
+
+    /// Ends that thread.
+    pub fn dismiss(&mut self, tid: i32) {
+        self.deputy = None;
+        trace::set_deputy_of(0);
+        self.end_thread(tid);
     }
 }
 

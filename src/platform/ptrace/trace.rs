@@ -1,5 +1,7 @@
 //! ptrace requests on one stub thread, by the sentry thread that traces it: `ptrace(2)`.
 
+use std::cell::Cell;
+
 use crate::errno::{Errno, Result, check};
 use crate::platform::{Regs, SigInfo};
 
@@ -122,12 +124,35 @@ pub fn poke(tid: i32, addr: u64, bytes: [u8; 8]) -> Result<()> {
     unsafe { ptrace(libc::PTRACE_POKEDATA, tid, addr, u64::from_ne_bytes(bytes)) }
 }
 
+/// Reads eight bytes: `PTRACE_PEEKDATA`.
+pub fn peek(tid: i32, addr: u64) -> Result<u64> {
+    let mut word = 0u64;
+    // The kernel's own request, unlike the C library's function, stores the word.
+    // SAFETY: the address is another process's, which the kernel checks; the word is valid for writes.
+    let ret = unsafe { libc::syscall(libc::SYS_ptrace, libc::PTRACE_PEEKDATA, tid, addr, &mut word) };
+    check(ret).map(|_| word)
+}
+
+thread_local! {
+    /// The process of whose threads the calling thread traces a deputy; 0: none.
+    static DEPUTY_OF: Cell<i32> = const { Cell::new(0) };
+}
+
+/// The calling thread traces a deputy in this process, besides what else it traces there; 0: none any more.
+pub fn set_deputy_of(pid: i32) {
+    DEPUTY_OF.set(pid);
+}
+
 /// Waits for the next stop.
+///
+/// The host does not tell that a process's first thread has ended before its others are reaped: a deputy's end, the only thing
+/// that one can have to tell meanwhile, is taken when it comes.
 pub fn wait(tid: i32) -> Stop {
     let mut status = 0;
+    let whom = if DEPUTY_OF.get() == tid { -1 } else { tid };
     loop {
         // SAFETY: `status` is valid for writes.
-        let got = unsafe { libc::wait4(tid, &mut status, libc::__WALL | libc::__WNOTHREAD, std::ptr::null_mut()) };
+        let got = unsafe { libc::wait4(whom, &mut status, libc::__WALL | libc::__WNOTHREAD, std::ptr::null_mut()) };
         if got == tid {
             break;
         }

@@ -11,8 +11,8 @@
 //!
 //! While it waits it copies memory for the sentry ([`COPY`](super::context::state::COPY)). Everything it reads and writes
 //! can be changed by other threads of the container process: a program that does so harms itself alone, since nothing here
-//! may do anything that its process must not. The host calls that the filter lets it make are `futex` on contexts and
-//! `rt_sigreturn` ([`crate::seccomp::trap`]).
+//! may do anything that its process must not. The host calls that the filter lets it make are `futex` on contexts,
+//! `sched_yield` and `rt_sigreturn` ([`crate::seccomp::trap`]).
 
 use std::arch::global_asm;
 use std::ops::Range;
@@ -23,6 +23,10 @@ use crate::platform::ptrace::stub::{PAGE, STUB};
 
 /// Where in the stub's page the code begins: behind the ptrace platform's.
 pub const AT: usize = 0x100;
+
+/// The clocks that the vDSO tells, a bit each: `CLOCK_REALTIME`, `CLOCK_MONOTONIC`, `CLOCK_MONOTONIC_RAW`, the coarse two,
+/// `CLOCK_BOOTTIME`, `CLOCK_TAI`. Those of CPU time are the sentry's.
+const CLOCKS: u32 = 0b1000_1111_0011;
 
 global_asm!(
     ".pushsection .rodata.runsc_trap_code, \"a\", @progbits",
@@ -73,6 +77,9 @@ global_asm!(
     "7:",
     "mov gs:[{packed}], r11",
     "mov gs:[{rip}], rcx",
+    "cmp r11d, {sched_yield}",
+    "je 50f",
+    "51:",
     "mov gs:[{r15}], r15",
     "mov gs:[{r14}], r14",
     "mov gs:[{r13}], r13",
@@ -98,6 +105,9 @@ global_asm!(
     "mov dword ptr [rbx + {writable_count}], 0",
     "mov dword ptr [rbx + {pieces}], 0",
     "mov eax, r11d",
+    "cmp eax, {clock_gettime}",
+    "je 60f",
+    "61:",
     "cmp eax, {answers}",
     "jae 2f",
     "lea rcx, [rip + 40f]",
@@ -212,6 +222,48 @@ global_asm!(
     "runsc_trap_brought:",
     "mov dword ptr [rbx + {probing}], 0",
     "jmp 2f",
+    // The CPU is given to others, without a word to the sentry.
+    "50:",
+    "cmp qword ptr gs:[{answers_at} + 8 * {sched_yield}], 0",
+    "je 51b",
+    "mov eax, {sched_yield}",
+    "syscall",
+    ".globl runsc_trap_yield",
+    "runsc_trap_yield:",
+    "mov rax, gs:[{packed}]",
+    "shr rax, 32",
+    "add al, 0x7f",
+    "sahf",
+    "mov rcx, gs:[{rip}]",
+    "mov eax, 0",
+    "jmp rcx",
+    // A clock, as the vDSO tells it. Whatever fails is the sentry's to answer.
+    "60:",
+    "cmp qword ptr [rbx + {answers_at} + 8 * {clock_gettime}], 0",
+    "je 61b",
+    "mov rcx, [rbx + {clock}]",
+    "test rcx, rcx",
+    "jz 61b",
+    "cmp edi, 11",
+    "ja 61b",
+    "mov r8d, {CLOCKS}",
+    "bt r8d, edi",
+    "jnc 61b",
+    "mov r12, rsi",
+    "cld",
+    "mov dword ptr [rbx + {probing}], 1",
+    "lea rsp, [rbx + {size}]",
+    "lea rsi, [rbx + {taken}]",
+    "call rcx",
+    "test eax, eax",
+    "jnz 28b",
+    "mov rax, [rbx + {taken}]",
+    "mov rcx, [rbx + {taken} + 8]",
+    "mov [r12], rax",
+    "mov [r12 + 8], rcx",
+    "mov dword ptr [rbx + {probing}], 0",
+    "mov qword ptr [rbx + {rax}], 0",
+    "jmp 36f",
     // A signal: rdi = number, rsi = siginfo, rdx = ucontext, all on the context's stack. All registers are free.
     ".balign 16",
     ".globl runsc_trap_handler",
@@ -243,7 +295,9 @@ global_asm!(
     "jmp 2f",
     "9:",
     "lea rax, [rip + 5f]",
+    // It may have been raised in the vDSO, which uses that register.
     "29:",
+    "mov [rdx + {frame_rbx}], rbx",
     "mov [rdx + {frame_rip}], rax",
     "mov rsp, rdx",
     "jmp 6f",
@@ -378,6 +432,7 @@ global_asm!(
     "34:",
     "cmp dword ptr [rbx + {full}], 0",
     "jne 35f",
+    "36:",
     "test dword ptr [rbx + {scratch} - 8], 0x400",
     "jz 18f",
     "std",
@@ -415,6 +470,8 @@ global_asm!(
     "wrfsbase rax",
     "wrgsbase rbx",
     "lea rsp, [rbx + {eflags}]",
+    ".globl runsc_trap_pop",
+    "runsc_trap_pop:",
     "popfq",
     "mov rcx, gs:[{rcx}]",
     "mov r11, gs:[{r11}]",
@@ -494,10 +551,17 @@ global_asm!(
     xstate = const context::XSTATE,
     wakes = const field::WAKES,
     STORE = const state::STORE,
+    clock = const field::CLOCK,
+    CLOCKS = const CLOCKS,
+    size = const context::SIZE,
+    taken = const context::TAKEN,
+    sched_yield = const libc::SYS_sched_yield,
+    clock_gettime = const libc::SYS_clock_gettime,
     kind_call = const context::KIND_CALL,
     kind_signal = const context::KIND_SIGNAL,
-    // `ucontext.uc_mcontext.rip`: 40 bytes of ucontext before the registers, of which it is the seventeenth.
+    // `ucontext.uc_mcontext.rip`: 40 bytes of ucontext before the registers, of which it is the seventeenth; `rbx` the twelfth.
     frame_rip = const 40 + 16 * 8,
+    frame_rbx = const 40 + 11 * 8,
     RUN = const state::RUN,
     RUN_ASLEEP = const state::RUN_ASLEEP,
     TRAP = const state::TRAP,
@@ -515,6 +579,8 @@ unsafe extern "C" {
     static runsc_trap_wait: u8;
     static runsc_trap_rest: u8;
     static runsc_trap_return: u8;
+    static runsc_trap_yield: u8;
+    static runsc_trap_pop: u8;
     static runsc_trap_bring: u8;
     static runsc_trap_brought: u8;
     static runsc_trap_store: u8;
@@ -564,6 +630,16 @@ pub fn futexes() -> [u64; 2] {
 /// Where a thread waits for an answer, its context in `rbx`.
 pub fn rest() -> u64 {
     place(&raw const runsc_trap_rest)
+}
+
+/// Behind the call of `sched_yield`.
+pub fn yielding() -> u64 {
+    place(&raw const runsc_trap_yield)
+}
+
+/// Where it takes the flags from the stack, by an instruction of one byte.
+pub fn popping() -> u64 {
+    place(&raw const runsc_trap_pop)
 }
 
 /// Behind the call of `rt_sigreturn`.

@@ -28,7 +28,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::arena::Slab;
-use crate::platform::Regs;
+use crate::platform::{Answer, Regs};
 
 /// Bytes of a context: a power of two, which is what contexts are aligned to. The signal stack must hold a frame with all
 /// extended state that the processor has: 11 KiB and some with AMX.
@@ -155,13 +155,15 @@ pub mod field {
     /// How many pieces the stub is to store before it goes on, and these: address, place in the context, length.
     pub const PIECES: usize = 0x11c;
     pub const PIECE: usize = 0x120;
+    /// Where the vDSO's `clock_gettime` is; 0: nowhere.
+    pub const CLOCK: usize = 0x180;
     /// Whether the sentry sleeps until an order is carried out.
     pub const WAKES: usize = 0xfc;
     pub const ANSWERS: usize = 0x200;
 }
 
 const _: () = assert!(field::ANSWERS + super::context::ANSWERS * 8 <= BUFFER as usize);
-const _: () = assert!(field::PIECE + PIECES * 24 <= field::ANSWERS);
+const _: () = assert!(field::PIECE + PIECES * 24 <= field::CLOCK);
 
 /// Arithmetic flags, which `lahf` and `seto` tell: CF, PF, AF, ZF, SF; OF.
 const LOW_FLAGS: u64 = 0xd5;
@@ -256,10 +258,26 @@ impl Context {
     }
 
     /// Leaves the answer to a call for the stub, which then does not ask; `None` takes it back.
-    pub fn set_answer(&self, number: usize, answer: Option<u32>) {
+    pub fn set_answer(&self, number: usize, answer: Option<Answer>) {
         if number < ANSWERS {
-            self.set(field::ANSWERS + number * 8, answer.map_or(0, |answer| 1 << 63 | u64::from(answer)));
+            let entry = match answer {
+                Some(Answer::Is(value)) => 1 << 63 | u64::from(value),
+                // Without the highest bit: the stub's code for this very call looks.
+                Some(Answer::Platforms) => 1,
+                None => 0,
+            };
+            self.set(field::ANSWERS + number * 8, entry);
         }
+    }
+
+    /// Where the stub finds the vDSO's `clock_gettime`; 0: nowhere.
+    pub fn set_clock(&self, address: u64) {
+        self.set(field::CLOCK, address);
+    }
+
+    /// The same, to be changed by another thread than the one whose context this is.
+    pub fn clock(&self) -> *const AtomicU64 {
+        self.quad(field::CLOCK)
     }
 
     /// The result of a call through a rewritten site.

@@ -72,12 +72,13 @@ impl SystrapPlatform {
         placement::count();
         placement::best_nice();
         let seal = Seal::new()?;
+        stub::vdso_clock();
         let calls = stub::sealed_calls();
         let pause = stub::PAUSE_END;
         let window = (context::WINDOW >> 32) as u32;
         let range = stub::USER_RANGE.start..context::WINDOW;
-        let (futexes, sigreturn) = (code::futexes(), code::sigreturn());
-        let filter = trap::filter(seal, &Places { futexes, sigreturn, calls, pause, window })?;
+        let (futexes, sigreturn, yielding) = (code::futexes(), code::sigreturn(), code::yielding());
+        let filter = trap::filter(seal, &Places { futexes, sigreturn, yielding, calls, pause, window })?;
         let factory = Factory::start(Kind::Free { seal, filter, handler: code::handler(), range })?;
         // After the template is made, which need not inherit it.
         Ok(SystrapPlatform { factory, arena: Arena::new()? })

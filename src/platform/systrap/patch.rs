@@ -135,6 +135,13 @@ impl Patches {
         site.map_or(rip, |site| site.back)
     }
 
+    /// Where the call is that a thread makes in a slot: it is to go on at `back`, in its slot or behind the call.
+    pub fn call_before(&self, back: u64) -> Option<u64> {
+        let back = self.seen_from_outside(back);
+        let (_, site) = self.sites.range(..back).next_back()?;
+        (site.back == back).then_some(back - 2)
+    }
+
     /// Where the stub has to go on for the container to be at `rip`.
     pub fn seen_from_inside(&self, rip: u64) -> u64 {
         if self.sites.is_empty() {

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -13,7 +13,8 @@ use super::context::{self, BUFFER_LEN, Context, Luggage, PIECES, TAKEN_LEN, stat
 use super::patch::Patches;
 use crate::errno::{Errno, Result};
 use crate::platform::AddressSpace;
-use crate::platform::ptrace::space::Space;
+use crate::platform::ptrace::space::{Space, StubProcess};
+use crate::platform::ptrace::stub;
 use crate::platform::ptrace::trace;
 
 /// The contexts of one stub process. A piece of memory stays with the process until that is gone, since it stays mapped.
@@ -30,7 +31,15 @@ pub struct Contexts {
 struct Idle {
     returned: Vec<(Slab, usize, bool)>,
     fresh: usize,
+    /// Where each context says where the clock is.
+    clocks: Vec<Word>,
 }
+
+/// A word in a piece of memory that stays with the process.
+struct Word(*const AtomicU64);
+
+// SAFETY: an atomic word that is mapped as long as the arena is, which outlives the contexts.
+unsafe impl Send for Word {}
 
 impl Contexts {
     /// A context. `EAGAIN` when there are no more.
@@ -44,7 +53,25 @@ impl Contexts {
         }
         let slab = arena.take()?;
         idle.fresh += 1;
-        Ok(Context::new(slab, idle.fresh - 1, false))
+        let context = Context::new(slab, idle.fresh - 1, false);
+        idle.clocks.push(Word(context.clock()));
+        Ok(context)
+    }
+
+    /// Tells a context's stub where its process has the vDSO's clock, unless that has been changed.
+    pub fn tell_clock(&self, context: &Context, process: &StubProcess, vdso: u64) {
+        let _others = self.idle.lock();
+        let is_there = !process.vdso_changed.load(Ordering::Relaxed);
+        context.set_clock(stub::vdso_clock().filter(|_| is_there).map_or(0, |clock| vdso + clock));
+    }
+
+    /// The vDSO is about to be changed: no stub looks for a clock there.
+    pub fn forget_clock(&self, process: &StubProcess) {
+        process.vdso_changed.store(true, Ordering::Relaxed);
+        for word in &self.idle.lock().clocks {
+            // SAFETY: see `Word`.
+            unsafe { &*word.0 }.store(0, Ordering::SeqCst);
+        }
     }
 
     /// Gives it back, for another thread of the process.

@@ -2,10 +2,11 @@
 
 mod deputy;
 mod free;
+mod own;
 
 use super::*;
 use crate::errno::Errno;
-use crate::platform::{Backing, Event, MapRequest, UserThread};
+use crate::platform::{Answer, Backing, Event, MapRequest, UserThread};
 
 pub const CODE: u64 = 0x40_0000;
 pub const DATA: u64 = 0x50_0000;
@@ -125,7 +126,7 @@ fn answers_are_given_without_asking() {
         0, 0x0f, 0x05,
     ];
     let mut user = text_thread(&platform, &code);
-    user.set_answers(&[(39, 4711)]);
+    user.set_answers(&[(39, Answer::Is(4711))]);
     let mut asked = 0;
     while expect_syscall(&mut *user) == 39 {
         asked += 1;

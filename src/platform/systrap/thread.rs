@@ -26,7 +26,7 @@ use crate::platform::ptrace::stub::{STUB, USER_RANGE};
 use crate::platform::ptrace::thread::{FREE, IDLE, KICKED, StubSeed, StubThread};
 use crate::platform::ptrace::trace;
 use crate::platform::{
-    AddressSpace, Backing, Event, Interrupter, MapRequest, Regs, Seed, SeedThread, Title, UserThread,
+    AddressSpace, Answer, Backing, Event, Interrupter, MapRequest, Regs, Seed, SeedThread, Title, UserThread,
 };
 
 /// Plain calls in a row after which a thread is set free: it costs about what four ptrace stops do.
@@ -126,7 +126,7 @@ struct TrapThread {
     hits: HashMap<u64, u32>,
     wish: Option<Range<u64>>,
     rooms: u32,
-    answers: Vec<(usize, u32)>,
+    answers: Vec<(usize, Answer)>,
     /// Extended state to go on with, when it has stopped for a call.
     pending: Option<Vec<u8>>,
     deputy: Option<Deputy>,
@@ -210,6 +210,9 @@ impl TrapThread {
         self.inner.call(libc::SYS_sigaltstack, [place, 0, 0, 0, 0, 0])?;
         self.set_waker();
         self.fill_answers();
+        if let (Some(contexts), Some(context)) = (kept(&self.inner.space.process), &self.context) {
+            contexts.tell_clock(context, &self.inner.space.process, self.inner.space.vdso.1);
+        }
         self.ready = true;
         Ok(())
     }
@@ -460,7 +463,6 @@ impl TrapThread {
         let Mode::Waiting(stop) = self.mode else { return Ok(()) };
         space::nobody_waits();
         self.mode = Mode::Traced;
-        self.inner.deputy = None;
         self.inner.dirty = true;
         self.inner.place.join();
         self.quiet = 0;
@@ -474,11 +476,10 @@ impl TrapThread {
     }
 
     /// Stops the free stub, unless that has been done.
-    fn halt(&self) -> Result<Option<i32>> {
-        match &self.context {
-            Some(context) if context.halted.take() => Ok(None),
-            _ => trace::halt(self.inner.tid),
-        }
+    fn halt(&mut self) -> Result<Option<i32>> {
+        self.inner.deputy = None;
+        let Some(context) = &self.context else { return trace::halt(self.inner.tid) };
+        if context.halted.take() { Ok(None) } else { trace::halt(self.inner.tid) }
     }
 
     /// The extended state is in the signal's frame: the handler runs with a fresh one, which the thread keeps when the
@@ -509,6 +510,10 @@ impl TrapThread {
 
     /// The container is about to change what is mapped in `range`.
     fn change(&mut self, range: Range<u64>, gone: bool) -> Result<()> {
+        let vdso = &self.inner.space.vdso.0;
+        if range.start < vdso.end && vdso.start < range.end {
+            kept(&self.inner.space.process).ok_or(Errno::EINVAL)?.forget_clock(&self.inner.space.process);
+        }
         self.lend_a_hand()?;
         self.memory.patches.lock().leave(&mut self.inner, &range, gone);
         Ok(())
@@ -698,7 +703,7 @@ impl UserThread for TrapThread {
         self.inner.compare_exchange(addr, expected, new)
     }
 
-    fn set_answers(&mut self, answers: &[(usize, u32)]) {
+    fn set_answers(&mut self, answers: &[(usize, Answer)]) {
         if let Some(context) = &self.context {
             self.take_answers_back(context);
         }

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::errno::{Errno, Result};
-use crate::platform::{Event, Seed};
+use crate::platform::{Answer, Event, Seed};
 use crate::sentry::mm::user::UserPtr;
 use crate::sentry::mm::{ForkImage, MemoryManager};
 use crate::sentry::signal::frame::Trap;
@@ -170,16 +170,18 @@ fn give_answers(cur: &mut Current) {
     let changes = cur.seccomp.changes();
     let creds = cur.creds();
     let answers = [
-        (libc::SYS_getpid, cur.pid() as u32),
-        (libc::SYS_gettid, cur.tid() as u32),
-        (libc::SYS_getuid, creds.ruid),
-        (libc::SYS_geteuid, creds.euid),
-        (libc::SYS_getgid, creds.rgid),
-        (libc::SYS_getegid, creds.egid),
+        (libc::SYS_getpid, Answer::Is(cur.pid() as u32)),
+        (libc::SYS_gettid, Answer::Is(cur.tid() as u32)),
+        (libc::SYS_getuid, Answer::Is(creds.ruid)),
+        (libc::SYS_geteuid, Answer::Is(creds.euid)),
+        (libc::SYS_getgid, Answer::Is(creds.rgid)),
+        (libc::SYS_getegid, Answer::Is(creds.egid)),
+        (libc::SYS_sched_yield, Answer::Platforms),
+        (libc::SYS_clock_gettime, Answer::Platforms),
     ];
     let traced = cur.kernel.tracer.is_some();
     let allowed = |number: i64| !traced && cur.seccomp.allows_always(number as u32);
-    let answers: Vec<(usize, u32)> = answers
+    let answers: Vec<(usize, Answer)> = answers
         .into_iter()
         .filter(|(number, _)| allowed(*number))
         .map(|(number, answer)| (number as usize, answer))

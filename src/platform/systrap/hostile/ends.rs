@@ -277,9 +277,13 @@ fn nothing_outlives_a_sentry_that_is_killed() {
     assert!(lines.any(|line| line.is_ok_and(|line| line.contains("sentry "))), "it has started");
     let stubs = children(sentry.id() as i32);
     assert!(stubs.len() >= 3, "template, process, child: {stubs:?}");
-    // A child that has not run yet has not asked for its end: all but the one that runs are to sleep.
+    // A child that has not run yet has not asked for its end: all have run, and all but the one that runs sleep.
     let runs = |pid: &&i32| status(**pid).is_some_and(|(state, _)| state == "R");
-    while stubs.iter().filter(runs).count() > 1 {
+    let is_new = |pid: &i32| {
+        let turns = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+        turns.split_whitespace().nth(2) == Some("0")
+    };
+    while stubs.iter().filter(runs).count() > 1 || stubs.iter().any(is_new) {
         std::thread::yield_now();
     }
     sentry.kill().unwrap();

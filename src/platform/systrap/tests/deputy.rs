@@ -1,6 +1,6 @@
 //! What is done for a thread by its deputy, while it waits without a tracer.
 
-use super::free::{both, is_free, set_free, threads};
+use super::free::{both, is_free, set_free, status, threads};
 use super::*;
 
 const PLACE: u64 = 0x7000_0000;
@@ -120,6 +120,31 @@ fn processes_and_threads_that_a_deputy_makes_have_their_parents_state() {
             assert_eq!(user.xstate().unwrap()[160..176], [turn; 16]);
         }
     }
+}
+
+/// Who waits for a process's first thread, with a tracer, hears of its end while the deputy is there too.
+#[test]
+fn the_end_of_a_traced_thread_with_a_deputy_is_told() {
+    let platform = SystrapPlatform::new().unwrap();
+    let mut user = thread(&platform, LOOP);
+    give_deputy(&mut *user);
+    user.space().write(CODE + 0x200, &[0xeb, 0xfe]).unwrap();
+    // A base of its own is given with a tracer.
+    (user.regs_mut().rip, user.regs_mut().gs_base) = (CODE + 0x200, 8);
+    let pid = user.space().host_pid();
+    let killer = std::thread::spawn(move || {
+        let is_running = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") R ");
+        while !is_running() || status(pid, "TracerPid") == 0 {
+            std::thread::yield_now();
+        }
+        // SAFETY: no pointers; the process is not reaped.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+    });
+    assert!(matches!(run(&mut *user), Event::Lost));
+    killer.join().unwrap();
+    drop(user);
+    // SAFETY: no pointers.
+    assert_eq!(unsafe { libc::kill(pid, 0) }, -1, "the process is gone");
 }
 
 /// The host ends the process, as when memory runs out: nobody waits for the deputy for ever.

@@ -77,10 +77,9 @@ impl TrapThread {
 
     /// Ends the deputy.
     pub(super) fn dismiss(&mut self) {
-        self.inner.deputy = None;
         self.changes = 0;
         if let Some(deputy) = self.deputy.take() {
-            self.inner.end_thread(deputy.tid);
+            self.inner.dismiss(deputy.tid);
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{Mode, QUIET, ROOMS, TrapThread};
 use crate::platform::ptrace::thread::from_kernel;
 use crate::platform::ptrace::trace;
 use crate::platform::systrap::code;
-use crate::platform::systrap::context::state;
+use crate::platform::systrap::context::{self, Context, state};
 use crate::platform::{AddressSpace, Event, Regs, SigInfo};
 
 /// Calls of one site after which it is rewritten.
@@ -66,7 +66,7 @@ impl TrapThread {
             }
             libc::SIGTRAP if self.is_ours() => None,
             libc::SIGTRAP if self.is_stale(info) => None,
-            libc::SIGTRAP if self.is_inside(self.inner.regs.rip) => self.stepped_inside(),
+            libc::SIGTRAP if self.is_inside() => self.stepped_inside(),
             libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGTRAP if from_kernel(info) => {
                 Some(Event::Fault(*info))
             }
@@ -94,9 +94,21 @@ impl TrapThread {
         stale
     }
 
-    /// Whether `rip` is in a slot or in the stub's code, where the container does not know that it is.
-    pub(super) fn is_inside(&self, rip: u64) -> bool {
-        code::range().contains(&rip) || self.memory.patches.lock().is_slot(rip)
+    /// Whether the thread is in a slot or in the stub's code, where the container does not know that it is.
+    pub(super) fn is_inside(&self) -> bool {
+        self.is_the_stubs() || self.memory.patches.lock().is_slot(self.inner.regs.rip)
+    }
+
+    /// Whether it is in the stub's code, or in the vDSO on behalf of that.
+    pub(super) fn is_the_stubs(&self) -> bool {
+        code::range().contains(&self.inner.regs.rip) || self.is_in_the_vdso()
+    }
+
+    /// Whether it is in the vDSO on the context's stack.
+    pub(super) fn is_in_the_vdso(&self) -> bool {
+        let regs = &self.inner.regs;
+        let in_context = |context: &Context| regs.rsp.wrapping_sub(context.address()) <= context::SIZE;
+        self.inner.space.vdso.0.contains(&regs.rip) && self.context.as_deref().is_some_and(in_context)
     }
 
     /// A program that lets the processor trap after each instruction has come to our code by one of its own. What it sees is

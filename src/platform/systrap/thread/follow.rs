@@ -13,16 +13,22 @@ use crate::platform::{AddressSpace, Event, Regs, UserThread};
 /// How many instructions a thread is followed through the stub's code when it is stopped there.
 const STEPS: usize = 400;
 
-/// A stopped thread goes one instruction further in our code, but for what raises a fault, and for host calls that only the
-/// container can have led it to: waiting, with nothing that anybody waits for, and returning from signals. `regs` are its own,
+/// A stopped thread goes one instruction further in our code, but for what raises a fault, and for host calls: waiting, with
+/// nothing that anybody waits for, giving the CPU away, which can be done without, and returning from signals. `regs` are its own,
 /// and are not kept up; `signal`, if not 0, it gets first.
 fn step_inside(tid: i32, regs: &mut Regs, signal: i32) -> Result<Step> {
     const EINTR: u64 = -(libc::EINTR as i64) as u64;
-    let waits = |rip: u64| code::futexes().contains(&rip);
+    let waits = |rip: u64| code::futexes().contains(&rip) || rip == code::yielding();
     if regs.orig_rax as i64 >= 0 || waits(regs.rip + 2) {
         // The call was interrupted, or is about to be made: not again, as it could take for ever.
         let rip = if waits(regs.rip + 2) { regs.rip + 2 } else { regs.rip };
         *regs = Regs { rip, rax: EINTR, orig_rax: u64::MAX, ..*regs };
+        return trace::set_regs(tid, regs).map(|()| Step::Further);
+    }
+    if regs.rip == code::popping() && signal == 0 {
+        // The host takes the trap flag for the program's own from the step behind a `popf` on.
+        let flags = trace::peek(tid, regs.rsp)?;
+        *regs = Regs { rip: regs.rip + 1, rsp: regs.rsp.wrapping_add(8), eflags: flags, orig_rax: u64::MAX, ..*regs };
         return trace::set_regs(tid, regs).map(|()| Step::Further);
     }
     if regs.rip + 2 == code::sigreturn() && signal == 0 {
@@ -44,7 +50,6 @@ impl TrapThread {
     /// Stops a free stub wherever it is, and traces it from then on.
     pub(super) fn stop_running(&mut self) -> Event {
         space::nobody_waits();
-        self.inner.deputy = None;
         self.inner.place.join();
         let kicked = self.inner.kicker.state.swap(IDLE, Ordering::SeqCst) == KICKED;
         self.mode = Mode::Traced;
@@ -82,7 +87,7 @@ impl TrapThread {
         if trace::get_regs(self.inner.tid, &mut self.inner.regs).is_err() {
             return Some(Event::Lost);
         }
-        if code::range().contains(&self.inner.regs.rip) && self.inner.regs.rip != code::slow() {
+        if self.is_the_stubs() && self.inner.regs.rip != code::slow() {
             // A fault of the stub's own copies, which its handler knows what to do about.
             return self.follow_out(signal);
         }
@@ -108,18 +113,17 @@ impl TrapThread {
             if matches!(context.state().load(Ordering::Acquire), state::TRAP | state::TRAP_ASLEEP) {
                 return self.capture_traced();
             }
-            let rip = self.inner.regs.rip;
-            // The trap of a thread without a context is the next run's.
-            if !self.is_inside(rip) || rip == code::slow() - 1 {
+            if !self.is_inside() || self.is_back_at_the_call() {
                 break;
             }
+            let is_the_stubs = self.is_the_stubs();
             if signal == 0 && self.copies_by_hand() {
                 continue;
             }
             match step_inside(self.inner.tid, &mut self.inner.regs, signal) {
                 Ok(Step::Further) => signal = 0,
                 // Its handler has it; in a slot there is nothing that could fault.
-                Ok(Step::Raised(raised)) if code::range().contains(&rip) => signal = raised,
+                Ok(Step::Raised(raised)) if is_the_stubs => signal = raised,
                 Ok(Step::Returning) if self.is_returning() => return self.return_traced(),
                 Ok(Step::Returning) if self.return_inside() => signal = 0,
                 Ok(Step::Raised(_) | Step::Returning) => break,
@@ -132,7 +136,8 @@ impl TrapThread {
     }
 
     /// A copy, each byte of which would be a step: what a call brings is done without, and what it takes back is stored by the
-    /// sentry. Whether the thread is at one.
+    /// sentry. Or a look at a clock, which begins anew when the host changes what is read, and that may be often for one who goes
+    /// in steps: the sentry is asked instead. Whether the thread is at one.
     fn copies_by_hand(&mut self) -> bool {
         let [bring, brought] = code::bringing();
         let regs = self.inner.regs;
@@ -141,6 +146,8 @@ impl TrapThread {
         } else if regs.rip == code::storing() {
             self.store_piece(regs.rdi, regs.rsi, regs.rcx);
             Regs { rip: regs.rip + 2, rcx: 0, ..regs }
+        } else if let Some(context) = self.context.as_ref().filter(|_| self.is_in_the_vdso()) {
+            Regs { rip: brought, rbx: context.address(), ..regs }
         } else {
             return false;
         };
@@ -285,16 +292,27 @@ impl TrapThread {
         event.unwrap_or(Event::Interrupted)
     }
 
+    /// A thread without a context that has come to the trap which makes its call is sent back to where it calls: all that it has
+    /// lost since is what the call would take. Whether it was there.
+    fn is_back_at_the_call(&mut self) -> bool {
+        let regs = &mut self.inner.regs;
+        let is_there = regs.rip == code::slow() - 1;
+        // One that steps itself would come here again for ever: it is about to make its call.
+        if is_there && regs.eflags & TRAP_FLAG == 0 {
+            // A program that has jumped there traps.
+            regs.rip = self.memory.patches.lock().call_before(regs.rcx).unwrap_or(regs.rip);
+        }
+        is_there
+    }
+
     /// Stopped in a slot or in the stub's code, a thread is followed out of there.
     pub(super) fn out_of_the_slot(&mut self) -> Event {
         for _ in 0..STEPS {
-            let rip = self.inner.regs.rip;
-            if !self.is_inside(rip) {
+            if !self.is_inside() {
                 break;
             }
             self.inner.dirty = true;
-            if rip == code::slow() - 1 {
-                // The trap itself: the next run has it.
+            if self.is_back_at_the_call() {
                 break;
             }
             let stepped = step_inside(self.inner.tid, &mut self.inner.regs, 0);
