@@ -13,6 +13,7 @@ use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket as Machine, SocketBuffer, State as Phase};
 use smoltcp::wire::IpEndpoint;
 
+use super::adapt::{adapted, forgotten_syn};
 use super::engine::{Engine, now};
 use super::listen::Listener;
 use super::memory::{Lent, MEMORY};
@@ -340,7 +341,7 @@ impl Conn {
         let patched = if segment.has(SYN) {
             Some(self.note_mss(state, packet, segment))
         } else {
-            (state.shift != 0).then(|| shifted_back(packet, segment, state.shift))
+            adapted(packet, segment, state.shift, None)
         };
         let bytes = patched.as_deref().unwrap_or(packet.bytes);
         state.segments.0 = state.segments.0.wrapping_add(1);
@@ -725,43 +726,6 @@ impl TimerTarget for Conn {
             stack.counters().count(Ext::TCPAbortOnTimeout);
         }
     }
-}
-
-/// A packet whose acknowledgement is of smoltcp's numbers.
-fn shifted_back(packet: &Packet<'_>, segment: &Segment, shift: u32) -> Vec<u8> {
-    let mut bytes = packet.bytes.to_vec();
-    let at = packet.header_len() + 8;
-    if segment.has(ACK)
-        && let Some(ack) = bytes.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<4>())
-    {
-        *ack = segment.ack.wrapping_sub(shift).to_be_bytes();
-    }
-    bytes
-}
-
-/// The SYN that `packet` follows, with the one option that a cookie tells.
-fn forgotten_syn(packet: &Packet<'_>, segment: &Segment, mss: u16) -> Vec<u8> {
-    const LEN: usize = 24;
-    let header = packet::Header {
-        source: packet.source,
-        destination: packet.destination,
-        protocol: TCP,
-        ttl: packet.ttl,
-        tos: packet.tos,
-        id: 0,
-        whole: false,
-    };
-    let mut bytes = vec![0; header.size() + LEN];
-    header.write(&mut bytes);
-    let (tcp, window) = (&mut bytes[header.size()..], packet.payload.get(14..16).unwrap_or(&[0xff; 2]));
-    tcp[..2].copy_from_slice(&segment.source.to_be_bytes());
-    tcp[2..4].copy_from_slice(&segment.destination.to_be_bytes());
-    tcp[4..8].copy_from_slice(&segment.seq.wrapping_sub(1).to_be_bytes());
-    (tcp[12], tcp[13]) = ((LEN as u8 / 4) << 4, SYN);
-    tcp[14..16].copy_from_slice(window);
-    tcp[20..22].copy_from_slice(&[2, 4]);
-    tcp[22..24].copy_from_slice(&mss.to_be_bytes());
-    bytes
 }
 
 /// What a reset means to the user: `tcp_reset` of Linux.

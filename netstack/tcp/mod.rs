@@ -9,6 +9,7 @@
 //! The socket is what descriptors refer to and holds what Linux has beyond a protocol: options, names, errors. A connection
 //! outlives it, until the peer has everything.
 
+mod adapt;
 mod calls;
 mod conn;
 mod cookie;
