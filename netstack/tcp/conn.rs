@@ -20,6 +20,7 @@ use super::memory::{Lent, MEMORY};
 use super::meter::{Clamp, Meter};
 use super::options::{TcpOptions, retry_time};
 use super::segment::{ACK, RST, SYN, Segment, mss_option};
+use super::window::PeerWindow;
 use crate::errno::{Errno, Result};
 use crate::netstack::device::vnet::{self, Offload, Partial, Segmentation};
 use crate::netstack::stack::counters::{Ext, Ip, Tcp as Counter};
@@ -95,6 +96,8 @@ pub struct State {
     pub segments: (u32, u32),
     /// What was sent and how soon it was acknowledged.
     pub meter: Meter,
+    /// What the peer has room for.
+    window: PeerWindow,
     /// `TCP_WINDOW_CLAMP`'s view of our window.
     clamp: Clamp,
     /// When a segment last came (monotonic, microseconds).
@@ -235,6 +238,7 @@ impl Conn {
             segments: (0, 0),
             bytes: (0, 0),
             meter: Meter::default(),
+            window: PeerWindow::default(),
             clamp: Clamp::default(),
             heard: now().total_micros(),
         };
@@ -338,10 +342,12 @@ impl Conn {
     }
 
     fn receive(&self, stack: &Stack, state: &mut State, packet: &Packet<'_>, segment: &Segment, fresh: bool) {
+        let queued = state.unsent();
+        let heard = state.window.hear(segment, queued);
         let patched = if segment.has(SYN) {
             Some(self.note_mss(state, packet, segment))
         } else {
-            adapted(packet, segment, state.shift, None)
+            adapted(packet, segment, state.shift, heard.window)
         };
         let bytes = patched.as_deref().unwrap_or(packet.bytes);
         state.segments.0 = state.segments.0.wrapping_add(1);
@@ -364,6 +370,11 @@ impl Conn {
             let before = state.tcp_phase();
             if engine.receive(&mut state.sockets, bytes) {
                 self.flush(stack, engine, state);
+            }
+            if heard.opened && state.unsent() > 0 {
+                for _ in 0..3 {
+                    engine.receive(&mut state.sockets, bytes);
+                }
             }
             let reset = (segment.has(RST) && before != state.tcp_phase()).then_some(before);
             if reset == Some(Phase::SynReceived) && state.listener.is_some() {
@@ -402,6 +413,10 @@ impl Conn {
         while engine.transmit(&mut state.sockets) {
             self.flush(stack, engine, state);
         }
+        if state.window.is_closed() {
+            // How long an answer may take counts from the probe that was just sent.
+            state.set_timeout();
+        }
     }
 
     /// Sends the segment in the engine's frame.
@@ -419,7 +434,9 @@ impl Conn {
             state.sent = (segment.end(), segment.ack);
         }
         let resent = state.meter.resent_segments;
-        state.meter.sending(&segment, now().total_micros());
+        let micros = now().total_micros();
+        state.meter.sending(&segment, micros);
+        state.window.sending(&segment, micros);
         self.count_sent(stack, state, &segment, bytes.len(), state.meter.resent_segments != resent);
         state.clamp.apply(&mut bytes[start..], &segment, state.options.window_clamp);
         packet::set_tos(bytes, state.options.ip.tos(self.tuple.remote.ip()));
@@ -676,7 +693,7 @@ impl State {
         let probing = options.keep_alive && silent >= i64::from(options.keep_idle) * 1_000_000;
         let interval = smoltcp::time::Duration::from_secs(options.keep_interval.into());
         let limit = if self.view().send_queue() > 0 {
-            Some(options.user_timeout.unwrap_or(options.retransmit_timeout))
+            self.window.patience(options, self.heard)
         } else {
             options.keep_alive.then_some(dead)
         };

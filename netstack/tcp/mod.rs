@@ -26,6 +26,11 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod window;
+#[cfg(test)]
+mod window_model_tests;
+#[cfg(test)]
+mod window_tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
