@@ -343,7 +343,8 @@ impl Conn {
 
     fn receive(&self, stack: &Stack, state: &mut State, packet: &Packet<'_>, segment: &Segment, fresh: bool) {
         let queued = state.unsent();
-        let heard = state.window.hear(segment, queued);
+        let ended = matches!(state.tcp_phase(), Phase::FinWait1 | Phase::LastAck | Phase::Closing);
+        let heard = state.window.hear(segment, queued, ended);
         let patched = if segment.has(SYN) {
             Some(self.note_mss(state, packet, segment))
         } else {
@@ -371,6 +372,7 @@ impl Conn {
             if engine.receive(&mut state.sockets, bytes) {
                 self.flush(stack, engine, state);
             }
+            state.window.taken(queued.saturating_sub(state.unsent()));
             if heard.opened && state.unsent() > 0 {
                 for _ in 0..3 {
                     engine.receive(&mut state.sockets, bytes);

@@ -52,19 +52,15 @@ pub struct PeerWindow {
     closed: Option<Closed>,
     /// The sequence number after all that was sent, but for probes that smoltcp knows as such.
     next: Option<u32>,
-    /// The sequence number after our end, once it was sent.
-    end: Option<u32>,
-    /// What was acknowledged.
-    acknowledged: Option<u32>,
+    /// The sequence number of the first byte that smoltcp keeps for sending it again.
+    first: Option<u32>,
 }
 
 impl PeerWindow {
     /// A segment of ours is on its way at `now`.
     pub fn sending(&mut self, segment: &Segment, now: i64) {
         let end = segment.end();
-        if segment.has(FIN) {
-            self.end = Some(end);
-        }
+        self.first.get_or_insert(if segment.has(SYN) { end } else { segment.seq });
         if segment.len > 0
             && let Some(closed) = &mut self.closed
         {
@@ -79,29 +75,32 @@ impl PeerWindow {
         }
     }
 
-    /// A segment came while `queued` bytes were not acknowledged.
-    pub fn hear(&mut self, segment: &Segment, queued: usize) -> Heard {
+    /// A segment came while `queued` bytes were not acknowledged; with `ended` nor was our end, which follows them.
+    pub fn hear(&mut self, segment: &Segment, queued: usize, ended: bool) -> Heard {
         if let Some(closed) = &mut self.closed {
             closed.asked = None;
         }
-        let ack = segment.has(ACK).then_some(segment.ack);
-        let is_old = |ack| self.acknowledged.is_some_and(|acknowledged| is_before(ack, acknowledged));
-        if segment.has(RST) || ack.map_or(!segment.has(SYN), is_old) {
-            return Heard::default();
+        let answer = (segment.has(ACK) && !segment.has(SYN)).then_some(segment.ack);
+        let gain = answer.zip(self.first).map_or(0, |(ack, first)| ack.wrapping_sub(first) as usize);
+        if segment.has(RST) || !segment.has(ACK | SYN) || gain > queued + usize::from(ended) {
+            return Heard::default(); // as smoltcp ignores it
         }
-        self.acknowledged = ack.or(self.acknowledged);
         let shut = segment.window == 0;
         let was_closed = self.closed.is_some();
         self.closed = shut.then(|| self.closed.unwrap_or_default());
-        let answer = ack.filter(|_| !segment.has(SYN));
         let under_way = answer.is_some_and(|ack| self.next.is_some_and(|next| is_before(ack, next)));
         let only_end = under_way && queued == 0 && segment.len == 0;
-        let at_end = answer.is_some() && answer == self.end;
+        let at_end = gain > queued;
         let other = only_end || (shut && (under_way || at_end));
         let window = other.then_some(if self.told == 1 { 2 } else { 1 });
         self.told = window.unwrap_or(segment.window);
         let opened = was_closed && !shut && under_way && queued > 0 && segment.len == 0 && !segment.has(FIN);
         Heard { window, opened }
+    }
+
+    /// smoltcp has made of a segment that `bytes` more bytes were acknowledged.
+    pub fn taken(&mut self, bytes: usize) {
+        self.first = self.first.map(|first| first.wrapping_add(bytes as u32));
     }
 
     /// Whether the peer has no room.

@@ -59,6 +59,17 @@ impl TxToken for Out<'_> {
     }
 }
 
+/// What the peer is like.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    /// It loses what it gets and says, and its window does as it likes.
+    Mean,
+    /// It loses nothing, and has the room that it was given.
+    Exact,
+    /// It loses nothing, and always has room.
+    Kind,
+}
+
 /// A connection from 10.0.0.2 to a peer.
 struct Model {
     random: u64,
@@ -77,8 +88,7 @@ struct Model {
     ended: (bool, bool),
     room: usize,
     said: VecDeque<(u8, u32, u16)>,
-    /// The peer loses nothing and has room.
-    kind: bool,
+    mood: Mood,
     scale: u8,
 }
 
@@ -110,12 +120,11 @@ impl Model {
             ended: (false, false),
             room: 600,
             said: VecDeque::new(),
-            kind: true,
+            mood: Mood::Kind,
             scale: (seed % 3 * 2) as u8,
         };
         model.run();
         assert_eq!(model.machine().state(), Phase::Established);
-        model.kind = false;
         model
     }
 
@@ -137,7 +146,10 @@ impl Model {
             self.line.from.clear();
             if let Some(said) = self.said.pop_front() {
                 let (bytes, opened) = self.heard(said);
+                let queued = self.machine().send_queue();
                 self.give(bytes.clone());
+                let left = self.machine().send_queue();
+                self.window.taken(queued - left);
                 if opened && self.machine().send_queue() > 0 {
                     (0..3).for_each(|_| self.give(bytes.clone()));
                 }
@@ -156,7 +168,7 @@ impl Model {
             let packet = Packet::parse(&sent).unwrap();
             let segment = Segment::parse(packet.payload).unwrap();
             self.window.sending(&segment, self.clock);
-            if self.kind || self.below(4) > 0 {
+            if self.mood != Mood::Mean || self.below(4) > 0 {
                 self.take(&segment, &packet.payload[segment.header_len..]);
             }
         }
@@ -185,8 +197,9 @@ impl Model {
         bytes[40..].copy_from_slice(options);
         let packet = Packet::parse(&bytes).unwrap();
         let segment = Segment::parse(packet.payload).unwrap();
-        let queued = self.sockets.get::<Machine<'static>>(self.handle).send_queue();
-        let heard = self.window.hear(&segment, queued);
+        let ended = matches!(self.machine().state(), Phase::FinWait1 | Phase::LastAck | Phase::Closing);
+        let queued = self.machine().send_queue();
+        let heard = self.window.hear(&segment, queued, ended);
         (adapted(&packet, &segment, 0, heard.window).unwrap_or(bytes), heard.opened)
     }
 
@@ -215,27 +228,31 @@ impl Model {
 
     /// The peer says what it has; that may be lost.
     fn say(&mut self, flags: u8, may_change: bool) {
-        if self.kind {
+        if self.mood == Mood::Kind {
             self.room = 2000;
-        } else if may_change && self.below(3) == 0 {
+        } else if self.mood == Mood::Mean && may_change && self.below(3) == 0 {
             self.room = [0, 0, 3, 20, 700][self.below(5)];
         }
         let shift = if flags & SYN == 0 { self.scale } else { 0 };
         let ack = self.start.wrapping_add(self.taken.len() as u32 + u32::from(self.ended.0));
         let said = (flags, ack, (self.room >> shift) as u16);
-        if self.kind || self.below(4) > 0 {
+        if self.mood != Mood::Mean || self.below(4) > 0 {
             self.said.push_back(said);
         }
+    }
+
+    /// Hands smoltcp as much as it takes of `len` more bytes.
+    fn write(&mut self, len: usize) {
+        let (bytes, from) = (pattern(self.written + len), self.written);
+        self.written += self.machine().send_slice(&bytes[from..]).unwrap();
     }
 
     fn step(&mut self) {
         match self.below(8) {
             0..3 => {
                 let len = [1, 20, 300, 1500][self.below(4)];
-                let bytes = pattern(self.written + len);
                 if self.machine().may_send() {
-                    let from = self.written;
-                    self.written += self.machine().send_slice(&bytes[from..]).unwrap();
+                    self.write(len);
                 }
             }
             3 | 4 => self.say(ACK, true),
@@ -266,7 +283,7 @@ impl Model {
 
     /// From now on the peer is kind, but speaks only when it is spoken to.
     fn finish(mut self, seed: u64) {
-        (self.kind, self.room) = (true, 2000);
+        (self.mood, self.room) = (Mood::Kind, 2000);
         self.said.clear();
         let end = self.clock + 600_000_000;
         while !self.is_done() {
@@ -280,8 +297,7 @@ impl Model {
             assert!(self.clock < end, "{seed}: nothing gets better in {phase} with {queued} bytes");
         }
         assert!(self.taken == pattern(self.written), "{seed}: other bytes");
-        let phase = self.machine().state();
-        assert!(!self.shut || self.ended.0, "{seed} {phase} {:?} {}", self.ended, self.written);
+        assert!(!self.shut || self.ended.0, "{seed}: no end");
     }
 }
 
@@ -289,9 +305,29 @@ impl Model {
 fn everything_arrives_in_the_end() {
     for seed in 0..3000 {
         let mut model = Model::new(seed);
+        model.mood = Mood::Mean;
         for _ in 0..20 + model.below(60) {
             model.step();
         }
         model.finish(seed);
     }
+}
+
+#[test]
+fn nothing_is_asked_after_the_end() {
+    let mut model = Model::new(0);
+    model.mood = Mood::Exact;
+    model.write(model.room + 1);
+    model.run();
+    assert_eq!((model.room, model.machine().send_queue()), (0, 1));
+    model.machine().close();
+    model.run();
+    // The probe has the last byte and the end, and finds room; there is none again after it.
+    model.room = 1;
+    model.wait();
+    model.run();
+    assert_eq!((model.machine().state(), model.ended.0, model.room), (Phase::FinWait2, true, 0));
+    model.wait();
+    model.run();
+    assert_eq!(model.interface.poll_at(Instant::from_micros(model.clock), &model.sockets), None);
 }
