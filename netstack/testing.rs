@@ -8,16 +8,17 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
 
-use crate::container::network::NetConfig;
+use crate::container::network::{Mac, NetConfig};
 use crate::errno::{Errno, Result};
 use crate::io::SliceSink;
+use crate::netstack::stack::packet::Header;
 use crate::netstack::{SockAddr, Socket, SocketCred, Stack};
 use crate::timer::TimerQueue;
 use crate::vfs::file::File;
 use crate::wait::{Events, Parker};
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const ROOT: SocketCred = SocketCred { uid: 0, gid: 0, net_raw: true, net_admin: true, net_bind: true, pid: 1 };
 
@@ -45,6 +46,33 @@ pub fn pair(vnet_header: bool) -> (Arc<Stack>, Arc<Stack>) {
         Stack::new(&config(host, vnet_header), Some(fd.into()), TimerQueue::new())
     };
     (make(1, one), make(2, two))
+}
+
+/// A stack with the address 10.0.0.2 and a virtio-net header, its link-layer address, and the other end of its wire.
+pub fn deaf() -> (Arc<Stack>, [u8; 6], UnixDatagram) {
+    let (ours, theirs) = UnixDatagram::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let mut config = config(2, true);
+    let mac = [2, 0, 0, 0, 0, 1];
+    config.mac = Some(Mac(mac));
+    (Stack::new(&config, Some(theirs.into()), TimerQueue::new()), mac, ours)
+}
+
+/// A frame for [`deaf`] with an IPv4 packet from 10.0.0.1.
+pub fn frame(mac: [u8; 6], protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let header = Header {
+        source: "10.0.0.1".parse().unwrap(),
+        destination: "10.0.0.2".parse().unwrap(),
+        protocol,
+        ttl: 64,
+        tos: 3,
+        id: 7,
+        whole: false,
+    };
+    let mut packet = vec![0; 20];
+    packet.extend_from_slice(payload);
+    header.write(&mut packet);
+    [&mac[..], &[2, 0, 0, 0, 0, 9, 8, 0], &packet].concat()
 }
 
 pub fn socket(stack: &Arc<Stack>, domain: i32, kind: i32) -> Arc<dyn File> {

@@ -130,33 +130,6 @@ fn datagrams_within_a_host_are_packets_of_lo() {
     assert_eq!(sent.load(std::sync::atomic::Ordering::Relaxed), 4 * 1028);
 }
 
-/// A stack with the address 10.0.0.2 whose wire nobody reads, and its link-layer address.
-fn deaf() -> (Arc<Stack>, [u8; 6], std::os::unix::net::UnixDatagram) {
-    let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
-    theirs.set_nonblocking(true).unwrap();
-    let mut config = config(2, true);
-    let mac = [2, 0, 0, 0, 0, 1];
-    config.mac = Some(crate::container::network::Mac(mac));
-    (Stack::new(&config, Some(theirs.into()), TimerQueue::new()), mac, ours)
-}
-
-/// A frame with an IPv4 packet from 10.0.0.1.
-fn frame(mac: [u8; 6], protocol: u8, payload: &[u8]) -> Vec<u8> {
-    let header = packet::Header {
-        source: "10.0.0.1".parse().unwrap(),
-        destination: "10.0.0.2".parse().unwrap(),
-        protocol,
-        ttl: 64,
-        tos: 3,
-        id: 7,
-        whole: false,
-    };
-    let mut packet = vec![0; 20];
-    packet.extend_from_slice(payload);
-    header.write(&mut packet);
-    [&mac[..], &[2, 0, 0, 0, 0, 9, 8, 0], &packet].concat()
-}
-
 #[test]
 fn a_handshake_that_the_peer_resets_is_counted() {
     let (stack, mac, _wire) = deaf();

@@ -13,12 +13,14 @@ use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket as Machine, SocketBuffer, State as Phase};
 use smoltcp::wire::IpEndpoint;
 
+use super::adapt::{adapted, forgotten_syn};
 use super::engine::{Engine, now};
 use super::listen::Listener;
 use super::memory::{Lent, MEMORY};
 use super::meter::{Clamp, Meter};
 use super::options::{TcpOptions, retry_time};
 use super::segment::{ACK, RST, SYN, Segment, mss_option};
+use super::window::PeerWindow;
 use crate::errno::{Errno, Result};
 use crate::netstack::device::vnet::{self, Offload, Partial, Segmentation};
 use crate::netstack::stack::counters::{Ext, Ip, Tcp as Counter};
@@ -94,6 +96,8 @@ pub struct State {
     pub segments: (u32, u32),
     /// What was sent and how soon it was acknowledged.
     pub meter: Meter,
+    /// What the peer has room for.
+    window: PeerWindow,
     /// `TCP_WINDOW_CLAMP`'s view of our window.
     clamp: Clamp,
     /// When a segment last came (monotonic, microseconds).
@@ -234,6 +238,7 @@ impl Conn {
             segments: (0, 0),
             bytes: (0, 0),
             meter: Meter::default(),
+            window: PeerWindow::default(),
             clamp: Clamp::default(),
             heard: now().total_micros(),
         };
@@ -337,10 +342,13 @@ impl Conn {
     }
 
     fn receive(&self, stack: &Stack, state: &mut State, packet: &Packet<'_>, segment: &Segment, fresh: bool) {
+        let queued = state.unsent();
+        let ended = matches!(state.tcp_phase(), Phase::FinWait1 | Phase::LastAck | Phase::Closing);
+        let heard = state.window.hear(segment, queued, ended);
         let patched = if segment.has(SYN) {
             Some(self.note_mss(state, packet, segment))
         } else {
-            (state.shift != 0).then(|| shifted_back(packet, segment, state.shift))
+            adapted(packet, segment, state.shift, heard.window)
         };
         let bytes = patched.as_deref().unwrap_or(packet.bytes);
         state.segments.0 = state.segments.0.wrapping_add(1);
@@ -363,6 +371,12 @@ impl Conn {
             let before = state.tcp_phase();
             if engine.receive(&mut state.sockets, bytes) {
                 self.flush(stack, engine, state);
+            }
+            state.window.taken(queued.saturating_sub(state.unsent()));
+            if heard.opened && state.unsent() > 0 {
+                for _ in 0..3 {
+                    engine.receive(&mut state.sockets, bytes);
+                }
             }
             let reset = (segment.has(RST) && before != state.tcp_phase()).then_some(before);
             if reset == Some(Phase::SynReceived) && state.listener.is_some() {
@@ -401,6 +415,10 @@ impl Conn {
         while engine.transmit(&mut state.sockets) {
             self.flush(stack, engine, state);
         }
+        if state.window.is_closed() {
+            // How long an answer may take counts from the probe that was just sent.
+            state.set_timeout();
+        }
     }
 
     /// Sends the segment in the engine's frame.
@@ -418,7 +436,9 @@ impl Conn {
             state.sent = (segment.end(), segment.ack);
         }
         let resent = state.meter.resent_segments;
-        state.meter.sending(&segment, now().total_micros());
+        let micros = now().total_micros();
+        state.meter.sending(&segment, micros);
+        state.window.sending(&segment, micros);
         self.count_sent(stack, state, &segment, bytes.len(), state.meter.resent_segments != resent);
         state.clamp.apply(&mut bytes[start..], &segment, state.options.window_clamp);
         packet::set_tos(bytes, state.options.ip.tos(self.tuple.remote.ip()));
@@ -675,7 +695,7 @@ impl State {
         let probing = options.keep_alive && silent >= i64::from(options.keep_idle) * 1_000_000;
         let interval = smoltcp::time::Duration::from_secs(options.keep_interval.into());
         let limit = if self.view().send_queue() > 0 {
-            Some(options.user_timeout.unwrap_or(options.retransmit_timeout))
+            self.window.patience(options, self.heard)
         } else {
             options.keep_alive.then_some(dead)
         };
@@ -725,43 +745,6 @@ impl TimerTarget for Conn {
             stack.counters().count(Ext::TCPAbortOnTimeout);
         }
     }
-}
-
-/// A packet whose acknowledgement is of smoltcp's numbers.
-fn shifted_back(packet: &Packet<'_>, segment: &Segment, shift: u32) -> Vec<u8> {
-    let mut bytes = packet.bytes.to_vec();
-    let at = packet.header_len() + 8;
-    if segment.has(ACK)
-        && let Some(ack) = bytes.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<4>())
-    {
-        *ack = segment.ack.wrapping_sub(shift).to_be_bytes();
-    }
-    bytes
-}
-
-/// The SYN that `packet` follows, with the one option that a cookie tells.
-fn forgotten_syn(packet: &Packet<'_>, segment: &Segment, mss: u16) -> Vec<u8> {
-    const LEN: usize = 24;
-    let header = packet::Header {
-        source: packet.source,
-        destination: packet.destination,
-        protocol: TCP,
-        ttl: packet.ttl,
-        tos: packet.tos,
-        id: 0,
-        whole: false,
-    };
-    let mut bytes = vec![0; header.size() + LEN];
-    header.write(&mut bytes);
-    let (tcp, window) = (&mut bytes[header.size()..], packet.payload.get(14..16).unwrap_or(&[0xff; 2]));
-    tcp[..2].copy_from_slice(&segment.source.to_be_bytes());
-    tcp[2..4].copy_from_slice(&segment.destination.to_be_bytes());
-    tcp[4..8].copy_from_slice(&segment.seq.wrapping_sub(1).to_be_bytes());
-    (tcp[12], tcp[13]) = ((LEN as u8 / 4) << 4, SYN);
-    tcp[14..16].copy_from_slice(window);
-    tcp[20..22].copy_from_slice(&[2, 4]);
-    tcp[22..24].copy_from_slice(&mss.to_be_bytes());
-    bytes
 }
 
 /// What a reset means to the user: `tcp_reset` of Linux.

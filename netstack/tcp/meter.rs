@@ -76,7 +76,11 @@ impl Meter {
     }
 }
 
-/// `TCP_WINDOW_CLAMP`: the window in our segments is no longer than it says, and never takes back what was offered.
+/// Our window: no longer than `TCP_WINDOW_CLAMP` says, and never taken back.
+///
+/// smoltcp rounds the room that there is down to what a scaled window can say, and takes no byte beyond that: as bytes come,
+/// the end of the window goes back and forth by up to a unit. Whoever used the window up would find that his last bytes were
+/// not taken (RFC 7323, 2.4, forbids that) and wait for his timer. So a unit is kept back.
 #[derive(Default)]
 pub struct Clamp {
     /// By how many bits windows are shifted: RFC 7323, as our SYN says.
@@ -91,16 +95,19 @@ impl Clamp {
         if segment.has(SYN) {
             self.shift = tcp.get(20..segment.header_len).and_then(window_scale).unwrap_or(0).min(14);
         }
-        if clamp == 0 || !segment.has(ACK) {
+        if !segment.has(ACK) {
             return;
         }
         let Some([high, low]) = tcp.get_mut(14..16) else { return };
         // The window of a SYN is never shifted.
         let shift = if segment.has(SYN) { 0 } else { self.shift };
-        let offered = u32::from(u16::from_be_bytes([*high, *low])) << shift;
-        let promised = self.edge.map_or(0, |edge| edge.wrapping_sub(segment.ack) as i32).max(0) as u32;
-        let window = offered.min(clamp.max(promised));
-        self.edge = Some(segment.ack.wrapping_add(window));
+        let room = segment.window.saturating_sub(u16::from(shift > 0));
+        let mut window = u32::from(room) << shift;
+        if clamp > 0 {
+            let promised = self.edge.map_or(0, |edge| edge.wrapping_sub(segment.ack) as i32).max(0) as u32;
+            window = window.min(clamp.max(promised));
+            self.edge = Some(segment.ack.wrapping_add(window));
+        }
         [*high, *low] = u16::try_from(window >> shift).unwrap_or(u16::MAX).to_be_bytes();
     }
 }
@@ -154,6 +161,24 @@ mod tests {
     }
 
     #[test]
+    fn what_was_offered_is_taken() {
+        let mut clamp = Clamp::default();
+        let (mut bytes, syn) = segment(1, 9, SYN | ACK, 0, &[1, 3, 3, 7], 60_000);
+        clamp.apply(&mut bytes, &syn, 0);
+        // The room ends at one place whatever has come; smoltcp takes what fits in whole units.
+        let end = 100_000;
+        let mut offered = 0;
+        for ack in (10..end).step_by(37) {
+            let units = ((end - ack) >> 7) as u16;
+            assert!(offered <= ack + (u32::from(units) << 7), "at {ack}");
+            let (mut bytes, segment) = segment(2, ack, ACK, 0, &[], units);
+            clamp.apply(&mut bytes, &segment, 0);
+            offered = offered.max(ack + (u32::from(u16::from_be_bytes([bytes[14], bytes[15]])) << 7));
+        }
+        assert!(end - offered < 256);
+    }
+
+    #[test]
     fn windows_are_clamped_and_never_taken_back() {
         let mut clamp = Clamp::default();
         let window = |bytes: &[u8]| u16::from_be_bytes([bytes[14], bytes[15]]);
@@ -165,7 +190,7 @@ mod tests {
             clamp.apply(&mut bytes, &segment, limit);
             u32::from(window(&bytes)) << 4
         };
-        assert_eq!(offer(10, 0), 96_000);
+        assert_eq!(offer(10, 0), 96_000 - 16, "a unit is kept back");
         assert_eq!(offer(10, 32_000), 32_000);
         assert_eq!(offer(1610, 3200), 30_400, "what is left of the promise");
         assert_eq!(offer(32_010, 3200), 3200);

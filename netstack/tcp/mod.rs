@@ -9,6 +9,7 @@
 //! The socket is what descriptors refer to and holds what Linux has beyond a protocol: options, names, errors. A connection
 //! outlives it, until the peer has everything.
 
+mod adapt;
 mod calls;
 mod conn;
 mod cookie;
@@ -25,6 +26,11 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod window;
+#[cfg(test)]
+mod window_model_tests;
+#[cfg(test)]
+mod window_tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};

@@ -28,6 +28,8 @@ pub struct Segment {
     pub ack: u32,
     /// [`SYN`] and others.
     pub flags: u8,
+    /// The window as it stands there.
+    pub window: u16,
     /// Where the data begins.
     pub header_len: usize,
     /// How much data there is.
@@ -49,6 +51,7 @@ impl Segment {
             seq: word(4),
             ack: word(8),
             flags: header[13],
+            window: be16(header, 14),
             header_len,
             len: bytes.len() - header_len,
         })
