@@ -96,16 +96,16 @@ fn goes_on(front: &[u8]) -> bool {
 
 /// Five bytes that are a whole instruction of the libraries.
 fn fixed(before: &[u8]) -> Option<usize> {
-    const WHOLE: [[u8; 5]; 3] = [
-        // mov 8(%rsp),%r9: the last argument, in syscall(3) of the GNU C library, and in musl.
-        [0x4c, 0x8b, 0x4c, 0x24, 0x08],
-        // mov %r11,8(%rsp): in what every call of musl goes through that a thread can be cancelled in, and those of newer GNU C
-        // libraries.
-        [0x4c, 0x89, 0x5c, 0x24, 0x08],
-        // mov 8(%rsp),%rax: the number, in Go's calls that cannot fail.
-        [0x48, 0x8b, 0x44, 0x24, 0x08],
-    ];
-    WHOLE.iter().any(|whole| before.ends_with(whole)).then_some(5)
+    let found = match *before {
+        // mov 8*n(%rsp),%reg: the last argument, in syscall(3) of the GNU C library and in musl; the number, in Go's calls that
+        // cannot fail, and in what most calls of the GNU C library go through since 2.41.
+        [.., 0x48 | 0x4c, 0x8b, modrm, 0x24, at @ 0..0x80] => modrm & 0xc7 == 0x44 && at % 8 == 0,
+        // mov %r11,8(%rsp): in what all calls of musl go through that a thread can be cancelled in, and those of programs with
+        // several threads on the GNU C library since 2.41.
+        [.., 0x4c, 0x89, 0x5c, 0x24, 0x08] => true,
+        _ => false,
+    };
+    found.then_some(5)
 }
 
 /// One instruction of three bytes or more that means the same anywhere. Two short ones will not do: a thread may be between
@@ -115,13 +115,15 @@ fn following(behind: &[u8], back: u64) -> Option<Shape> {
     Some(Shape { start: back - 2, len: 5, displaced: behind[..len].to_vec(), behind: true })
 }
 
-/// The length of the first instruction, if it is known, uses registers alone, and neither jumps nor counts from where it is.
+/// The length of the first instruction, if it is known, uses registers and the stack alone, and neither jumps nor counts from
+/// where it is.
 fn movable(code: &[u8]) -> Option<usize> {
     const REGISTERS: u8 = 0xc0;
-    let (wide, prefix) = match code.first()? {
-        byte @ 0x40..=0x4f => (byte & 8 != 0, 1),
-        _ => (false, 0),
+    let (bits, prefix) = match code.first()? {
+        byte @ 0x40..=0x4f => (byte & 15, 1),
+        _ => (0, 0),
     };
+    let (wide, numbered) = (bits & 8 != 0, bits & 3 != 0);
     let rest = &code[prefix..];
     let registers = rest.get(1).is_some_and(|modrm| modrm & REGISTERS == REGISTERS);
     let len = match *rest {
@@ -129,6 +131,9 @@ fn movable(code: &[u8]) -> Option<usize> {
         [0x3d, ..] => 5,
         // Moves, comparisons, tests between registers.
         [0x31 | 0x39 | 0x3b | 0x63 | 0x85 | 0x89 | 0x8b, ..] if registers => 2,
+        // Moves between a register and the stack: disp8(%rsp), disp8(%rbp).
+        [0x89 | 0x8b, modrm, 0x24, ..] if modrm & 0xc7 == 0x44 && !numbered => 4,
+        [0x89 | 0x8b, modrm, ..] if modrm & 0xc7 == 0x45 && !numbered => 3,
         // Operations with an immediate byte on a register.
         [0x83, ..] if registers => 3,
         // mov $imm32,%reg
@@ -223,6 +228,9 @@ mod tests {
         // musl, GNU 2.41: mov 16(%rsp),%r9; mov %r11,8(%rsp); syscall; ret
         let code = [0x4c, 0x8b, 0x4c, 0x24, 16, 0x4c, 0x89, 0x5c, 0x24, 8, 0x0f, 5, 0xc3];
         assert_eq!(start(&code, 0), Some((0xff9, 5)));
+        // GNU 2.41: mov 16(%rsp),%rax; syscall; pop %rbx; ret
+        assert_eq!(start(&[0x48, 0x8b, 0x44, 0x24, 16, 0x0f, 5, 0x5b, 0xc3], 0), Some((0xff9, 5)));
+        assert_eq!(start(&[0x48, 0x8b, 0x44, 0x24, 17, 0x0f, 5, 0x5b, 0xc3], 0), None);
         // musl, small: mov 8(%rsp),%r9; mov %rcx,%rdx; syscall; ret
         assert_eq!(start(&[0x4c, 0x8b, 0x4c, 0x24, 8, 0x48, 0x89, 0xca, 0x0f, 5, 0xc3], 0), Some((0xff6, 8)));
         // musl: syscall; mov %eax,%r10d
@@ -233,6 +241,15 @@ mod tests {
         // Go: mov 8(%rsp),%rax; syscall; mov %rax,40(%rsp)
         let code = [0x48, 0x8b, 0x44, 0x24, 8, 0x0f, 5, 0x48, 0x89, 0x44, 0x24, 40];
         assert_eq!(start(&code, 39), Some((0xff9, 5)));
+        // With frame pointers: mov -8(%rbp),%rbx; leave
+        assert_eq!(
+            shape(&[0x48, 0x8b, 0x45, 16, 0x0f, 5, 0x48, 0x8b, 0x5d, 0xf8, 0xc9], 0).unwrap().displaced.len(),
+            4
+        );
+        // mov %eax,28(%rsp)
+        assert_eq!(shape(&[0x89, 0xd0, 0x0f, 5, 0x89, 0x44, 0x24, 28], 0).unwrap().displaced.len(), 4);
+        assert_eq!(shape(&[0x89, 0xd0, 0x0f, 5, 0x41, 0x89, 0x44, 0x24, 28], 0), None, "mov %eax,28(%r12)");
+        assert_eq!(shape(&[0x89, 0xd0, 0x0f, 5, 0x41, 0x89, 0x45, 28], 0), None, "mov %eax,28(%r13)");
         // A jump counts from where it is.
         assert_eq!(shape(&[0x31, 0xc0, 0x0f, 5, 0x74, 0x10, 0x90, 0x90], 0), None);
         assert_eq!(shape(&[0x31, 0xc0, 0x0f, 5, 0xc3, 0x90, 0x90, 0x90], 0), None);

@@ -95,15 +95,33 @@ static int changed(void)
 }
 
 static int zero, null, ends[2], epoll;
-static sem_t there, back;
+static sem_t there;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t moved = PTHREAD_COND_INITIALIZER;
+static int asked;
 
 static void *answer(void *unused)
 {
+	pthread_mutex_lock(&lock);
 	for (int i = 0; i < TURNS; i++) {
-		sem_wait(&there);
-		sem_post(&back);
+		while (!asked)
+			pthread_cond_wait(&moved, &lock);
+		asked = 0;
+		pthread_cond_signal(&moved);
 	}
+	pthread_mutex_unlock(&lock);
 	return unused;
+}
+
+/* It has the lock until it waits: so it does wait, each time. */
+static long asks(void)
+{
+	pthread_mutex_lock(&lock);
+	asked = 1;
+	pthread_cond_signal(&moved);
+	while (asked)
+		pthread_cond_wait(&moved, &lock);
+	return pthread_mutex_unlock(&lock);
 }
 
 static void *nothing(void *argument)
@@ -126,7 +144,6 @@ static long polls(void) { struct pollfd end = { .fd = ends[0], .events = POLLIN 
 static long waits(void) { struct epoll_event event; return epoll_wait(epoll, &event, 1, 0); }
 static long rests(void) { struct timespec none = { 0, 0 }; return nanosleep(&none, NULL); }
 static long passes(void) { char byte; return send(ends[1], "x", 1, 0) + recv(ends[0], &byte, 1, 0); }
-static long hands_over(void) { sem_post(&there); return sem_wait(&back); }
 
 static long blocks(void)
 {
@@ -181,7 +198,7 @@ static const struct {
 	{ "write", out },	    { "lseek", seek },	     { "fcntl", flags },       { "open, close", open_close },
 	{ "stat", look },	    { "fstat", look_at },    { "access", may },	       { "poll", polls },
 	{ "epoll_wait", waits },    { "nanosleep", rests },  { "send, recv", passes }, { "sigprocmask", blocks },
-	{ "sigaction", handles },   { "sem_wait", hands_over },
+	{ "sigaction", handles },   { "pthread_cond_wait", asks },
 	{ "pthread_create", threads }, { "pthread_cancel", cancels },
 };
 
@@ -191,7 +208,7 @@ static void once(const char *name, long (*call)(void))
 	int before;
 	pthread_t thread;
 
-	if (call == hands_over)
+	if (call == asks)
 		pthread_create(&thread, NULL, answer, NULL);
 	before = changed();
 	for (int i = 0; i < TURNS; i++)
@@ -208,7 +225,6 @@ int main(void)
 	if (zero < 0 || null < 0 || epoll < 0 || socketpair(AF_UNIX, SOCK_STREAM, 0, ends))
 		abort();
 	sem_init(&there, 0, 0);
-	sem_init(&back, 0, 0);
 	find_texts();
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
 		int status = 0;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
-use std::sync::mpsc::sync_channel;
+use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 use std::{env, fs, process, slice, thread};
 
@@ -98,17 +98,25 @@ fn tcp(name: &str) {
     });
 }
 
-fn channels(name: &str) {
-    let (question, questions) = sync_channel(0);
-    let (answer, answers) = sync_channel(0);
-    let answering =
-        thread::spawn(move || questions.into_iter().for_each(|number: usize| answer.send(number + 1).expect("room")));
-    often(name, || {
-        question.send(1).expect("a thread that listens");
-        answers.recv().expect("a thread that answers")
+/// Who asks has the lock until it waits: so it does wait, each time.
+fn condition(name: &str) {
+    let (asked, moved) = (&Mutex::new(false), &Condvar::new());
+    let lock = || asked.lock().expect("nobody panics");
+    let until = |asked, wanted| moved.wait_while(asked, |asked| *asked != wanted).expect("nobody panics");
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            for _ in 0..TURNS {
+                *until(lock(), true) = false;
+                moved.notify_one();
+            }
+        });
+        often(name, || {
+            let mut asked = lock();
+            *asked = true;
+            moved.notify_one();
+            usize::from(!*until(asked, false))
+        });
     });
-    drop(question);
-    answering.join().expect("it ends");
 }
 
 fn parks(name: &str) {
@@ -128,7 +136,7 @@ const KINDS: [(&str, fn(&str)); 8] = [
     ("metadata", metadata),
     ("write", files),
     ("TCP", tcp),
-    ("channel", channels),
+    ("condition", condition),
     ("park", parks),
     ("thread", threads),
 ];

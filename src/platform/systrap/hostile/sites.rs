@@ -134,6 +134,33 @@ fn a_site_whose_second_page_is_replaced() {
     }
 }
 
+/// What a slot does in place of the program may need the stack.
+#[test]
+fn a_stack_that_is_gone() {
+    let platform = SystrapPlatform::new().unwrap();
+    // 1: mov 8(%rsp),%rax; mov 16(%rsp),%esi; syscall; add %rax,%rbx; jmp 1b
+    // 1: mov 8(%rsp),%eax; syscall; mov %rax,8(%rsp); jmp 1b
+    let before = [0x48, 0x8b, 0x44, 0x24, 8, 0x8b, 0x74, 0x24, 16, 0x0f, 0x05, 0x48, 0x01, 0xc3, 0xeb, 0xf0];
+    let behind = [0x8b, 0x44, 0x24, 8, 0x0f, 0x05, 0x48, 0x89, 0x44, 0x24, 8, 0xeb, 0xf3];
+    for code in [&before[..], &behind] {
+        let mut user = text_thread(&platform, code);
+        let stack = user.regs().rsp;
+        user.space().write(stack + 8, &39u64.to_le_bytes()).unwrap();
+        for turn in 0..200 {
+            assert_eq!(expect_syscall(&mut *user), 39);
+            user.regs_mut().rax = 39;
+            if turn < 100 || turn % 10 != 0 {
+                continue;
+            }
+            assert_ne!(bytes_at(&*user, CODE, code.len()), code);
+            user.regs_mut().rsp = 0x1000;
+            let event = run_a_while(&mut *user);
+            assert!(matches!(event, Event::Fault(info) if info.si_signo == libc::SIGSEGV), "{}", told(&*user, &event));
+            (user.regs_mut().rsp, user.regs_mut().rip) = (stack, CODE);
+        }
+    }
+}
+
 /// A room is mapped over by another thread while the call sleeps.
 #[test]
 fn a_room_that_another_thread_maps_over() {
