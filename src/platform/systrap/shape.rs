@@ -64,7 +64,7 @@ fn loads_number(before: &[u8], number: u64) -> Option<usize> {
 fn goes_on(front: &[u8]) -> bool {
     let at = |back: usize| front.len().checked_sub(back).and_then(|at| front.get(at).copied()).unwrap_or(0);
     // A prefix, with which it is another register's load.
-    let prefix = at(1) & 0xf0 == 0x40;
+    let prefix = at(1) & 0xf0 == 0x40 || at(2) == 0xd5;
     // `movabs`, which has the number as the upper half of its value.
     let wide = at(5) & 0xf8 == 0x48 && at(4) & 0xf8 == 0xb8;
     // The number is a displacement, and what tells the registers is before it: `b8`, or that and another byte.
@@ -97,6 +97,8 @@ fn goes_on(front: &[u8]) -> bool {
 /// Five bytes that are a whole instruction of the libraries.
 fn fixed(before: &[u8]) -> Option<usize> {
     let found = match *before {
+        // With the prefix of AVX-512, or that of APX, they are something else.
+        [.., 0x62, _, _, _, _, _, _, _] | [.., 0xd5, _, _, _, _, _] => false,
         // mov 8*n(%rsp),%reg: the last argument, in syscall(3) of the GNU C library and in musl; the number, in Go's calls that
         // cannot fail, and in what most calls of the GNU C library go through since 2.41.
         [.., 0x48 | 0x4c, 0x8b, modrm, 0x24, at @ 0..0x80] => modrm & 0xc7 == 0x44 && at % 8 == 0,
@@ -231,6 +233,7 @@ mod tests {
         // GNU 2.41: mov 16(%rsp),%rax; syscall; pop %rbx; ret
         assert_eq!(start(&[0x48, 0x8b, 0x44, 0x24, 16, 0x0f, 5, 0x5b, 0xc3], 0), Some((0xff9, 5)));
         assert_eq!(start(&[0x48, 0x8b, 0x44, 0x24, 17, 0x0f, 5, 0x5b, 0xc3], 0), None);
+        assert_eq!(start(&[0x62, 0xf2, 0x7d, 0x48, 0x8b, 0x44, 0x24, 16, 0x0f, 5, 0x5b, 0xc3], 0), None, "vpcompressd");
         // musl, small: mov 8(%rsp),%r9; mov %rcx,%rdx; syscall; ret
         assert_eq!(start(&[0x4c, 0x8b, 0x4c, 0x24, 8, 0x48, 0x89, 0xca, 0x0f, 5, 0xc3], 0), Some((0xff6, 8)));
         // musl: syscall; mov %eax,%r10d
