@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod network;
+mod sites;
 mod writeback;
 
 use std::fs;
@@ -64,6 +65,7 @@ scripts! {
     files: "files.sh",
     git: "git.sh",
     globbing: "globbing.sh",
+    go: "go.sh",
     here_documents: "here_documents.sh",
     job_control: "job_control.sh",
     pipelines: "pipelines.sh",

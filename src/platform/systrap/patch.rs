@@ -4,16 +4,17 @@
 //!
 //! ```text
 //! before:  b8 27 00 00 00   mov $39,%eax         ──▶  e9 .. .. .. ..   jmp slot
+//!          31 ff            xor %edi,%edi             31 ff            (untouched, as any number of such)
 //!          0f 05            syscall                   0f 05            (untouched)
 //!
 //! behind:  0f 05            syscall              ──▶  e9 .. cc .. ..   jmp slot
 //!          48 3d 01 f0 ...  cmp $-4095,%rax           .. (the rest of the instruction is never reached)
 //! ```
 //!
-//! In the first, one whole instruction before the call is displaced: nobody can be in its middle, and the call itself still
-//! works for whoever jumps to it. In the second, the instructions behind the call are; somebody may come to them from
-//! elsewhere, or from a call that was under way. The slot's place is chosen so that the jump's byte there is `cc`: the trap
-//! tells, and the thread goes on in the slot's copy.
+//! In the first, one whole instruction before the call makes room: nobody can be in its middle, and what is between it and
+//! the call, which a slot has a copy of, still works for whoever is there or jumps there, as does the call. In the second, the
+//! instructions behind the call are displaced; somebody may come to them from elsewhere, or from a call that was under way.
+//! The slot's place is chosen so that the jump's byte there is `cc`: the trap tells, and the thread goes on in the slot's copy.
 //!
 //! A **slot** does the displaced instruction's work and enters the stub:
 //!
@@ -56,6 +57,8 @@ pub struct Site {
     len: usize,
     /// Behind the call.
     back: u64,
+    /// Behind all that the slot does in place of the program.
+    end: u64,
     slot: u64,
     /// Where the slot goes on behind the call, if not in the program's own code.
     tail: Option<u64>,
@@ -207,8 +210,9 @@ impl Patches {
         }
         let changed = jump(&shape, slot, original).ok_or(Errno::ERANGE)?;
         let (start, len) = (shape.start, shape.len);
+        let end = if shape.behind { back + shape.displaced.len() as u64 } else { back };
         self.tails.extend(tail.map(|tail| (tail, start)));
-        self.sites.insert(start, Site { original, len, back, slot, tail });
+        self.sites.insert(start, Site { original, len, back, end, slot, tail });
         write(memory, start, original, changed)?;
         Ok(true)
     }
@@ -246,8 +250,8 @@ impl Patches {
         if self.sites.is_empty() && self.rooms.is_empty() || range.is_empty() {
             return;
         }
-        let near = range.start.saturating_sub(8)..range.end;
-        let touched = |start: u64, site: &Site| overlap(range, &(start..start + site.len as u64));
+        let near = range.start.saturating_sub(shape::BEFORE as u64)..range.end;
+        let touched = |start: u64, site: &Site| overlap(range, &(start..site.end));
         let mut starts: Vec<u64> =
             self.sites.range(near).filter(|(start, site)| touched(**start, site)).map(|(start, _)| *start).collect();
         let lost: Vec<Range<u64>> = self.rooms.iter().map(Room::range).filter(|room| overlap(room, range)).collect();

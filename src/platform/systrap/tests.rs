@@ -70,6 +70,10 @@ pub const LOOP: &[u8] = &[0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x48, 0x01, 0xc3, 0xeb,
 pub const LOOP_BEHIND: &[u8] =
     &[0x31, 0xc0, 0x0f, 0x05, 0x48, 0x3d, 1, 0xf0, 0xff, 0xff, 0x48, 0x8d, 0x5b, 1, 0xeb, 0xf0];
 
+/// `1: mov $39,%eax; mov %rbx,%r14; xor %edx,%edx; syscall; add %rax,%rbx; jmp 1b`.
+pub const LOOP_BETWEEN: &[u8] =
+    &[0xb8, 39, 0, 0, 0, 0x49, 0x89, 0xde, 0x31, 0xd2, 0x0f, 0x05, 0x48, 0x01, 0xc3, 0xeb, 0xef];
+
 #[test]
 fn calls_are_answered_in_every_mode() {
     let platform = SystrapPlatform::new().unwrap();
@@ -84,6 +88,30 @@ fn calls_are_answered_in_every_mode() {
             sum += turn;
         }
     }
+}
+
+#[test]
+fn what_is_between_the_number_and_the_call_is_carried_out() {
+    let platform = SystrapPlatform::new().unwrap();
+    let mut user = text_thread(&platform, LOOP_BETWEEN);
+    for turn in 0..2000 {
+        user.regs_mut().rdx = 5;
+        assert_eq!(expect_syscall(&mut *user), 39);
+        let regs = user.regs();
+        assert_eq!((regs.rip, regs.rbx, regs.r14, regs.rdx), (CODE + 12, turn, turn, 0));
+        user.regs_mut().rax = 1;
+        // As if something had jumped there: what is between is still in its place.
+        if turn > 1000 && turn % 10 == 0 {
+            user.regs_mut().rax = 39;
+            user.regs_mut().rip = CODE + 5;
+            assert_eq!(expect_syscall(&mut *user), 39);
+            assert_eq!((user.regs().rip, user.regs().r14), (CODE + 12, turn));
+            user.regs_mut().rax = 1;
+        }
+    }
+    let mut code = [0; 12];
+    user.space().read(CODE, &mut code).unwrap();
+    assert_eq!((code[0], &code[5..]), (0xe9, &LOOP_BETWEEN[5..12]), "the jump, and the rest");
 }
 
 #[test]

@@ -70,19 +70,31 @@ fn shapes_of_anything() {
     let mut random = Random(0xbeef);
     let alphabet = [
         0x0f, 0x05, 0xb8, 0x48, 0xc7, 0xc0, 0x3d, 0x89, 0x8b, 0x83, 0x98, 0x41, 0x4c, 0x24, 0x08, 0x90, 0xe9, 0xeb, 39,
-        0,
+        0, 0x31, 0xba,
     ];
+    let mut found = [0; 3];
     for _ in 0..ROUNDS * 20 {
-        let len = random.below(33) as usize;
-        let bytes: Vec<u8> = (0..len).map(|_| alphabet[random.below(alphabet.len() as u64) as usize]).collect();
-        let at = random.below(34) as usize;
+        let len = random.below(49) as usize;
+        let mut bytes: Vec<u8> = (0..len).map(|_| alphabet[random.below(alphabet.len() as u64) as usize]).collect();
+        let at = random.below(50) as usize;
         let back = 0x40_0000 + random.below(0x1000);
+        // Mostly a call, with a load of its number somewhere before.
+        if let Some(call) = at.checked_sub(2).filter(|_| at <= len && random.below(4) != 0) {
+            bytes[call..at].copy_from_slice(&[0x0f, 0x05]);
+            if let Some(load) = call.checked_sub(5 + random.below(20) as usize) {
+                bytes[load..load + 5].copy_from_slice(&[0xb8, 39, 0, 0, 0]);
+            }
+        }
         if let Some(shape) = shape::find(&bytes, at, back, random.below(2) * 39) {
-            assert!(shape.len >= 5 && shape.displaced.len() <= 16 && shape.displaced.len() >= 3);
-            assert!(shape.start < back && shape.start >= back - 16);
-            assert!(shape.behind || shape.start + shape.len as u64 + 2 == back);
+            let displaced = shape.displaced.len();
+            assert!((5..=8).contains(&shape.len) && (3..=SLOT as usize - 16).contains(&displaced));
+            let start = if shape.behind { back - 2 } else { back - 2 - displaced as u64 };
+            assert_eq!(shape.start, start);
+            assert!(shape.behind || shape.len <= displaced && displaced + 2 <= shape::BEFORE);
+            found[if shape.behind { 0 } else { 1 + usize::from(shape.len < displaced) }] += 1;
         }
     }
+    assert!(found.iter().all(|found| *found > 100), "behind, in front, further in front: {found:?}");
 }
 
 /// Memory that answers as it likes, and remembers where it was written.

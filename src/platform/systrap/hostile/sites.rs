@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::AtomicU32;
 
 use super::*;
-use crate::platform::systrap::tests::LOOP_BEHIND;
+use crate::platform::systrap::tests::{LOOP_BEHIND, LOOP_BETWEEN};
 use crate::platform::{Backing, MapRequest};
 
 const TEXT: u64 = 0x80_0000;
@@ -92,7 +92,7 @@ fn shared_and_writable_code_is_left_alone() {
 #[test]
 fn rooms_that_are_mapped_over() {
     let platform = SystrapPlatform::new().unwrap();
-    for code in [LOOP, LOOP_BEHIND] {
+    for code in [LOOP, LOOP_BEHIND, LOOP_BETWEEN] {
         let mut user = text_thread(&platform, code);
         let mut room = None;
         for _ in 0..200 {
@@ -115,7 +115,53 @@ fn rooms_that_are_mapped_over() {
     }
 }
 
-/// As above, by another thread while the call sleeps.
+/// A page's end is between the jump and the call: with the call's page go the call and what is before it there.
+#[test]
+fn a_site_whose_second_page_is_replaced() {
+    let platform = SystrapPlatform::new().unwrap();
+    // Where the site begins, and where the page of the rest.
+    for (code, cut) in [(LOOP, 5), (LOOP_BETWEEN, 8), (LOOP_BEHIND, 7)] {
+        let before = vec![0x90; 0x1000 - cut];
+        let file = file_of(&[&before[..], code].concat());
+        let start = TEXT + before.len() as u64;
+        let mut user = thread(&platform, LOOP);
+        map_text(&mut *user, &file, TEXT, false);
+        user.regs_mut().rip = start;
+        until_rewritten(&mut *user, start, code);
+        let rest = file_of(&[0x31, 0xf6, 0xeb, 0xfe]);
+        map_text(&mut *user, &rest, TEXT + 0x1000, false);
+        assert_eq!(bytes_at(&*user, start, cut), code[..cut], "{code:x?}");
+    }
+}
+
+/// What a slot does in place of the program may need the stack.
+#[test]
+fn a_stack_that_is_gone() {
+    let platform = SystrapPlatform::new().unwrap();
+    // 1: mov 8(%rsp),%rax; mov 16(%rsp),%esi; syscall; add %rax,%rbx; jmp 1b
+    // 1: mov 8(%rsp),%eax; syscall; mov %rax,8(%rsp); jmp 1b
+    let before = [0x48, 0x8b, 0x44, 0x24, 8, 0x8b, 0x74, 0x24, 16, 0x0f, 0x05, 0x48, 0x01, 0xc3, 0xeb, 0xf0];
+    let behind = [0x8b, 0x44, 0x24, 8, 0x0f, 0x05, 0x48, 0x89, 0x44, 0x24, 8, 0xeb, 0xf3];
+    for code in [&before[..], &behind] {
+        let mut user = text_thread(&platform, code);
+        let stack = user.regs().rsp;
+        user.space().write(stack + 8, &39u64.to_le_bytes()).unwrap();
+        for turn in 0..200 {
+            assert_eq!(expect_syscall(&mut *user), 39);
+            user.regs_mut().rax = 39;
+            if turn < 100 || turn % 10 != 0 {
+                continue;
+            }
+            assert_ne!(bytes_at(&*user, CODE, code.len()), code);
+            user.regs_mut().rsp = 0x1000;
+            let event = run_a_while(&mut *user);
+            assert!(matches!(event, Event::Fault(info) if info.si_signo == libc::SIGSEGV), "{}", told(&*user, &event));
+            (user.regs_mut().rsp, user.regs_mut().rip) = (stack, CODE);
+        }
+    }
+}
+
+/// A room is mapped over by another thread while the call sleeps.
 #[test]
 fn a_room_that_another_thread_maps_over() {
     let platform = SystrapPlatform::new().unwrap();
@@ -185,11 +231,13 @@ fn sites(count: u32) -> Sites {
         code.extend_from_slice(&[0x41, 0xbc, TURNS as u8, 0, 0, 0]);
         let start = code.len();
         let load = [&[0xb8][..], &number.to_le_bytes()].concat();
-        match index % 4 {
+        match index % 5 {
             0 => code.extend_from_slice(&[&load[..], &[0x0f, 0x05]].concat()),
             1 => code.extend_from_slice(&[&[0x48, 0xc7, 0xc0][..], &number.to_le_bytes(), &[0x0f, 0x05]].concat()),
             // Behind: cmp $-4095,%rax; mov %rax,%rsi
             2 => code.extend_from_slice(&[&load[..], &[0x90, 0x0f, 0x05, 0x48, 0x3d, 1, 0xf0, 0xff, 0xff]].concat()),
+            // Between: mov %rbx,%r14; mov $7,%esi
+            4 => code.extend_from_slice(&[&load[..], &[0x49, 0x89, 0xde, 0xbe, 7, 0, 0, 0, 0x0f, 0x05]].concat()),
             _ => code.extend_from_slice(&[&load[..], &[0x90, 0x0f, 0x05, 0x48, 0x89, 0xc6]].concat()),
         }
         let end = code.windows(2).rposition(|pair| pair == [0x0f, 0x05]).unwrap() + 2;
@@ -263,7 +311,7 @@ fn many_threads_use_sites_that_are_being_rewritten() {
 fn a_site_that_is_put_back_while_it_is_used() {
     bounded(Duration::from_secs(60), || {
         let platform = SystrapPlatform::new().unwrap();
-        for code in [LOOP, LOOP_BEHIND] {
+        for code in [LOOP, LOOP_BEHIND, LOOP_BETWEEN] {
             let file = file_of(code);
             let mut user = thread(&platform, LOOP);
             map_text(&mut *user, &file, TEXT, false);
@@ -307,7 +355,7 @@ fn a_site_that_is_put_back_while_it_is_used() {
 fn kicks_between_a_call_and_its_signal() {
     bounded(Duration::from_secs(60), || {
         let platform = SystrapPlatform::new().unwrap();
-        for text in [None, Some(LOOP), Some(LOOP_BEHIND)] {
+        for text in [None, Some(LOOP), Some(LOOP_BEHIND), Some(LOOP_BETWEEN)] {
             let mut user = text.map_or_else(|| thread(&platform, LOOP), |code| text_thread(&platform, code));
             let kicks = Kicks::new(user.interrupter(), Duration::from_micros(20));
             let end = Instant::now() + Duration::from_secs(2);
@@ -344,7 +392,7 @@ fn kicks_between_a_call_and_its_signal() {
 fn a_program_that_steps_itself_does_not_see_our_code() {
     bounded(Duration::from_secs(60), || {
         let platform = SystrapPlatform::new().unwrap();
-        for code in [LOOP, LOOP_BEHIND] {
+        for code in [LOOP, LOOP_BEHIND, LOOP_BETWEEN] {
             let mut user = text_thread(&platform, code);
             for _ in 0..200 {
                 expect_syscall(&mut *user);

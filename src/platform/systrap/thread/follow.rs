@@ -122,7 +122,7 @@ impl TrapThread {
             }
             match step_inside(self.inner.tid, &mut self.inner.regs, signal) {
                 Ok(Step::Further) => signal = 0,
-                // Its handler has it; in a slot there is nothing that could fault.
+                // Its handler has it. A fault in a slot, whose stack is gone, comes again at the next run.
                 Ok(Step::Raised(raised)) if is_the_stubs => signal = raised,
                 Ok(Step::Returning) if self.is_returning() => return self.return_traced(),
                 Ok(Step::Returning) if self.return_inside() => signal = 0,
