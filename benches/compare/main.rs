@@ -1,6 +1,6 @@
 //! Native, this project and every gVisor that is found, side by side, in one run.
 //!
-//! `cargo bench -- micro start programs nginx iperf3 docker` runs those groups, without words all. `PEER_RUNSC=PATH,…` names the gVisors
+//! `cargo bench -- micro start work programs nginx iperf3 docker` runs those groups, without words all. `PEER_RUNSC=PATH,…` names the gVisors
 //! (otherwise the one on `PATH`), `PEER_PLATFORM=ptrace,systrap` their platforms. Root is needed. The group `docker` compares
 //! with `runc`.
 
@@ -14,6 +14,7 @@ mod micro;
 mod network;
 mod start;
 mod table;
+mod work;
 
 use common::Runtime;
 
@@ -33,6 +34,9 @@ fn main() {
     }
     if wanted("start") {
         table::run("Start-up, memory, files: less is better", &runtimes, start::start);
+    }
+    if wanted("work") {
+        table::run("Ordinary programs: less is better", &runtimes, work::work);
     }
     if wanted("programs") {
         table::run("Programs within one sandbox, over loopback: more is better", &runtimes, start::programs);

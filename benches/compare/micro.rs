@@ -27,6 +27,11 @@ pub fn main() {
     fs::write(&path, vec![1; 1 << 20]).expect("a file");
     let file = File::options().read(true).write(true).open(&path).expect("it is there");
     let mut block = vec![0; 64 << 10];
+    // SAFETY: a mapping of its own, which nobody else uses.
+    let idle = unsafe {
+        let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        libc::mmap(std::ptr::null_mut(), 64 << 10, access, flags, -1, 0)
+    };
 
     report("getpid", || {
         // SAFETY: getpid takes nothing and cannot fail.
@@ -45,6 +50,19 @@ pub fn main() {
     report("write 1 B", || file.write_all_at(&[1], 0).expect("it can be written"));
     report("write 64 KiB", || file.write_all_at(&block, 0).expect("it can be written"));
     report("map and touch 1 MiB", touch);
+    report("clock_gettime without the vDSO", || {
+        // SAFETY: room for the time.
+        unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, [0u64; 2].as_mut_ptr()) };
+    });
+    report("sched_yield", thread::yield_now);
+    report("20 calls and a madvise", || {
+        for _ in 0..20 {
+            // SAFETY: getppid takes nothing and cannot fail.
+            unsafe { libc::getppid() };
+        }
+        // SAFETY: that mapping.
+        unsafe { libc::madvise(idle, 64 << 10, libc::MADV_DONTNEED) };
+    });
     report("fork+exit+wait", fork);
     report("spawn /bin/true", || {
         Command::new("/bin/true").status().expect("it is there");

@@ -11,7 +11,7 @@ use super::micro;
 use super::table::Figures;
 
 /// The command natively or in a sandbox.
-fn command(runtime: Option<&Runtime>, state: &Path, words: &[&str]) -> Command {
+pub fn command(runtime: Option<&Runtime>, state: &Path, words: &[&str]) -> Command {
     match runtime {
         None => {
             let mut command = Command::new(words[0]);

@@ -52,6 +52,8 @@ pub enum Number {
     KeepaliveProbes,
     /// `net.ipv4.tcp_keepalive_time`, seconds.
     KeepaliveTime,
+    /// `net.ipv4.tcp_orphan_retries`: how often data that nobody has open any more is sent again; 0 stands for 8.
+    OrphanRetries,
     /// `net.ipv4.tcp_retries2`: how often data is sent again.
     Retries,
     /// `net.ipv4.tcp_syncookies`: 1 where a listener has too many handshakes, 2 always.
@@ -68,7 +70,7 @@ pub enum Number {
 type Description = (Number, &'static str, u32, RangeInclusive<u32>);
 
 /// In the order of [`Number`].
-const NUMBERS: [Description; 18] = [
+const NUMBERS: [Description; 19] = [
     (Number::ReceiveDefault, "net/core/rmem_default", 212_992, MIN_RECEIVE_BUF..=i32::MAX as u32),
     (Number::ReceiveMax, "net/core/rmem_max", 4 << 20, MIN_RECEIVE_BUF..=i32::MAX as u32),
     (Number::SendDefault, "net/core/wmem_default", 212_992, MIN_SEND_BUF..=i32::MAX as u32),
@@ -82,6 +84,7 @@ const NUMBERS: [Description; 18] = [
     (Number::KeepaliveInterval, "net/ipv4/tcp_keepalive_intvl", 75, 1..=MAX_SECONDS),
     (Number::KeepaliveProbes, "net/ipv4/tcp_keepalive_probes", 9, 0..=255),
     (Number::KeepaliveTime, "net/ipv4/tcp_keepalive_time", 7200, 1..=MAX_SECONDS),
+    (Number::OrphanRetries, "net/ipv4/tcp_orphan_retries", 0, 0..=255),
     (Number::Retries, "net/ipv4/tcp_retries2", 15, 0..=255),
     (Number::Syncookies, "net/ipv4/tcp_syncookies", 1, 0..=2),
     (Number::SynAckRetries, "net/ipv4/tcp_synack_retries", 5, 0..=255),
@@ -276,9 +279,20 @@ impl Settings {
     /// How long data may stay unacknowledged: the time of `tcp_retries2` retransmissions, the first after 200 ms, each
     /// after twice the time of that before, two minutes at most.
     pub fn retransmit_timeout(&self) -> Duration {
-        let waits = (0..=self.get(Number::Retries)).map(|n| (MIN_TIMEOUT << n.min(20)).min(MAX_TIMEOUT));
-        Duration::from_millis(waits.sum())
+        data_retry_time(self.get(Number::Retries))
     }
+
+    /// The same for data that nobody has open any more.
+    pub fn orphan_timeout(&self) -> Duration {
+        match self.get(Number::OrphanRetries) {
+            0 => data_retry_time(8),
+            retries => data_retry_time(retries),
+        }
+    }
+}
+
+fn data_retry_time(retries: u32) -> Duration {
+    Duration::from_millis((0..=retries).map(|n| (MIN_TIMEOUT << n.min(20)).min(MAX_TIMEOUT)).sum())
 }
 
 #[cfg(test)]

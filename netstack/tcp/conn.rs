@@ -34,8 +34,8 @@ use crate::wait::{Events, WaitQueue};
 const MAX_RING: usize = 512 << 20;
 /// What a peer that says nothing takes: RFC 9293, 3.7.1.
 pub const DEFAULT_MSS: u16 = 536;
-/// How long a closed connection waits for its peer to acknowledge.
-pub const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many times as long as for a silent peer a closed connection waits for one that answers, but has no room.
+const PATIENCE_WITHOUT_ROOM: u32 = 3;
 /// Delayed acknowledgements, as Linux starts with.
 const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(40);
 
@@ -76,6 +76,8 @@ pub struct State {
     pub orphan: bool,
     /// When it is given up, whatever happens (monotonic, microseconds).
     pub deadline: Option<i64>,
+    /// Until when a closed connection goes on at most, whatever the peer says, if that is not that it takes something.
+    pub last_call: i64,
     pub timer: Option<TimerId>,
     /// Segments are held back until then.
     pub corked_until: Option<i64>,
@@ -225,6 +227,7 @@ impl Conn {
             shut_write: false,
             orphan: false,
             deadline: None,
+            last_call: 0,
             timer: None,
             corked_until: None,
             deferred_until: None,
@@ -372,7 +375,11 @@ impl Conn {
             if engine.receive(&mut state.sockets, bytes) {
                 self.flush(stack, engine, state);
             }
-            state.window.taken(queued.saturating_sub(state.unsent()));
+            let taken = queued.saturating_sub(state.unsent());
+            state.window.taken(taken);
+            if state.orphan {
+                state.wait_for_peer(stack, taken > 0);
+            }
             if heard.opened && state.unsent() > 0 {
                 for _ in 0..3 {
                     engine.receive(&mut state.sockets, bytes);
@@ -679,6 +686,21 @@ impl State {
         machine.set_keep_alive(idle);
         if let Some(limit) = options.send_ring {
             self.send_limit = limit;
+        }
+    }
+
+    /// A closed connection goes on as long as its peer takes something, now and then: as Linux does, which counts retries in a
+    /// row. A peer without room may say so for a while.
+    pub fn wait_for_peer(&mut self, stack: &Stack, moved: bool) {
+        if !matches!(self.tcp_phase(), Phase::FinWait1 | Phase::Closing | Phase::LastAck) {
+            return;
+        }
+        let patience = stack.settings().orphan_timeout();
+        if moved {
+            self.last_call = later(patience * PATIENCE_WITHOUT_ROOM);
+        }
+        if moved || self.window.is_closed() {
+            self.deadline = Some(later(patience).min(self.last_call));
         }
     }
 

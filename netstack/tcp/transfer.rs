@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use smoltcp::socket::tcp::State as Phase;
 
-use super::conn::{ALL, Conn, ORPHAN_TIMEOUT, State, later};
+use super::conn::{ALL, Conn, State, later};
 use super::engine::now;
 use crate::errno::{Errno, Result};
 use crate::netstack::stack::Stack;
@@ -172,12 +172,13 @@ impl Conn {
                 self.abort_locked(&stack, &mut state);
             }
             _ => {
-                let patience = match state.tcp_phase() {
-                    Phase::FinWait2 => state.options.linger2.unwrap_or_default(),
-                    _ => ORPHAN_TIMEOUT,
-                };
-                state.deadline = Some(later(patience));
-                self.step(&mut state, |state| state.machine().close());
+                if state.tcp_phase() == Phase::FinWait2 {
+                    state.deadline = Some(later(state.options.linger2.unwrap_or_default()));
+                }
+                self.step(&mut state, |state| {
+                    state.machine().close();
+                    state.wait_for_peer(&stack, true);
+                });
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::segment::{ACK, FIN, SYN, Segment};
 use crate::errno::Errno;
@@ -172,6 +172,54 @@ fn a_peer_without_room_may_say_so_for_ever() {
     peer.say(500, 0);
     assert_eq!(peer.next().0, 500, "two seconds later");
     assert_eq!(read(&file, 1), Err(Errno::ETIMEDOUT), "once it is silent");
+}
+
+/// A closed connection is given up 600 ms after the peer last took something.
+fn soon_given_up(stack: &Stack) {
+    stack.settings().set(Number::OrphanRetries, 1).unwrap();
+}
+
+#[test]
+fn a_closed_connection_goes_on_while_the_peer_takes_something() {
+    let (peer, file) = Peer::connected(soon_given_up);
+    let bytes = pattern(6 * usize::from(WINDOW));
+    write_all(&file, &bytes).unwrap();
+    drop(file);
+    let begun = Instant::now();
+    let mut got = Vec::new();
+    while got.len() < bytes.len() {
+        let end = got.len() + usize::from(WINDOW);
+        while got.len() < end {
+            let (at, more, _) = peer.next();
+            let known = got.len().checked_sub(at as usize).expect("nothing is left out");
+            got.extend_from_slice(more.get(known..).unwrap_or_default());
+        }
+        // It has no room until it is asked.
+        peer.say(end as u32, 0);
+        let (at, ..) = peer.next();
+        assert_eq!(at as usize, end);
+        peer.say(end as u32, WINDOW);
+    }
+    assert_eq!(got, bytes);
+    assert!(begun.elapsed() > Duration::from_millis(900), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_closed_connection_is_given_up_when_nothing_moves() {
+    for answers in [false, true] {
+        let (peer, file) = Peer::connected(soon_given_up);
+        write_all(&file, &pattern(700)).unwrap();
+        drop(file);
+        peer.next();
+        let begun = Instant::now();
+        while peer.hear().0.flags & super::segment::RST == 0 {
+            if answers {
+                peer.say(500, 0);
+            }
+        }
+        let limit = if answers { 1800 } else { 600 };
+        assert!(begun.elapsed() > Duration::from_millis(limit - 100), "{answers}: {:?}", begun.elapsed());
+    }
 }
 
 #[test]

@@ -620,12 +620,28 @@ impl StubThread {
         reap(tid);
     }
 
-    /// Makes a thread of the process that runs no container code, traced and stopped: see [`StubThread::deputy`].
-    pub fn hire(&mut self) -> Result<i32> {
-        let tid = self.clone_stub(CLONE_THREAD)?;
+    /// Makes a thread of the process that runs no container code, traced and stopped: see [`StubThread::deputy`]. `waiting` is one
+    /// that was [released](StubThread::release).
+    pub fn hire(&mut self, waiting: Option<i32>) -> Result<i32> {
+        let tid = match waiting {
+            Some(tid) => tid,
+            None => self.clone_stub(CLONE_THREAD)?,
+        };
         trace::seize(tid)?;
         trace::set_deputy_of(self.space.process.pid);
         Ok(tid)
+    }
+
+    /// Lets that thread wait untraced, with nothing of the sentry's in its registers. False when it is gone.
+    pub fn release(&mut self, tid: i32) -> bool {
+        let regs = Regs { cs: self.regs.cs, ss: self.regs.ss, eflags: 0x202, rip: WAIT_ADDR, ..zero_regs() };
+        let regs = Regs { orig_rax: u64::MAX, ..regs };
+        let released = trace::set_regs(tid, &regs).and_then(|()| trace::detach(tid)).is_ok();
+        if released {
+            self.deputy = None;
+            trace::set_deputy_of(0);
+        }
+        released
     }
 
     /// Ends that thread.

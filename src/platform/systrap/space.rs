@@ -22,6 +22,8 @@ use crate::platform::ptrace::trace;
 pub struct Contexts {
     idle: Mutex<Idle>,
     resting: Mutex<Vec<Resting>>,
+    /// Threads that were deputies and wait, untraced.
+    deputies: Mutex<Vec<i32>>,
     /// Held while one is mapped, and while the process is copied: the copy must have none, but a mapping can be told so only
     /// once it is there. A lock of the platform's own, after all others.
     pub mapping: Mutex<()>,
@@ -79,6 +81,21 @@ impl Contexts {
         self.idle.lock().returned.push(context.into_slab());
     }
 
+    /// Whether another deputy may wait.
+    pub fn has_room_for_deputies(&self) -> bool {
+        self.deputies.lock().len() < BEDS
+    }
+
+    /// A deputy waits from now on.
+    pub fn keep_deputy(&self, tid: i32) {
+        self.deputies.lock().push(tid);
+    }
+
+    /// Takes a deputy that waits.
+    pub fn take_deputy(&self) -> Option<i32> {
+        self.deputies.lock().pop()
+    }
+
     /// Whether another thread may rest.
     pub fn has_beds(&self) -> bool {
         self.resting.lock().len() < BEDS
@@ -95,7 +112,7 @@ impl Contexts {
     }
 }
 
-/// How many threads of a process rest at most.
+/// How many threads of a process rest at most, and how many deputies wait.
 const BEDS: usize = 16;
 
 /// A stub thread without a container thread: it waits, untraced, for registers to go on with. To make one costs some 50 us, to

@@ -659,7 +659,7 @@ impl UserThread for TrapThread {
 
     fn renew(&mut self) -> Result<()> {
         self.retrace()?;
-        self.dismiss();
+        self.dismiss(false);
         let before = self.inner.space.process.clone();
         if !self.inner.is_alone() || before.vdso_changed.load(Ordering::Relaxed) {
             self.give_context_back();
@@ -735,7 +735,7 @@ impl UserThread for TrapThread {
 
 impl Drop for TrapThread {
     fn drop(&mut self) {
-        self.dismiss();
+        self.dismiss(self.retired);
         if self.lie_down() {
             return;
         }

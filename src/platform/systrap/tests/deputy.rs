@@ -122,6 +122,41 @@ fn processes_and_threads_that_a_deputy_makes_have_their_parents_state() {
     }
 }
 
+/// Threads that come and go use the same one.
+#[test]
+fn a_deputy_waits_for_the_next_thread() {
+    let platform = SystrapPlatform::new().unwrap();
+    let mut user = text_thread(&platform, LOOP);
+    give_deputy(&mut *user);
+    for turn in 0..20 {
+        let seed = user.spawn_thread().unwrap();
+        let child = std::thread::spawn(move || {
+            let mut child = seed.attach().unwrap();
+            child.regs_mut().rsp = DATA + 0x1800;
+            set_free(&mut *child);
+            let maps = if turn == 0 { 70 } else { 2 };
+            for _ in 0..maps {
+                child.map(&anonymous(PLACE + 0x10000, 0x1000, libc::PROT_READ)).unwrap();
+                expect_syscall(&mut *child);
+            }
+            set_free(&mut *child);
+            child.unmap(PLACE + 0x10000, 0x1000).unwrap();
+            let space = child.space().clone();
+            child.retire();
+            drop(child);
+            assert_eq!(space.write(PLACE + 0x10000, b"x"), Err(Errno::EFAULT));
+        });
+        child.join().unwrap();
+        set_free(&mut *user);
+        assert_eq!(threads(&*user), 4, "two that rest or wait: {turn}");
+    }
+    let pid = user.space().host_pid();
+    user.renew().unwrap();
+    assert_ne!(user.space().host_pid(), pid);
+    // SAFETY: no pointers.
+    assert_eq!(unsafe { libc::kill(pid, 0) }, -1, "the process is gone with all of them");
+}
+
 /// Who waits for a process's first thread, with a tracer, hears of its end while the deputy is there too.
 #[test]
 fn the_end_of_a_traced_thread_with_a_deputy_is_told() {
@@ -175,7 +210,7 @@ fn a_process_ends_with_its_deputies() {
                 }
             });
             other.join().unwrap();
-            assert_eq!(threads(&*user), if turn == 5 { 3 } else { 2 });
+            assert_eq!(threads(&*user), if turn == 5 { 4 } else { 2 });
         }
         // SAFETY: no pointers; the process is not reaped.
         assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);

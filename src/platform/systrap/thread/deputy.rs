@@ -5,12 +5,16 @@
 //! same process that is traced as long as it lives and never runs container code. It makes the call on the sentry thread's
 //! CPU, at the price of two switches, while the free thread waits where it is.
 //!
-//! A thread gets one once it has changed its memory often: to make a deputy and to end it costs some 40 us, a thread of the
-//! host, and the place in a stub's process that a program which ends soon has no use for.
+//! A thread gets one once it has changed its memory often: to make a deputy and to end it costs some 40 us and a thread of the
+//! host, which a program that ends soon has no use for. When the thread ends and its process goes on, the deputy waits for
+//! another thread, untraced and with nothing in its registers.
 
-use super::{Mode, TrapThread};
+use std::sync::atomic::Ordering;
+
+use super::{Mode, TrapThread, kept};
 use crate::errno::Result;
 use crate::platform::placement;
+use crate::platform::systrap::space::Contexts;
 
 /// Changes after which a thread gets a deputy, counted in those that a traced thread makes: each of them would be made by the
 /// thread itself, and costs no more.
@@ -53,14 +57,22 @@ impl TrapThread {
         }
         self.call_back()?;
         self.changes += if waits { STOPPED } else { 1 };
-        if self.changes >= CHANGES && self.deputy.is_none() {
+        if self.deputy.is_none() {
+            self.hire();
+        }
+        Ok(false)
+    }
+
+    /// Gives the thread a deputy if it is time.
+    fn hire(&mut self) {
+        let waiting = kept(&self.inner.space.process).and_then(Contexts::take_deputy);
+        if waiting.is_some() || self.changes >= CHANGES {
             self.changes = 0;
-            match self.inner.hire() {
+            match self.inner.hire(waiting) {
                 Ok(tid) => self.deputy = Some(Deputy { tid, pinned: None, used: 0, is_busy: false }),
                 Err(error) => log::debug!("a thread has no deputy: {error}"),
             }
         }
-        Ok(false)
     }
 
     /// The same, for a clone: the extended state that the new thread is to have, unless it has its parent's anyway.
@@ -75,11 +87,19 @@ impl TrapThread {
         Ok(None)
     }
 
-    /// Ends the deputy.
-    pub(super) fn dismiss(&mut self) {
+    /// Ends the deputy; with `keep` it waits for another thread of the process, if there are not many that do.
+    pub(super) fn dismiss(&mut self, keep: bool) {
         self.changes = 0;
-        if let Some(deputy) = self.deputy.take() {
-            self.inner.dismiss(deputy.tid);
+        let Some(deputy) = self.deputy.take() else { return };
+        let process = self.inner.space.process.clone();
+        let contexts = kept(&process).filter(|contexts| keep && contexts.has_room_for_deputies());
+        match contexts {
+            Some(contexts) if self.inner.release(deputy.tid) => {
+                // A process that has such threads is not used for another program.
+                process.has_resting.store(true, Ordering::SeqCst);
+                contexts.keep_deputy(deputy.tid);
+            }
+            _ => self.inner.dismiss(deputy.tid),
         }
     }
 }
