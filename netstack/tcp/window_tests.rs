@@ -174,15 +174,15 @@ fn a_peer_without_room_may_say_so_for_ever() {
     assert_eq!(read(&file, 1), Err(Errno::ETIMEDOUT), "once it is silent");
 }
 
-/// A closed connection is given up 600 ms after the peer last took something.
+/// A closed connection is given up 1.4 s after the peer last took something. It is first asked after a second.
 fn soon_given_up(stack: &Stack) {
-    stack.settings().set(Number::OrphanRetries, 1).unwrap();
+    stack.settings().set(Number::OrphanRetries, 2).unwrap();
 }
 
 #[test]
 fn a_closed_connection_goes_on_while_the_peer_takes_something() {
     let (peer, file) = Peer::connected(soon_given_up);
-    let bytes = pattern(6 * usize::from(WINDOW));
+    let bytes = pattern(3 * usize::from(WINDOW));
     write_all(&file, &bytes).unwrap();
     drop(file);
     let begun = Instant::now();
@@ -201,7 +201,7 @@ fn a_closed_connection_goes_on_while_the_peer_takes_something() {
         peer.say(end as u32, WINDOW);
     }
     assert_eq!(got, bytes);
-    assert!(begun.elapsed() > Duration::from_millis(900), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() > Duration::from_millis(1400), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -211,14 +211,16 @@ fn a_closed_connection_is_given_up_when_nothing_moves() {
         write_all(&file, &pattern(700)).unwrap();
         drop(file);
         peer.next();
+        peer.say(500, 0);
         let begun = Instant::now();
         while peer.hear().0.flags & super::segment::RST == 0 {
             if answers {
                 peer.say(500, 0);
             }
         }
-        let limit = if answers { 1800 } else { 600 };
-        assert!(begun.elapsed() > Duration::from_millis(limit - 100), "{answers}: {:?}", begun.elapsed());
+        // Who answers is waited for a little longer, after the first question.
+        let limit = if answers { 2200 } else { 1300 };
+        assert!(begun.elapsed() > Duration::from_millis(limit), "{answers}: {:?}", begun.elapsed());
     }
 }
 
