@@ -55,8 +55,8 @@ impl Events {
 
 /// Something that a queue can wake.
 pub trait Wakeable: Send + Sync {
-    /// Called, often under the object's lock, when `events` may have become possible. Must not block and must not take
-    /// locks other than its own leaf locks. Returns whether this used up an exclusive wake-up. Who takes one and then leaves
+    /// Called, often under the object's lock, when `events` may have become possible, and perhaps for a little while after its
+    /// entry was removed. Must not block and must not take locks other than its own leaf locks. Returns whether this used up an exclusive wake-up. Who takes one and then leaves
     /// without having looked must pass it on.
     fn wake(&self, events: Events) -> bool;
 }
@@ -150,12 +150,21 @@ impl WaitQueue {
         let mut taken = false;
         let for_all = events.intersects(Events::ALWAYS | Events::RDHUP);
         let mut exclusive_done = false;
+        // The first is the only one, most often. It is woken without the lock: it may run at once in the place of the calling
+        // thread, and would wait for that.
+        let (mut first, mut others) = (None, Vec::new());
         for entry in entries.slots.iter().flatten().filter(|entry| entry.mask.intersects(events)) {
             if entry.exclusive {
                 exclusive_done = exclusive_done || (entry.target.wake(events) && !for_all);
+            } else if first.is_none() {
+                first = Some(entry.target.clone());
             } else {
-                taken |= entry.target.wake(events);
+                others.push(entry.target.clone());
             }
+        }
+        drop(entries);
+        for target in first.into_iter().chain(others) {
+            taken |= target.wake(events);
         }
         taken || exclusive_done
     }
@@ -288,6 +297,25 @@ mod tests {
         queue.remove(key);
         queue.wake(Events::OUT);
         assert!(!writer.park(Some(Instant::now())));
+    }
+
+    /// Who is woken runs at once, on a machine with one CPU, and takes its place out of the queue.
+    #[test]
+    fn a_waiter_is_woken_without_the_queues_lock() {
+        struct Looker(Arc<WaitQueue>, AtomicUsize);
+        impl Wakeable for Looker {
+            fn wake(&self, _events: Events) -> bool {
+                self.1.fetch_add(usize::from(self.0.entries.try_lock().is_some()), Ordering::Relaxed);
+                true
+            }
+        }
+        let queue = Arc::new(WaitQueue::new());
+        let looker = Arc::new(Looker(queue.clone(), AtomicUsize::new(0)));
+        let keys = [(); 3].map(|()| queue.add(looker.clone(), Events::IN, false));
+        assert!(queue.wake_any(Events::IN));
+        assert_eq!(looker.1.load(Ordering::Relaxed), 3);
+        keys.into_iter().for_each(|key| queue.remove(key));
+        assert!(!queue.wake_any(Events::IN));
     }
 
     #[test]

@@ -145,11 +145,11 @@ impl LocalEnd {
         let (result, events) = work(mine, theirs);
         mine.count(&self.stack);
         theirs.count(&self.stack);
-        if !events.is_empty() {
-            theirs.queue.wake(events);
-        }
+        // Woken without the lock: who is woken may run at once in the place of the calling thread, and would wait for that.
+        let waiting = (!events.is_empty() && !theirs.queue.is_empty()).then(|| theirs.queue.clone());
         let listener = theirs.no_longer_deferred();
         drop(halves);
+        waiting.inspect(|queue| queue.wake(events));
         if let Some(listener) = listener {
             listener.came(|end| Arc::ptr_eq(&end.link, &self.link));
         }

@@ -31,9 +31,16 @@ const STUB_LOOKS: u32 = 2000;
 const SHORTEST_BREAK: Duration = Duration::from_millis(2);
 const LONGEST_BREAK: Duration = Duration::from_millis(500);
 
+/// How many times in a row a thread must have slept after few calls before it stays with its stub.
+const NAPS: u32 = 2;
+
 /// What a sentry thread knows of its stub's habits.
 pub struct Seat {
     quick: u32,
+    /// Calls since it last slept for something that was not there.
+    awake: u32,
+    /// How often in a row it slept after few of them.
+    naps: u32,
     /// No looking before this.
     not_before: Instant,
     pause: Duration,
@@ -56,7 +63,7 @@ impl Seat {
     /// Of a thread of which nothing is known.
     pub fn new() -> Seat {
         let now = Instant::now();
-        Seat { quick: 0, not_before: now, pause: SHORTEST_BREAK, spread_at: now, told: now }
+        Seat { quick: 0, awake: 0, naps: 0, not_before: now, pause: SHORTEST_BREAK, spread_at: now, told: now }
     }
 
     /// How often the stub shall look for its answer.
@@ -68,6 +75,7 @@ impl Seat {
     /// Decides where the thread is to wait.
     pub fn settle(&mut self, place: &mut Place, slept: bool, together: bool) {
         let blocked = has_slept();
+        let together = together || self.naps_often(blocked);
         if place.is_spread() && (slept || together || place.is_in_the_way()) {
             place.join();
             self.quick = 0;
@@ -91,6 +99,18 @@ impl Seat {
         } else {
             self.not_before = self.told + SHORTEST_BREAK;
         }
+    }
+
+    /// Whether the thread sleeps so often that it must not be away from its stub: that looks for an answer meanwhile, and keeps
+    /// its CPU from whoever is to bring it.
+    fn naps_often(&mut self, blocked: bool) -> bool {
+        if !blocked {
+            self.awake = self.awake.saturating_add(1);
+            return false;
+        }
+        self.naps = if self.awake < EAGER { self.naps.saturating_add(1) } else { 0 };
+        self.awake = 0;
+        self.naps >= NAPS
     }
 
     /// The stub has called.
