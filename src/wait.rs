@@ -56,8 +56,8 @@ impl Events {
 /// Something that a queue can wake.
 pub trait Wakeable: Send + Sync {
     /// Called, often under the object's lock, when `events` may have become possible, and perhaps for a little while after its
-    /// entry was removed. Must not block and must not take locks other than its own leaf locks. Returns whether this used up an exclusive wake-up. Who takes one and then leaves
-    /// without having looked must pass it on.
+    /// entry was removed. Must not block and must not take locks other than its own leaf locks. Returns whether this used up an
+    /// exclusive wake-up. Who takes one and then leaves without having looked must pass it on.
     fn wake(&self, events: Events) -> bool;
 }
 

@@ -1,8 +1,8 @@
 //! Native, this project and every gVisor that is found, side by side, in one run.
 //!
-//! `cargo bench -- micro start work programs nginx iperf3 docker` runs those groups, without words all. `PEER_RUNSC=PATH,…` names the gVisors
-//! (otherwise the one on `PATH`), `PEER_PLATFORM=ptrace,systrap` their platforms. Root is needed. The group `docker` compares
-//! with `runc`.
+//! `cargo bench -- micro start work programs nginx iperf3 docker` runs those groups, without words all. `PEER_RUNSC=PATH,…`
+//! names the gVisors (otherwise the one on `PATH`), `PEER_PLATFORM=ptrace,systrap` their platforms. Root is needed. The group
+//! `docker` compares with `runc`.
 
 #[path = "../../tests/common/mod.rs"]
 mod common;

@@ -234,11 +234,14 @@ impl StubThread {
         pid.map(|pid| pid as i32).map_err(|error| if error == Errno::ENOMEM { error } else { Errno::EAGAIN })
     }
 
-    fn touches_vdso(&self, addr: u64, len: u64) {
+    /// Notes a change of `addr..addr + len`, if that has pages of the vDSO. Whether it has.
+    pub fn touches_vdso(&self, addr: u64, len: u64) -> bool {
         let pages = &self.space.vdso.0;
-        if addr < pages.end && pages.start < addr.saturating_add(len) {
+        let touches = addr < pages.end && pages.start < addr.saturating_add(len);
+        if touches {
             self.space.process.vdso_changed.store(true, Ordering::Relaxed);
         }
+        touches
     }
 
     /// What `int $0x80` and `sysenter` do on an x86_64 kernel without 32-bit emulation: a general protection fault at the

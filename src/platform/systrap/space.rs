@@ -21,9 +21,10 @@ use crate::platform::ptrace::trace;
 #[derive(Default)]
 pub struct Contexts {
     idle: Mutex<Idle>,
-    resting: Mutex<Vec<Resting>>,
-    /// Threads that were deputies and wait, untraced.
-    deputies: Mutex<Vec<i32>>,
+    /// Those of threads that have ended.
+    pub resting: Bench<Resting>,
+    /// Those that were deputies: untraced, by their ids.
+    pub deputies: Bench<i32>,
     /// Held while one is mapped, and while the process is copied: the copy must have none, but a mapping can be told so only
     /// once it is there. A lock of the platform's own, after all others.
     pub mapping: Mutex<()>,
@@ -67,9 +68,8 @@ impl Contexts {
         context.set_clock(stub::vdso_clock().filter(|_| is_there).map_or(0, |clock| vdso + clock));
     }
 
-    /// The vDSO is about to be changed: no stub looks for a clock there.
-    pub fn forget_clock(&self, process: &StubProcess) {
-        process.vdso_changed.store(true, Ordering::Relaxed);
+    /// The vDSO is about to be changed, as its process says by now: no stub looks for a clock there.
+    pub fn forget_clock(&self) {
         for word in &self.idle.lock().clocks {
             // SAFETY: see `Word`.
             unsafe { &*word.0 }.store(0, Ordering::SeqCst);
@@ -80,40 +80,36 @@ impl Contexts {
     pub fn give_back(&self, context: Context) {
         self.idle.lock().returned.push(context.into_slab());
     }
+}
 
-    /// Whether another deputy may wait.
-    pub fn has_room_for_deputies(&self) -> bool {
-        self.deputies.lock().len() < BEDS
-    }
+/// Threads of a process that wait to be used again.
+pub struct Bench<T>(Mutex<Vec<T>>);
 
-    /// A deputy waits from now on.
-    pub fn keep_deputy(&self, tid: i32) {
-        self.deputies.lock().push(tid);
-    }
-
-    /// Takes a deputy that waits.
-    pub fn take_deputy(&self) -> Option<i32> {
-        self.deputies.lock().pop()
-    }
-
-    /// Whether another thread may rest.
-    pub fn has_beds(&self) -> bool {
-        self.resting.lock().len() < BEDS
-    }
-
-    /// A thread rests from now on.
-    pub fn lay_down(&self, thread: Resting) {
-        self.resting.lock().push(thread);
-    }
-
-    /// Takes a thread that rests.
-    pub fn call_up(&self) -> Option<Resting> {
-        self.resting.lock().pop()
+impl<T> Default for Bench<T> {
+    fn default() -> Bench<T> {
+        Bench(Mutex::default())
     }
 }
 
-/// How many threads of a process rest at most, and how many deputies wait.
-const BEDS: usize = 16;
+impl<T> Bench<T> {
+    /// How many there are at most, but for those that come at the same time.
+    const PLACES: usize = 16;
+
+    /// Whether there is room for another.
+    pub fn has_room(&self) -> bool {
+        self.0.lock().len() < Bench::<T>::PLACES
+    }
+
+    /// One more waits.
+    pub fn put(&self, thread: T) {
+        self.0.lock().push(thread);
+    }
+
+    /// Takes one, the last that came.
+    pub fn take(&self) -> Option<T> {
+        self.0.lock().pop()
+    }
+}
 
 /// A stub thread without a container thread: it waits, untraced, for registers to go on with. To make one costs some 50 us, to
 /// end one as much.

@@ -43,6 +43,13 @@ pub fn text_thread(platform: &SystrapPlatform, code: &[u8]) -> Box<dyn UserThrea
     user
 }
 
+/// The process is gone, with all its threads.
+#[track_caller]
+pub fn assert_gone(pid: i32) {
+    // SAFETY: no pointers.
+    assert_eq!(unsafe { libc::kill(pid, 0) }, -1, "the process is gone");
+}
+
 pub fn run(user: &mut dyn UserThread) -> Event {
     loop {
         if let Some(near) = user.wants_room() {

@@ -510,9 +510,8 @@ impl TrapThread {
 
     /// The container is about to change what is mapped in `range`.
     fn change(&mut self, range: Range<u64>, gone: bool) -> Result<()> {
-        let vdso = &self.inner.space.vdso.0;
-        if range.start < vdso.end && vdso.start < range.end {
-            kept(&self.inner.space.process).ok_or(Errno::EINVAL)?.forget_clock(&self.inner.space.process);
+        if self.inner.touches_vdso(range.start, range.end - range.start) {
+            kept(&self.inner.space.process).ok_or(Errno::EINVAL)?.forget_clock();
         }
         self.lend_a_hand()?;
         self.memory.patches.lock().leave(&mut self.inner, &range, gone);

@@ -44,8 +44,7 @@ fn a_thread_whose_memory_is_changed_often_stays_free() {
         assert_eq!(threads(&*user), 2);
         let pid = space.host_pid();
         drop((user, space));
-        // SAFETY: no pointers.
-        assert_eq!(unsafe { libc::kill(pid, 0) }, -1, "the process is gone");
+        assert_gone(pid);
     }
 }
 
@@ -153,8 +152,7 @@ fn a_deputy_waits_for_the_next_thread() {
     let pid = user.space().host_pid();
     user.renew().unwrap();
     assert_ne!(user.space().host_pid(), pid);
-    // SAFETY: no pointers.
-    assert_eq!(unsafe { libc::kill(pid, 0) }, -1, "the process is gone with all of them");
+    assert_gone(pid);
 }
 
 /// Who waits for a process's first thread, with a tracer, hears of its end while the deputy is there too.
@@ -178,8 +176,7 @@ fn the_end_of_a_traced_thread_with_a_deputy_is_told() {
     assert!(matches!(run(&mut *user), Event::Lost));
     killer.join().unwrap();
     drop(user);
-    // SAFETY: no pointers.
-    assert_eq!(unsafe { libc::kill(pid, 0) }, -1, "the process is gone");
+    assert_gone(pid);
 }
 
 /// The host ends the process, as when memory runs out: nobody waits for the deputy for ever.
@@ -219,7 +216,6 @@ fn a_process_ends_with_its_deputies() {
             assert!(matches!(run(&mut *user), Event::Lost));
         }
         drop(user);
-        // SAFETY: no pointers.
-        assert_eq!(unsafe { libc::kill(pid, 0) }, -1, "the process is gone");
+        assert_gone(pid);
     }
 }

@@ -197,8 +197,7 @@ fn threads_rest_and_get_up() {
         }
         let pid = user.space().host_pid();
         drop(user);
-        // SAFETY: no pointers.
-        assert_eq!(unsafe { libc::kill(pid, 0) }, -1, "the process is gone with those that rest");
+        assert_gone(pid);
     }
 }
 
@@ -257,6 +256,5 @@ fn the_first_thread_rests() {
     })
     .join()
     .unwrap();
-    // SAFETY: no pointers.
-    assert_eq!(unsafe { libc::kill(pid, 0) }, -1, "the process is gone");
+    assert_gone(pid);
 }

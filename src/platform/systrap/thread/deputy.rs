@@ -14,7 +14,6 @@ use std::sync::atomic::Ordering;
 use super::{Mode, TrapThread, kept};
 use crate::errno::Result;
 use crate::platform::placement;
-use crate::platform::systrap::space::Contexts;
 
 /// Changes after which a thread gets a deputy, counted in those that a traced thread makes: each of them would be made by the
 /// thread itself, and costs no more.
@@ -65,7 +64,7 @@ impl TrapThread {
 
     /// Gives the thread a deputy if it is time.
     fn hire(&mut self) {
-        let waiting = kept(&self.inner.space.process).and_then(Contexts::take_deputy);
+        let waiting = kept(&self.inner.space.process).and_then(|contexts| contexts.deputies.take());
         if waiting.is_some() || self.changes >= CHANGES {
             self.changes = 0;
             match self.inner.hire(waiting) {
@@ -92,12 +91,12 @@ impl TrapThread {
         self.changes = 0;
         let Some(deputy) = self.deputy.take() else { return };
         let process = self.inner.space.process.clone();
-        let contexts = kept(&process).filter(|contexts| keep && contexts.has_room_for_deputies());
+        let contexts = kept(&process).filter(|contexts| keep && contexts.deputies.has_room());
         match contexts {
             Some(contexts) if self.inner.release(deputy.tid) => {
                 // A process that has such threads is not used for another program.
                 process.has_resting.store(true, Ordering::SeqCst);
-                contexts.keep_deputy(deputy.tid);
+                contexts.deputies.put(deputy.tid);
             }
             _ => self.inner.dismiss(deputy.tid),
         }

@@ -28,7 +28,7 @@ pub struct Called {
 impl Drop for Called {
     fn drop(&mut self) {
         if let (Some(thread), Some(contexts)) = (self.thread.take(), kept(&self.process)) {
-            contexts.lay_down(thread);
+            contexts.resting.put(thread);
         }
     }
 }
@@ -37,7 +37,7 @@ impl TrapThread {
     /// A new thread, if one rests.
     pub(super) fn call_up(&mut self) -> Option<Seed> {
         let process = self.inner.space.process.clone();
-        let thread = kept(&process)?.call_up()?;
+        let thread = kept(&process)?.resting.take()?;
         let (tid, pinned) = (thread.tid, thread.pinned);
         let called = Called { thread: Some(thread), process };
         let xstate = match self.mode {
@@ -66,7 +66,7 @@ impl TrapThread {
     /// The container thread has ended: its stub thread rests, if there is a bed.
     pub(super) fn lie_down(&mut self) -> bool {
         let process = self.inner.space.process.clone();
-        let Some(contexts) = kept(&process).filter(|contexts| self.retired && contexts.has_beds()) else {
+        let Some(contexts) = kept(&process).filter(|contexts| self.retired && contexts.resting.has_room()) else {
             return false;
         };
         if !placement::is_reusable() || !self.is_at_rest() {
@@ -75,7 +75,7 @@ impl TrapThread {
         let Some(context) = self.context.take() else { return false };
         self.take_answers_back(&context);
         process.has_resting.store(true, Ordering::SeqCst);
-        contexts.lay_down(Resting { context: *context, tid: self.inner.tid, pinned: self.inner.place.pinned() });
+        contexts.resting.put(Resting { context: *context, tid: self.inner.tid, pinned: self.inner.place.pinned() });
         self.inner.let_go();
         true
     }
